@@ -1,0 +1,1 @@
+//! /metrics, /healthz, /readyz, /api/v1 and the control socket.

@@ -1,0 +1,1 @@
+//! Verified copies: take, list, verify, keep, restore.

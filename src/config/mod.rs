@@ -1,0 +1,1 @@
+//! Load, validate with line and caret, reload.

@@ -1,0 +1,1 @@
+//! Wiring: the long run, one pass, signals, shutdown.

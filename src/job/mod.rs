@@ -1,0 +1,1 @@
+//! Jobs and outcomes as values, and the client that runs children.

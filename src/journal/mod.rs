@@ -1,0 +1,1 @@
+//! Incident logs, the state.db index, resume after a crash.

@@ -1,0 +1,3 @@
+//! The binary: parse, start, map the exit status.
+
+fn main() {}

@@ -1,0 +1,34 @@
+//! What a heal cost, counted. A number that cannot be known is `None`, never a guess.
+
+use serde::{Deserialize, Serialize};
+
+/// Rows of one table, before and after.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableLoss {
+    /// The table.
+    pub table: String,
+    /// Rows that are there now.
+    pub rows_kept: u64,
+    /// Rows that were there and are not; `None` where it cannot be known.
+    pub rows_lost: Option<u64>,
+}
+
+/// What a lossy heal kept and lost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loss {
+    /// Where the present content came from, in words ("backup of 2026-11-22T03:00:00Z").
+    pub source: String,
+    /// All rows kept.
+    pub rows_kept: Option<u64>,
+    /// All rows lost; `None` where it cannot be known.
+    pub rows_lost: Option<u64>,
+    /// Per table, by name.
+    pub tables: Vec<TableLoss>,
+}
+
+impl Loss {
+    /// True when it is *proven* that nothing was lost.
+    pub fn is_none_proven(&self) -> bool {
+        self.rows_lost == Some(0)
+    }
+}

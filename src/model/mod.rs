@@ -1,0 +1,13 @@
+//! Values that every room speaks in: no IO, nothing of the crate beneath.
+
+mod check;
+mod finding;
+mod incident;
+mod loss;
+mod plan;
+
+pub use check::{Check, LayerResult, LayerVerdict, Verdict};
+pub use finding::{Finding, Kind, Layer, Severity};
+pub use incident::{Illegal, Incident, IncidentEvent, IncidentId, IncidentState, Resolution, StepOutcome, StepRecord};
+pub use loss::{Loss, TableLoss};
+pub use plan::{Playbook, Policy, Risk, StepSpec};

@@ -1,0 +1,1 @@
+//! One folder per failure mode, and the registry.

@@ -1,0 +1,1 @@
+//! The only user of rusqlite: open, check, backup, repair primitives, error classes.

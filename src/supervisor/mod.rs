@@ -1,0 +1,1 @@
+//! Schedule, incidents, gates, execution: knows modes only through their trait.

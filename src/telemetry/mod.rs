@@ -1,0 +1,1 @@
+//! Every metric and every log event has one definition, here.

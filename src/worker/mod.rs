@@ -1,0 +1,1 @@
+//! The child: its loop, and what each job does.

@@ -1,0 +1,2 @@
+//! A real program that keeps its data in SQLite.
+fn main() {}
