@@ -1,1 +1,132 @@
 //! Jobs and outcomes as values, and the client that runs children.
+//!
+//! A [`Job`] is all that ever touches a supervised file. It travels as one JSON line to a re-executed child and
+//! comes back as an [`Outcome`] or a [`JobFailure`]: a hang, a crash or a refusal is a result like any other.
+
+mod backup;
+mod database;
+mod step;
+
+pub use backup::{BackupEntry, BackupJob, BackupManifest, Keep, PruneJob, RestoreJob, Restored};
+pub use database::{
+    Access, DatabaseFacts, DatabaseProbe, DatabaseSite, Diagnosis, FaultClass, FileFacts, FileState, Fingerprint,
+    HeaderFacts, HeldLock, HolderFacts, IntegrityFacts, IntegrityLevel, JournalFacts, JournalState, LayerTime,
+    OpenFacts, Owner, Place, QueryFacts, SettledCopy, SqliteFault, TableRows, WalFacts, WalMark, WalState,
+};
+pub use step::{Candidate, DatabaseStep, Phase, Progress, StepJob, StepReport};
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// One piece of work for a child.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "job", rename_all = "snake_case")]
+pub enum Job {
+    /// Look at a database.
+    Probe(Box<DatabaseProbe>),
+    /// Take a verified backup.
+    Backup(Box<BackupJob>),
+    /// Delete the backups that the retention no longer keeps.
+    Prune(PruneJob),
+    /// List the backups below a folder from their manifests.
+    ListBackups {
+        /// The folder of one target's backups.
+        folder: PathBuf,
+    },
+    /// Restore a backup to a new path.
+    Restore(RestoreJob),
+    /// Apply, resume or undo one step of a playbook.
+    Step(Box<StepJob>),
+    /// Resolve a glob to the files that match it now.
+    Expand {
+        /// The pattern, absolute.
+        pattern: String,
+        /// At most so many matches; more is said.
+        max: usize,
+    },
+}
+
+/// What a job brought back.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum Outcome {
+    /// Of [`Job::Probe`].
+    Probed(Box<DatabaseFacts>),
+    /// Of [`Job::Backup`].
+    BackedUp(Box<BackupEntry>),
+    /// Of [`Job::Prune`]: the backups that were deleted.
+    Pruned {
+        /// Their database files.
+        deleted: Vec<PathBuf>,
+    },
+    /// Of [`Job::ListBackups`], newest first.
+    Backups {
+        /// Every backup with a readable manifest.
+        backups: Vec<BackupEntry>,
+    },
+    /// Of [`Job::Restore`].
+    Restored(Restored),
+    /// Of [`Job::Step`].
+    Stepped(Box<StepReport>),
+    /// Of [`Job::Expand`].
+    Expanded {
+        /// Each match with what its wildcards matched, joined by `/`.
+        matches: Vec<(PathBuf, String)>,
+        /// There were more than `max`.
+        truncated: bool,
+    },
+}
+
+/// Why a job brought back nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct JobFailure {
+    /// What kind of failure.
+    pub kind: FailureKind,
+    /// What was tried, on what, and what to do about it.
+    pub message: String,
+}
+
+/// How a job can fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// It did not end in time, and its child was killed.
+    Deadline,
+    /// Its child ended without an answer: a signal, an abort, or the memory limit.
+    Crashed,
+    /// Not even SIGKILL ended its child; the child was given up.
+    Abandoned,
+    /// It ran, and could not do its work.
+    Failed,
+    /// It ran, and declined: something must be true first that is not.
+    Refused,
+}
+
+/// Supervisor to child: one line each.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Request {
+    /// Echoed in the reply.
+    pub id: u64,
+    /// What to do.
+    pub job: Job,
+}
+
+/// Child to supervisor: one line each. `started` comes before the work, so that a killed child names its culprit.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Reply {
+    /// The job begins.
+    Started {
+        /// The request's.
+        id: u64,
+    },
+    /// The job is done.
+    Done {
+        /// The request's.
+        id: u64,
+        /// What came of it.
+        result: Result<Outcome, JobFailure>,
+    },
+}

@@ -1,0 +1,128 @@
+//! The steps that heal a database, as values. Each is idempotent, and each can be resumed after a crash.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::{DatabaseSite, Owner, TableRows};
+
+/// One step on a database. Its serialized shape is what the journal keeps: add fields with defaults, never rename.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "step", rename_all = "snake_case")]
+pub enum DatabaseStep {
+    /// Copy main, -wal, -shm and -journal into the evidence folder, fsynced, with a manifest.
+    Preserve,
+    /// `wal_checkpoint(TRUNCATE)` after a read (rule 15).
+    Checkpoint {
+        /// How long to wait for readers and writers, in milliseconds: below the program's own busy timeout.
+        timeout_ms: u64,
+    },
+    /// Rebuild these indexes from their tables, through SQLite, in one transaction.
+    RebuildIndexes {
+        /// All of the database's indexes when empty.
+        indexes: Vec<String>,
+    },
+    /// Build a candidate beside the target from a backup, and check it in full.
+    BuildFromBackup {
+        /// The backup's database file.
+        backup: PathBuf,
+        /// Its manifest's BLAKE3.
+        blake3: String,
+        /// For the candidate, when the old file is gone.
+        owner: Option<Owner>,
+    },
+    /// Build a candidate from a private copy of main, WAL and journal that SQLite has recovered, and check it in full.
+    BuildFromCopy {
+        /// For the candidate, when the old file is gone.
+        owner: Option<Owner>,
+    },
+    /// Build an empty candidate from a schema.
+    BuildFromSchema {
+        /// The SQL.
+        schema: String,
+        /// `wal`, or leave it in rollback mode.
+        journal_mode: String,
+        /// For the candidate, when the old file is gone.
+        owner: Option<Owner>,
+    },
+    /// Guarded swap: side files into evidence, fsync, then the candidate over the path (section 2).
+    Install,
+}
+
+impl DatabaseStep {
+    /// The step's name in incidents and metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            DatabaseStep::Preserve => "preserve",
+            DatabaseStep::Checkpoint { .. } => "checkpoint",
+            DatabaseStep::RebuildIndexes { .. } => "rebuild_indexes",
+            DatabaseStep::BuildFromBackup { .. } => "build_from_backup",
+            DatabaseStep::BuildFromCopy { .. } => "build_from_copy",
+            DatabaseStep::BuildFromSchema { .. } => "build_from_schema",
+            DatabaseStep::Install => "install",
+        }
+    }
+}
+
+/// What to do with a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Do it. Doing it twice is doing it once.
+    Apply,
+    /// guardiand died between its intent and its result: finish it if all that it needs is there, else take it back.
+    Resume,
+    /// Take it back.
+    Undo,
+}
+
+/// A request to work on one step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepJob {
+    /// Where the database is.
+    pub site: DatabaseSite,
+    /// The incident, for names of temporary files.
+    pub incident: String,
+    /// The incident's evidence folder.
+    pub evidence: PathBuf,
+    /// What to do with the step.
+    pub phase: Phase,
+    /// The step.
+    pub step: DatabaseStep,
+}
+
+/// How far a step got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Progress {
+    /// Applied, now or before.
+    Done,
+    /// There was nothing to do.
+    Nothing,
+    /// Taken back, or never begun: the files are as they were.
+    Undone,
+}
+
+/// A database file that was built aside and passed its check in full.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Candidate {
+    /// Where it stands, in the target's folder.
+    pub path: PathBuf,
+    /// Bytes.
+    pub size: u64,
+    /// Its rows.
+    pub tables: Vec<TableRows>,
+    /// Where its content came from, in words.
+    pub source: String,
+}
+
+/// What a step did.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepReport {
+    /// How far it got.
+    pub progress: Progress,
+    /// In words, with numbers.
+    pub detail: String,
+    /// What was built aside.
+    pub candidate: Option<Candidate>,
+}
