@@ -1,1 +1,177 @@
-//! One folder per failure mode, and the registry.
+//! One folder per failure mode, and what the supervisor may ask of any of them.
+//!
+//! A mode never does IO. It *asks* for facts (a [`Job`] that a child runs), *judges* what came back, *plans*
+//! playbooks and turns each step into a job again. So judging and planning are pure, and a hang, a crash or a
+//! lie in a database is an [`Answer`] like any other.
+//!
+//! To add a mode: a folder with `mod.rs`, `detect.rs` (judge), `heal.rs` (plan) and `config.rs`, and its one line
+//! in [`targets`].
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::clock::Moment;
+use crate::job::{Job, JobFailure, Outcome, Phase};
+use crate::model::{Check, Incident, Kind, Loss, Playbook, Policy, StepOutcome, StepSpec};
+
+/// What came back for a job.
+pub type Answer = Result<Outcome, JobFailure>;
+
+/// How to look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// The regular, cheap look: an unchanged target costs a `stat`.
+    Sweep,
+    /// The independent second look before anything destructive: nothing is taken for granted from before.
+    Confirm,
+    /// Everything a plan needs to know.
+    Diagnose,
+    /// Everything, in full: only this closes an incident.
+    Prove,
+}
+
+/// What the supervisor must know of a target to schedule it and to gate its heals.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The configured name: the label in metrics.
+    pub target: String,
+    /// The failure mode.
+    pub mode: &'static str,
+    /// Look at least this often.
+    pub interval: Duration,
+    /// What may be done.
+    pub policy: Policy,
+    /// Delays of the playbook that waits: attempts, initial, factor, max.
+    pub retry: Retry,
+    /// A change of any of these paths wakes the target at once.
+    pub watches: Vec<PathBuf>,
+    /// Every layer of the mode, in order.
+    pub layers: &'static [&'static str],
+}
+
+/// How a playbook that only waits spaces its looks.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Retry {
+    /// Looks.
+    pub attempts: u32,
+    /// Before the first.
+    pub initial: Duration,
+    /// Between one and the next.
+    pub factor: f64,
+    /// At most.
+    pub max: Duration,
+}
+
+/// What the supervisor does for one step.
+#[derive(Debug, Clone)]
+pub enum Action {
+    /// Run this in a child.
+    Run(Box<Job>),
+    /// Wait with the target's [`Retry`], looking after each delay; done when it is healthy.
+    WaitUntilHealthy,
+}
+
+/// What a step came to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepResult {
+    /// How it ended.
+    pub outcome: StepOutcome,
+    /// What it did, or why it did not.
+    pub detail: String,
+    /// What is lost if this step's playbook is what heals; `None` when the step replaces nothing.
+    pub loss: Option<Loss>,
+}
+
+/// Work that is due apart from looking: a scheduled check, a backup.
+#[derive(Debug, Clone)]
+pub struct Errand {
+    /// Names it in logs, and in [`Supervised::errand_done`].
+    pub name: &'static str,
+    /// The work.
+    pub job: Job,
+    /// Its child is killed after this long.
+    pub deadline: Duration,
+}
+
+/// What a finished errand says about its target.
+#[derive(Debug, Default)]
+pub struct ErrandResult {
+    /// A check that the errand amounts to; judged like any other.
+    pub check: Option<Check>,
+    /// More work that follows from it, at once.
+    pub then: Option<Errand>,
+}
+
+/// One (target, mode) under supervision.
+pub trait Supervised: Send {
+    /// Name, cadence, policy.
+    fn settings(&self) -> &Settings;
+
+    /// The job that collects the facts for this look.
+    fn ask(&self, look: Look, now: Moment) -> Job;
+
+    /// How long that job may take before its child is killed.
+    fn patience(&self, look: Look) -> Duration;
+
+    /// Judges what came back, and remembers what the next look needs.
+    fn judge(&mut self, look: Look, answer: &Answer, now: Moment) -> Check;
+
+    /// The fault's own time on the wall clock, where the last unhealthy answer tells it: `opened_at` minus this is the
+    /// detection time.
+    fn fault_time(&self) -> Option<jiff::Timestamp>;
+
+    /// True when healing this kind replaces or rewrites the user's bytes, so that a second look must agree first.
+    fn needs_second_look(&self, kind: &Kind) -> bool;
+
+    /// Playbooks for what [`Look::Diagnose`] found, the least lossy first; empty with a reason where there is nothing to try.
+    ///
+    /// # Errors
+    /// Why no playbook may run, with the exact next command for a person.
+    fn plan(&self, incident: &Incident) -> Result<Vec<Playbook>, String>;
+
+    /// What to do for `step` in `phase`.
+    ///
+    /// # Errors
+    /// When the step is of a shape that this version does not know.
+    fn action(&self, incident: &Incident, evidence: &Path, step: &StepSpec, phase: Phase) -> Result<Action, String>;
+
+    /// How long that action may take before its child is killed.
+    fn step_patience(&self, step: &StepSpec) -> Duration;
+
+    /// What the action came to.
+    fn step_result(&mut self, step: &StepSpec, phase: Phase, answer: &Answer) -> StepResult;
+
+    /// The next errand that is due, if any. At most one is under way per target.
+    fn errand(&mut self, now: Moment) -> Option<Errand>;
+
+    /// When the next errand falls due, for the schedule.
+    fn next_errand(&self, now: Moment) -> Option<Duration>;
+
+    /// What an errand came to.
+    fn errand_done(&mut self, name: &'static str, answer: &Answer, now: Moment) -> ErrandResult;
+
+    /// What must outlive this process, when it changed since the last call.
+    fn memory(&mut self) -> Option<serde_json::Value>;
+
+    /// Takes back what an earlier process remembered. Unreadable memory is dropped with a log line: never seen healthy is
+    /// the safe thing to believe.
+    fn remember(&mut self, memory: serde_json::Value, now: Moment);
+}
+
+/// Targets that come and go: a glob.
+pub trait Discovery: Send {
+    /// Names it in logs.
+    fn name(&self) -> &str;
+
+    /// The job that lists what is there now.
+    fn ask(&self) -> Job;
+
+    /// The folders whose change calls for a new look.
+    fn watches(&self) -> Vec<PathBuf>;
+
+    /// A target for each match. An `Err` says what is wrong, for the log.
+    ///
+    /// # Errors
+    /// When the listing failed: the present targets stay.
+    fn targets(&mut self, answer: &Answer) -> Result<Vec<Box<dyn Supervised>>, String>;
+}
