@@ -139,6 +139,9 @@ pub trait Supervised: Send {
     /// When the step is of a shape that this version does not know.
     fn action(&self, incident: &Incident, evidence: &Path, step: &StepSpec, phase: Phase) -> Result<Action, String>;
 
+    /// True when an applied step of this kind must be taken back if its playbook does not heal.
+    fn leaves_a_trace(&self, step: &StepSpec) -> bool;
+
     /// How long that action may take before its child is killed.
     fn step_patience(&self, step: &StepSpec) -> Duration;
 

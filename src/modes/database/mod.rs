@@ -270,6 +270,17 @@ impl Supervised for Database {
         })))))
     }
 
+    fn leaves_a_trace(&self, spec: &StepSpec) -> bool {
+        let step = serde_json::from_value::<DatabaseStep>(spec.args.clone());
+        matches!(
+            step,
+            Ok(DatabaseStep::Install
+                | DatabaseStep::BuildFromBackup { .. }
+                | DatabaseStep::BuildFromCopy { .. }
+                | DatabaseStep::BuildFromSchema { .. })
+        )
+    }
+
     fn step_patience(&self, _step: &StepSpec) -> Duration {
         self.whole_file_patience()
     }
