@@ -29,6 +29,8 @@ pub enum Look {
     Confirm,
     /// Everything, in full: only this closes an incident.
     Prove,
+    /// A person asks: everything, its content included.
+    Inspect,
 }
 
 /// What the supervisor must know of a target to schedule it and to gate its heals.
@@ -162,6 +164,9 @@ pub trait Supervised: Send {
 
     /// What must outlive this process, when it changed since the last call.
     fn memory(&mut self) -> Option<serde_json::Value>;
+
+    /// All that must outlive this process, changed or not.
+    fn whole_memory(&self) -> serde_json::Value;
 
     /// Takes back what an earlier process remembered. Unreadable memory is dropped with a log line: never seen healthy is
     /// the safe thing to believe.

@@ -67,7 +67,7 @@ pub async fn close_if_proven(cx: &Context, mut target: Box<dyn Supervised>, case
     Attended { target, case: Some(case), check, retry_in: None }
 }
 
-async fn recovered(cx: &Context, case: &mut Case) -> Result<(), JournalError> {
+pub(super) async fn recovered(cx: &Context, case: &mut Case) -> Result<(), JournalError> {
     // After an escalation it was a person who brought it back, as far as anybody can tell.
     let by = match case.state() {
         IncidentState::Escalated => Resolution::ResolvedByOperator,

@@ -27,9 +27,20 @@ impl Case {
         opened: Moment,
         fault_time: Option<jiff::Timestamp>,
     ) -> Result<Case, JournalError> {
+        let incident = Case::draft(check, opened, fault_time);
+        let mut case = Case { story: Replayed::begin(incident.clone(), opened), seq: 0, ours: true };
+        case.story.incident.evidence = Some(evidence(&cx.journal, &incident.id));
+        let entry = Entry::Opened { incident: Box::new(case.story.incident.clone()) };
+        cx.journal.append(&incident.id, entry).await?;
+        IncidentOpened(&case.story.incident).emit();
+        Ok(case)
+    }
+
+    /// The incident that [`Case::open`] would open.
+    pub(super) fn draft(check: &Check, opened: Moment, fault_time: Option<jiff::Timestamp>) -> Incident {
         let id = crate::journal::new_id(opened.wall);
         let kind = check.verdict.findings().first().map(|finding| finding.kind.clone());
-        let incident = Incident {
+        Incident {
             id,
             target: check.target.clone(),
             mode: check.mode.to_owned(),
@@ -47,13 +58,7 @@ impl Case {
             evidence: None,
             reason: None,
             findings: check.verdict.findings().to_vec(),
-        };
-        let mut case = Case { story: Replayed::begin(incident.clone(), opened), seq: 0, ours: true };
-        case.story.incident.evidence = Some(evidence(&cx.journal, &incident.id));
-        let entry = Entry::Opened { incident: Box::new(case.story.incident.clone()) };
-        cx.journal.append(&incident.id, entry).await?;
-        IncidentOpened(&case.story.incident).emit();
-        Ok(case)
+        }
     }
 
     /// Takes up an incident that an earlier process left open.
@@ -87,6 +92,11 @@ impl Case {
 
     pub(super) fn id(&self) -> &IncidentId {
         &self.story.incident.id
+    }
+
+    /// Not closed yet.
+    pub fn is_open(&self) -> bool {
+        self.state() != IncidentState::Closed
     }
 
     pub(super) fn state(&self) -> IncidentState {

@@ -8,6 +8,7 @@
 //!
 //! [`Supervisor`] is one loop over one inbox; while a target is attended it has left its slot, so nothing else can touch it.
 
+mod ask;
 mod attend;
 mod case;
 mod execute;
@@ -15,10 +16,12 @@ mod inbox;
 mod policy;
 mod resume;
 mod schedule;
+mod slot;
 pub mod status;
 mod sweep;
 
-pub use attend::{Attended, attend};
+pub use ask::heal_on_demand;
+pub use attend::{Attended, Mandate, attend};
 pub use case::Case;
 pub use inbox::{Command, HealAnswer, Message};
 pub use policy::{Admission, Gates, GatesConfig};
@@ -65,7 +68,7 @@ impl Context {
     }
 
     /// One look at one target, in a child of its own.
-    async fn look(&self, target: &dyn Supervised, look: Look) -> Answer {
+    pub async fn look(&self, target: &dyn Supervised, look: Look) -> Answer {
         let job = target.ask(look, self.now());
         self.run(job, target.patience(look)).await
     }

@@ -76,7 +76,7 @@ impl Slot {
 
     /// The open incident, if any.
     pub(super) fn open_case(&self) -> Option<&Case> {
-        self.case.as_ref().filter(|case| case.state() != IncidentState::Closed)
+        self.case.as_ref().filter(|case| case.is_open())
     }
 
     /// True when an unhealthy look shall be attended now, and not merely be counted.

@@ -20,7 +20,7 @@ use super::inbox::SlotId;
 use super::schedule::Due;
 use super::slot::Slot;
 use super::status::StatusBoard;
-use super::{Attended, Command, Context, GatesConfig, HealAnswer, Message, attend, resume};
+use super::{Attended, Case, Command, Context, GatesConfig, HealAnswer, Message, attend, heal_on_demand, resume};
 
 /// Globs are listed again at least this often; events make it sooner.
 const LISTING_INTERVAL: Duration = Duration::from_secs(30);
@@ -242,7 +242,7 @@ impl Supervisor {
             self.unsaved.push(Remembered { target: slot.name.clone(), mode: slot.mode.to_owned(), memory });
         }
         match &check.verdict {
-            Verdict::Unhealthy(_) if slot.wants_attention(now) => self.attend(id, check.clone(), Mandate::Own, None),
+            Verdict::Unhealthy(_) if slot.wants_attention(now) => self.attend(id, check.clone()),
             Verdict::Healthy if slot.open_case().is_some() => self.close(id),
             Verdict::Healthy if slot.errand.is_none() => {
                 if let Some(errand) = slot.target.as_mut().and_then(|target| target.errand(now)) {
@@ -254,13 +254,7 @@ impl Supervisor {
         self.show(id);
     }
 
-    fn attend(
-        &mut self,
-        id: SlotId,
-        check: Check,
-        mandate: Mandate,
-        reply: Option<oneshot::Sender<Result<HealAnswer, String>>>,
-    ) {
+    fn attend(&mut self, id: SlotId, check: Check) {
         let now = self.cx.now();
         let Some(slot) = self.slots.get_mut(&id) else { return };
         let Some(target) = slot.target.take() else { return };
@@ -268,13 +262,10 @@ impl Supervisor {
         if let Some(errand) = slot.errand.take() {
             errand.abort();
         }
-        let case = slot.case.take().filter(|case| case.state() != crate::model::IncidentState::Closed);
+        let case = slot.case.take().filter(Case::is_open);
         let (cx, outbox) = (self.cx.clone(), self.outbox.clone());
         tokio::spawn(async move {
-            let attended = attend(&cx, target, case, check, now, mandate).await;
-            if let Some(reply) = reply {
-                let _ = reply.send(Ok(answer_of(&attended)));
-            }
+            let attended = attend(&cx, target, case, check, now, Mandate::Own).await;
             let _ = outbox.send(Message::Attended(id, Box::new(attended)));
         });
     }
@@ -463,14 +454,13 @@ impl Supervisor {
         };
         let (cx, outbox) = (self.cx.clone(), self.outbox.clone());
         let Some(slot) = self.slots.get_mut(&id) else { return };
-        let Some(mut target) = slot.target.take() else { return };
+        let Some(target) = slot.target.take() else { return };
         if let Some(errand) = slot.errand.take() {
             errand.abort();
         }
         let case = slot.case.take();
         tokio::spawn(async move {
-            let now = cx.now();
-            let (answer, attended) = super::ask::heal_on_demand(&cx, &mut target, case, now, dry_run).await.unpack(target);
+            let (answer, attended) = heal_on_demand(&cx, target, case, dry_run).await;
             let _ = reply.send(Ok(answer));
             let _ = outbox.send(Message::Attended(id, Box::new(attended)));
         });
@@ -534,7 +524,7 @@ impl Supervisor {
     fn show(&self, id: SlotId) {
         let Some(slot) = self.slots.get(&id) else { return };
         let mut board = self.board.write().unwrap_or_else(PoisonError::into_inner);
-        board.show(&slot.name, slot.mode, slot.last.as_ref(), slot.failures, slot.case.as_ref().map(super::Case::incident));
+        board.show(&slot.name, slot.mode, slot.last.as_ref(), slot.failures, slot.case.as_ref().map(Case::incident));
     }
 
     fn flush_later(&mut self) {
@@ -555,15 +545,6 @@ impl Supervisor {
 async fn save(journal: &crate::journal::Journal, batch: Vec<Remembered>) {
     if let Err(error) = journal.save_memory(batch).await {
         tracing::warn!(%error, "what is known of the targets could not be saved; it will be learnt again");
-    }
-}
-
-fn answer_of(attended: &Attended) -> HealAnswer {
-    HealAnswer {
-        check: attended.check.clone(),
-        incident: attended.case.as_ref().map(|case| case.incident().clone()),
-        playbooks: Vec::new(),
-        refused: None,
     }
 }
 

@@ -145,6 +145,7 @@ impl Database {
             Look::Confirm => seen.map_or(IntegrityLevel::Suspicion, |integrity| integrity.level),
             Look::Prove if self.kind.as_ref().is_some_and(kinds::is_destructive) && !self.replaced => IntegrityLevel::Full,
             Look::Prove => IntegrityLevel::Suspicion,
+            Look::Inspect => IntegrityLevel::Full,
         }
     }
 
@@ -212,7 +213,9 @@ impl Supervised for Database {
     fn patience(&self, look: Look) -> Duration {
         match look {
             Look::Sweep => SWEEP_PATIENCE,
-            Look::Confirm | Look::Prove => self.whole_file_patience(),
+            // What did not answer in time is not given minutes to not answer again.
+            Look::Confirm if self.kind.as_ref() == Some(&kinds::CONNECTION_FAILED) => SWEEP_PATIENCE,
+            Look::Confirm | Look::Prove | Look::Inspect => self.whole_file_patience(),
         }
     }
 
@@ -329,6 +332,10 @@ impl Supervised for Database {
         }
         self.saved = self.memory.clone();
         Some(changed)
+    }
+
+    fn whole_memory(&self) -> serde_json::Value {
+        serde_json::to_value(&self.memory).unwrap_or_default()
     }
 
     fn remember(&mut self, memory: serde_json::Value, _now: Moment) {
