@@ -7,6 +7,9 @@
 //! To add a mode: a folder with `mod.rs`, `detect.rs` (judge), `heal.rs` (plan) and `config.rs`, and its one line
 //! in [`targets`].
 
+pub mod config;
+pub mod database;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 

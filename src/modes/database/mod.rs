@@ -1,0 +1,3 @@
+//! SQLite databases.
+
+pub mod config;
