@@ -16,7 +16,7 @@ pub use guardian::{Evidence, Gates, Guardian, HealBudget, Log, MassGuard, Notify
 pub use problem::{ConfigError, ConfigErrors};
 
 use crate::modes::config::Surroundings;
-use crate::modes::database::config::{DatabaseConfig, DatabaseTable, Location};
+use crate::modes::database::config::{DatabaseConfig, DatabaseTable};
 use document::Table;
 use guardian::{GatesTable, GuardianTable, NotifyTable};
 use problem::Problem;
@@ -173,12 +173,7 @@ impl Reading {
             .settled(tables.get("notify"), |table: NotifyTable, problems, warnings| table.settle(problems, warnings));
         let log = self.settled(tables.get("log"), |log: Log, _, _| log);
         let guardian = guardian?;
-        let around = Surroundings {
-            folder,
-            state_dir: guardian.state_dir.clone(),
-            interval: guardian.interval,
-            policy: guardian.policy,
-        };
+        let around = Surroundings { folder, state_dir: guardian.state_dir.clone() };
         let databases = self.databases(&databases, &around);
         Some(Config {
             source: path.to_path_buf(),
@@ -249,8 +244,8 @@ impl Reading {
             let mut problems = Vec::new();
             let database = read.settle(around, &mut problems);
             self.problems.extend(problems.iter().map(|problem| table.problem(problem)));
-            if let Location::File(path) = &database.location
-                && let Some(other) = paths.insert(path.clone(), name.clone())
+            if !database.is_glob()
+                && let Some(other) = paths.insert(database.path.clone(), name.clone())
             {
                 let message = format!("database `{other}` has this path already: two healers of one file would fight");
                 self.problems.push(Problem { span: place("path"), message });

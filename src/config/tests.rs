@@ -37,8 +37,9 @@ fn defaults_are_those_of_the_interface() {
     assert_eq!(config.log, Log { format: LogFormat::Text, level: LogLevel::Info });
 
     let app = &config.databases[0];
-    assert_eq!(app.location, Location::File(PathBuf::from("/nowhere/app.db")));
-    assert_eq!((app.interval, app.policy), (guardian.interval, guardian.policy));
+    assert_eq!(app.path, Path::new("/nowhere/app.db"));
+    assert!(!app.is_glob());
+    assert_eq!((app.interval, app.policy), (None, None));
     assert_eq!(app.wal_max, 100_000_000);
     assert_eq!(app.busy_timeout, Duration::from_secs(5));
     assert_eq!(app.lock_max_age, Duration::from_secs(60));
@@ -67,7 +68,8 @@ fn a_target_may_override_what_the_guardian_says() {
     ))
     .unwrap();
     let app = &config.databases[0];
-    assert_eq!((app.interval, app.policy), (Duration::from_secs(5), Policy::Heal));
+    assert_eq!((app.interval, app.policy), (Some(Duration::from_secs(5)), Some(Policy::Heal)));
+    assert_eq!(config.guardian.policy, Policy::Observe);
     assert_eq!(app.when_in_use, Some(WhenInUse::Refuse));
     let backup = app.backup.as_ref().unwrap();
     assert_eq!(backup.to, Path::new("/work/guardian-state/backups"));
@@ -203,7 +205,7 @@ fn the_commented_example_shows_every_key_and_is_valid() {
 
 /// A plan without its folder, which the example sets.
 #[derive(Debug, PartialEq)]
-struct BackupShape(Duration, Keep, u64, Duration, Duration);
+struct BackupShape(Duration, Keep, Option<u64>, Duration, Duration);
 
 impl BackupShape {
     fn of(plan: &crate::modes::database::config::BackupPlan) -> BackupShape {
@@ -218,7 +220,7 @@ fn the_quickstart_is_valid_and_stays_inside_the_repository() {
     assert_eq!(config.warnings, Vec::<String>::new());
     assert_eq!(config.guardian.state_dir, root.join("quickstart/state"));
     let database = &config.databases[0];
-    assert_eq!(database.location, Location::File(root.join("quickstart/app.db")));
+    assert_eq!(database.path, root.join("quickstart/app.db"));
     let Some(Schema { sql, .. }) = &database.schema else { panic!("no schema") };
     assert!(sql.contains("CREATE TABLE notes"));
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::Retry;
-use crate::model::{Delay, Period, Policy};
+use crate::model::{Delay, Period};
 
 /// What a mode's table takes from the rest of the file.
 #[derive(Debug, Clone)]
@@ -15,10 +15,6 @@ pub struct Surroundings {
     pub folder: PathBuf,
     /// Where guardiand keeps its state.
     pub state_dir: PathBuf,
-    /// `[guardian] interval`.
-    pub interval: Duration,
-    /// `[guardian] policy`.
-    pub policy: Policy,
 }
 
 /// A value that reads well but cannot be meant.

@@ -4,7 +4,7 @@
 //! Before [`start_metrics`] (in a worker, in a one-pass command) events only log.
 
 mod buckets;
-mod events;
+pub mod events;
 mod logs;
 mod metrics;
 mod process;

@@ -15,12 +15,14 @@ use crate::modes::config::{App, AppTable, KeyProblem, RetryTable, Surroundings, 
 pub struct DatabaseConfig {
     /// The label in metrics; unique across the file.
     pub name: String,
-    /// Which file, or files.
-    pub location: Location,
-    /// Look at least this often.
-    pub interval: Duration,
-    /// What may be done.
-    pub policy: Policy,
+    /// The main file, absolute; or a glob, see [`DatabaseConfig::is_glob`].
+    pub path: PathBuf,
+    /// Of a glob, at most so many targets.
+    pub max_targets: usize,
+    /// Look at least this often; `None`: as `[guardian]` says.
+    pub interval: Option<Duration>,
+    /// What may be done; `None`: as `[guardian]` says.
+    pub policy: Option<Policy>,
     /// A larger WAL is a finding, in bytes.
     pub wal_max: u64,
     /// How long a probe waits for a lock.
@@ -51,20 +53,6 @@ pub struct DatabaseConfig {
     pub retry: Retry,
     /// Which backups are taken; none without it.
     pub backup: Option<BackupPlan>,
-}
-
-/// Which file, or files.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Location {
-    /// One database, absolute.
-    File(PathBuf),
-    /// One target per match, followed live.
-    Glob {
-        /// The pattern, absolute.
-        pattern: String,
-        /// At most so many targets.
-        max_targets: usize,
-    },
 }
 
 /// A schema as SQL, read when the configuration was.
@@ -129,7 +117,7 @@ pub struct BackupPlan {
     /// Which to keep.
     pub keep: Keep,
     /// The most that one target's backups may take, in bytes.
-    pub max: u64,
+    pub max: Option<u64>,
     /// The longest that writers of a rollback-mode database may be kept out.
     pub block_max: Duration,
     /// How often to prove that the newest restores.
@@ -186,6 +174,9 @@ const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
+/// A glob with more matches is more likely a mistake.
+const MAX_TARGETS: usize = 10_000;
+
 /// A schema is text that a person wrote; more than this is another file by mistake.
 const SCHEMA_BYTES_MAX: u64 = 16 << 20;
 
@@ -198,7 +189,8 @@ impl DatabaseTable {
     /// With defaults, absolute paths and the schema's text.
     pub fn settle(self, around: &Surroundings, problems: &mut Vec<KeyProblem>) -> DatabaseConfig {
         problems.extend(name_problem(&self.name));
-        let location = location(&self.path, self.max_targets, around, problems);
+        check_path(&self.path, self.max_targets, problems);
+        let path = around.resolve(Path::new(&self.path));
         if self.canary.as_deref().is_some_and(|sql| sql.trim().is_empty()) {
             problems.push(KeyProblem::new(&["canary"], "must not be empty: leave it out instead"));
         }
@@ -212,9 +204,10 @@ impl DatabaseTable {
         let integrity = self.integrity.unwrap_or_default();
         DatabaseConfig {
             name: self.name,
-            location,
-            interval: period(self.interval, around.interval),
-            policy: self.policy.unwrap_or(around.policy),
+            path,
+            max_targets: self.max_targets.unwrap_or(MAX_TARGETS),
+            interval: self.interval.map(|period| period.0),
+            policy: self.policy,
             wal_max: self.wal_max.map_or(100_000_000, |size| size.0),
             busy_timeout: self.busy_timeout.map_or(Duration::from_secs(5), |delay| delay.0),
             lock_max_age: period(self.lock_max_age, MINUTE),
@@ -240,21 +233,35 @@ impl BackupTable {
             every: period(self.every, 15 * MINUTE),
             to: self.to.map_or_else(|| around.state_dir.join("backups"), |to| around.resolve(&to)),
             keep: self.keep.unwrap_or(Keep { last: 8, hourly: 24, daily: 7, weekly: 4 }),
-            max: self.max.map_or(20_000_000_000, |size| size.0),
+            max: Some(self.max.map_or(20_000_000_000, |size| size.0)),
             block_max: period(self.block_max, Duration::from_secs(2)),
             drill: period(self.drill, DAY),
         }
     }
 }
 
+impl BackupPlan {
+    /// The folder of one target's backups. A glob's targets have a `/` in their name; in the folder's name it is `%2F`, so
+    /// that no target's folder is inside another's.
+    pub fn folder(&self, target: &str) -> PathBuf {
+        self.to.join(target.replace('%', "%25").replace('/', "%2F"))
+    }
+}
+
 impl DatabaseConfig {
+    /// True when `path` has wildcards: one target per match.
+    pub fn is_glob(&self) -> bool {
+        has_wildcard(self.path.as_os_str().as_encoded_bytes())
+    }
+
     /// All defaults, for a path on the command line; named by the path as it was typed.
     pub fn for_path(path: &Path, folder: &Path) -> DatabaseConfig {
         DatabaseConfig {
             name: path.display().to_string(),
-            location: Location::File(resolve(folder, path)),
-            interval: Duration::from_secs(30),
-            policy: Policy::Heal,
+            path: resolve(folder, path),
+            max_targets: MAX_TARGETS,
+            interval: None,
+            policy: None,
             wal_max: 100_000_000,
             busy_timeout: Duration::from_secs(5),
             lock_max_age: MINUTE,
@@ -286,7 +293,7 @@ impl DatabaseConfig {
             warnings.push(format!("database `{name}`: `integrity.full` is more frequent than `integrity.quick`"));
         }
         let waiting = [
-            (self.policy == Policy::Approve, "policy = \"approve\" (it only observes)"),
+            (self.policy == Some(Policy::Approve), "policy = \"approve\" (it only observes)"),
             (self.app.is_some(), "app"),
             (self.group.is_some(), "group"),
             (matches!(self.when_in_use, Some(WhenInUse::InPlace | WhenInUse::StopApp)), "when_in_use (it refuses)"),
@@ -299,25 +306,21 @@ impl DatabaseConfig {
     }
 }
 
-fn location(path: &str, max_targets: Option<usize>, around: &Surroundings, problems: &mut Vec<KeyProblem>) -> Location {
+fn check_path(path: &str, max_targets: Option<usize>, problems: &mut Vec<KeyProblem>) {
     if path.is_empty() || path.contains('\0') || path.ends_with('/') {
         problems.push(KeyProblem::new(&["path"], "must name a database file"));
     }
-    let absolute = around.resolve(Path::new(path));
-    if !path.contains(['*', '?', '[']) {
-        if max_targets.is_some() {
-            problems.push(KeyProblem::new(
-                &["max_targets"],
-                "only a `path` with wildcards (* ? [a-z]) has several targets",
-            ));
-        }
-        return Location::File(absolute);
+    if max_targets.is_some() && !has_wildcard(path.as_bytes()) {
+        let message = "only a `path` with wildcards (* ? [a-z]) has several targets";
+        problems.push(KeyProblem::new(&["max_targets"], message));
     }
     if max_targets == Some(0) {
         problems.push(KeyProblem::new(&["max_targets"], "must be at least 1"));
     }
-    let pattern = absolute.to_string_lossy().into_owned();
-    Location::Glob { pattern, max_targets: max_targets.unwrap_or(10_000) }
+}
+
+fn has_wildcard(path: &[u8]) -> bool {
+    path.iter().any(|byte| matches!(byte, b'*' | b'?' | b'['))
 }
 
 fn read_schema(path: PathBuf, problems: &mut Vec<KeyProblem>) -> Option<Schema> {
