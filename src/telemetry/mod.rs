@@ -12,9 +12,10 @@ mod recovery;
 mod targets;
 
 pub use events::{
-    BackupEnded, BackupOutcome, BackupsKnown, CheckDone, ConfigRefused, ConfigReloaded, ConfigWarning, ControlAsked,
-    DatabaseMeasured, DeferReason, HealDeferred, IncidentClosed, IncidentEscalated, IncidentOpened, IncidentResumed,
-    PlaybookBegan, PlaybookEnded, PlaybookOutcome, RestartReason, StepEnded, WorkerRestarted,
+    BackupBlocked, BackupFailed, BackupOutcome, BackupTaken, BackupsKnown, CheckDone, ConfigRefused, ConfigReloaded,
+    ConfigWarning, ControlAsked, DatabaseMeasured, DeferReason, HealDeferred, IncidentClosed, IncidentEscalated,
+    IncidentOpened, IncidentResumed, PlaybookBegan, PlaybookEnded, PlaybookOutcome, RestartReason, StepEnded,
+    WorkerRestarted,
 };
 pub use logs::{LogFormat, LogLevel, start_logs};
 pub use metrics::Metrics;

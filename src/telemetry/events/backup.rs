@@ -1,5 +1,7 @@
 //! Backups, and the sizes of databases.
 
+use std::path::Path;
+
 use jiff::Timestamp;
 
 use super::epoch_seconds;
@@ -30,37 +32,74 @@ impl BackupOutcome {
     }
 }
 
-/// A backup was tried.
+/// A backup was taken, and passed its check.
 #[derive(Debug)]
-pub struct BackupEnded<'a> {
+pub struct BackupTaken<'a> {
     /// The target.
     pub target: &'a str,
-    /// How it ended.
-    pub outcome: BackupOutcome,
+    /// The backup's database file.
+    pub file: &'a Path,
+    /// Its size.
+    pub size_bytes: u64,
+    /// When its content was current.
+    pub taken_at: Timestamp,
+    /// When it passed its check.
+    pub verified_at: Timestamp,
     /// How long it took.
     pub seconds: f64,
-    /// The file, or why there is none.
-    pub detail: &'a str,
 }
 
-impl BackupEnded<'_> {
-    /// Logs and counts. A good one is followed by [`BackupsKnown`].
+impl BackupTaken<'_> {
+    /// Logs and counts.
     pub fn emit(&self) {
-        let Self { target, seconds, detail, .. } = self;
-        let outcome = self.outcome.name();
-        match self.outcome {
-            BackupOutcome::Ok => tracing::info!(target, outcome, seconds, detail, "backup taken"),
-            BackupOutcome::Failed | BackupOutcome::Blocked => {
-                tracing::warn!(target, outcome, seconds, detail, "no backup was taken");
-            }
-        }
-        if let Some(metrics) = metrics() {
-            metrics.backups.with_label_values(&[self.target, outcome]).inc();
-        }
+        let Self { target, file, size_bytes, taken_at, verified_at, seconds } = *self;
+        tracing::info!(target, outcome = "ok", seconds, size_bytes, file = %file.display(), "backup taken");
+        count(target, BackupOutcome::Ok);
+        BackupsKnown { target, taken_at, verified_at, size: size_bytes }.emit();
     }
 }
 
-/// What the newest good backup of a target is: at the start, and after each change.
+/// No backup was taken, or its copy did not pass its check.
+#[derive(Debug)]
+pub struct BackupFailed<'a> {
+    /// The target.
+    pub target: &'a str,
+    /// Why.
+    pub error: &'a str,
+}
+
+impl BackupFailed<'_> {
+    /// Logs and counts.
+    pub fn emit(&self) {
+        tracing::warn!(target = self.target, outcome = "failed", error = self.error, "no backup was taken");
+        count(self.target, BackupOutcome::Failed);
+    }
+}
+
+/// No backup was taken: writers would have been kept out for longer than `block_max`.
+#[derive(Debug)]
+pub struct BackupBlocked<'a> {
+    /// The target.
+    pub target: &'a str,
+    /// For how long, and what can be done.
+    pub detail: &'a str,
+}
+
+impl BackupBlocked<'_> {
+    /// Logs and counts.
+    pub fn emit(&self) {
+        tracing::warn!(target = self.target, outcome = "blocked", detail = self.detail, "no backup was taken");
+        count(self.target, BackupOutcome::Blocked);
+    }
+}
+
+fn count(target: &str, outcome: BackupOutcome) {
+    if let Some(metrics) = metrics() {
+        metrics.backups.with_label_values(&[target, outcome.name()]).inc();
+    }
+}
+
+/// What the newest good backup of a target is: at the start, and after each backup.
 #[derive(Debug)]
 pub struct BackupsKnown<'a> {
     /// The target.

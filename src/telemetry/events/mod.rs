@@ -8,7 +8,7 @@ mod daemon;
 mod heal;
 mod incident;
 
-pub use backup::{BackupEnded, BackupOutcome, BackupsKnown, DatabaseMeasured};
+pub use backup::{BackupBlocked, BackupFailed, BackupOutcome, BackupTaken, BackupsKnown, DatabaseMeasured};
 pub use check::CheckDone;
 pub use daemon::{ConfigRefused, ConfigReloaded, ConfigWarning, ControlAsked, RestartReason, WorkerRestarted};
 pub use heal::{DeferReason, HealDeferred, PlaybookBegan, PlaybookEnded, PlaybookOutcome, StepEnded};
