@@ -48,38 +48,51 @@ impl Database {
     /// SQLite's, and a name that is no index. CONSTRAINT when rows violate the index's UNIQUE: a person must choose which
     /// row to keep. On any error nothing has changed.
     pub fn rebuild_indexes(&self, which: &Which) -> Result<RebuildReport, SqliteFault> {
-        let mut report = self.transaction(|db| db.rebuild_all(&db.chosen(which)?))?;
+        let mut unreadable = Vec::new();
+        // Each turn finds one more tree that REINDEX cannot free, or ends: so there are as many turns as indexes, at most.
+        let mut report = loop {
+            let mut failed = None;
+            match self.transaction(|db| db.rebuild_all(&db.chosen(which)?, &unreadable, &mut failed)) {
+                Ok(report) => break report,
+                Err(fault) => match failed {
+                    // Not in a savepoint of the same transaction: SQLite refuses the schema's rows after that failure.
+                    Some(name) if fault.is_corruption() => unreadable.push(name),
+                    _ => return Err(fault),
+                },
+            }
+        };
         if !report.recreated.is_empty() {
             report.unreclaimed = self.batch("VACUUM").err();
         }
         Ok(report)
     }
 
-    fn rebuild_all(&self, indexes: &[Index]) -> Result<RebuildReport, SqliteFault> {
+    fn rebuild_all(
+        &self,
+        indexes: &[Index],
+        unreadable: &[String],
+        failed: &mut Option<String>,
+    ) -> Result<RebuildReport, SqliteFault> {
         let mut report = RebuildReport::default();
-        let mut unreadable = Vec::new();
-        for index in indexes {
-            let reindex = format!("SAVEPOINT one; REINDEX main.{}; RELEASE one", quoted(&index.name));
-            match self.batch(&reindex) {
-                Ok(()) => report.reindexed.push(index.name.clone()),
-                Err(fault) if fault.is_corruption() => {
-                    self.batch("ROLLBACK TO one; RELEASE one")?;
-                    unreadable.push(index);
-                }
-                Err(fault) => return Err(fault),
-            }
-        }
-        for index in unreadable {
+        let (abandoned, sound): (Vec<_>, Vec<_>) = indexes.iter().partition(|index| unreadable.contains(&index.name));
+        for index in abandoned {
             let rebuilt = match &index.sql {
                 Some(sql) => self.recreate(index, sql),
                 None => self.twin(index),
             };
             if rebuilt.is_err() {
-                // The flag outlives the transaction that is about to be rolled back.
+                // The flag outlives the transaction that is about to be rolled back; the error to tell is the first.
                 let _ = self.batch("PRAGMA writable_schema=RESET");
             }
             rebuilt?;
             report.recreated.push(index.name.clone());
+        }
+        for index in sound {
+            if let Err(fault) = self.batch(&format!("REINDEX main.{}", quoted(&index.name))) {
+                *failed = Some(index.name.clone());
+                return Err(fault);
+            }
+            report.reindexed.push(index.name.clone());
         }
         Ok(report)
     }

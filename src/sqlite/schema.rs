@@ -21,8 +21,10 @@ impl Database {
         script.push_str("BEGIN;\n");
         for statement in self.creations().map_err(|error| self.fault("reading the schema of", &error))? {
             script.push_str(&statement);
-            // On a line of its own: the statement may end in a comment.
-            script.push_str("\n;\n");
+            // SQLite keeps what stands before the semicolon, so the text must not grow from copy to copy; but one that
+            // ends in a comment would swallow it.
+            let in_comment = statement.lines().last().is_some_and(|line| line.contains("--"));
+            script.push_str(if in_comment { "\n;\n" } else { ";\n" });
         }
         let _ = writeln!(script, "PRAGMA user_version={};", self.pragma_integer("user_version")?);
         let _ = writeln!(script, "PRAGMA application_id={};", self.pragma_integer("application_id")?);
