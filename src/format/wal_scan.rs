@@ -117,10 +117,10 @@ pub fn scan_wal<E>(
 ) -> Result<WalScan, E> {
     let mut window = Window::new(file_len, read);
     let mut scanner = WalScanner::new();
-    if let Some(mark) = mark {
-        if let Some(head) = window.get(0, WAL_HEADER_LEN)? {
-            scanner = WalScanner::resume(mark, head, file_len);
-        }
+    if let Some(mark) = mark
+        && let Some(head) = window.get(0, WAL_HEADER_LEN)?
+    {
+        scanner = WalScanner::resume(mark, head, file_len);
     }
     while scanner.offset() < file_len {
         let run = window.run(scanner.offset())?;
