@@ -153,7 +153,9 @@ pub struct Fingerprint {
     pub schema_cookie: u32,
     /// The header says WAL (bytes 18 and 19 are 2).
     pub wal_mode: bool,
-    /// A lock of SQLite's was held while we looked: `stat` is identical while a file is write-locked (rule 22).
+    /// Not to be compared: a lock of SQLite's was held while we looked (`stat` is identical while a file is write-locked,
+    /// rule 22), or a file had changed so shortly before that its time stamp could not show a further change. Locks that an
+    /// idle program in WAL mode holds all its life do not count.
     pub locked: bool,
 }
 
@@ -237,7 +239,8 @@ pub enum HeaderFacts {
     },
 }
 
-/// Where a WAL scan got to; a WAL that only grew is scanned on from here.
+/// Where a WAL scan got to; a WAL that only grew is scanned on from its last commit, because what lies behind a commit may
+/// be rolled back and written anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WalMark {
     /// Salts of the generation.
@@ -246,14 +249,14 @@ pub struct WalMark {
     pub page_size: u32,
     /// Checksums are big-endian.
     pub big_endian: bool,
-    /// Frames that verified.
+    /// Frames that verified: `last_commit` or more.
     pub frames: u32,
     /// The last of them that commits.
     pub last_commit: u32,
-    /// Commits among them.
-    pub commits: u32,
-    /// The cumulative checksum after them.
+    /// The cumulative checksum after frame `last_commit`.
     pub checksum: [u32; 2],
+    /// Pages in the database after frame `last_commit`.
+    pub database_pages: u32,
 }
 
 /// What the raw scan of the WAL says.
