@@ -1,1 +1,3 @@
-//! The only user of rusqlite: open, check, backup, repair primitives, error classes.
+//! This room is being built.
+mod store;
+pub use store::{Store, StoreError, Value};
