@@ -1,3 +1,1 @@
-//! This room is being built.
-mod store;
-pub use store::{Store, StoreError, Value};
+//! The only user of rusqlite: open, check, backup, repair primitives, error classes.
