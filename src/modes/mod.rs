@@ -10,7 +10,7 @@
 pub mod database;
 
 pub mod config;
-pub mod database;
+
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

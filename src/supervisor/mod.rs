@@ -34,8 +34,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::clock::{Clock, Moment};
-use crate::job::Job;
-use crate::job::client::Client;
+use crate::job::{Client, Job};
 use crate::journal::Journal;
 use crate::modes::{Answer, Look, Supervised};
 
@@ -68,13 +67,12 @@ impl Context {
     }
 
     /// One look at one target, in a child of its own.
-    pub async fn look(&self, target: &dyn Supervised, look: Look) -> Answer {
-        let job = target.ask(look, self.now());
-        self.run(job, target.patience(look)).await
+    pub fn look<'a>(&'a self, target: &dyn Supervised, look: Look) -> impl Future<Output = Answer> + Send + use<'a> {
+        self.run(target.ask(look, self.now()), target.patience(look))
     }
 
-    async fn run(&self, job: Job, patience: Duration) -> Answer {
-        self.jobs.run(job, patience).await
+    fn run(&self, job: Job, patience: Duration) -> impl Future<Output = Answer> + Send + use<'_> {
+        self.jobs.run(job, patience)
     }
 
     /// Sleeps, but not past the order to stop. True when the time has passed.

@@ -5,9 +5,8 @@ use std::time::Duration;
 use tokio::task::AbortHandle;
 
 use crate::clock::Moment;
-use crate::model::{Check, IncidentState, Verdict};
+use crate::model::IncidentState;
 use crate::modes::Supervised;
-use crate::telemetry::CheckDone;
 
 use super::Case;
 use super::schedule::Due;
@@ -32,8 +31,6 @@ pub(super) struct Slot {
     pub(super) changed_meanwhile: bool,
     pub(super) errand: Option<AbortHandle>,
     pub(super) case: Option<Case>,
-    pub(super) last: Option<Check>,
-    pub(super) failures: u64,
     retry_at: Option<Moment>,
     retry_gap: Duration,
 }
@@ -54,24 +51,8 @@ impl Slot {
             changed_meanwhile: false,
             errand: None,
             case: None,
-            last: None,
-            failures: 0,
             retry_at: None,
         }
-    }
-
-    /// Takes a check into account, and says it.
-    pub(super) fn observe(&mut self, check: &Check) {
-        let before = self.last.as_ref().map(|last| last.verdict.name());
-        let kind = |check: &Check| check.verdict.findings().first().map(|finding| finding.kind.clone());
-        match check.verdict {
-            Verdict::Healthy => self.failures = 0,
-            Verdict::Unhealthy(_) => self.failures += 1,
-            Verdict::Unknown(_) => {}
-        }
-        let changed = before != Some(check.verdict.name()) || self.last.as_ref().and_then(kind) != kind(check);
-        CheckDone { check, consecutive_failures: self.failures, changed }.emit();
-        self.last = Some(check.clone());
     }
 
     /// The open incident, if any.

@@ -13,7 +13,7 @@ use crate::job::{FailureKind, JobFailure};
 use crate::journal::{LeftOpen, Remembered};
 use crate::model::{Check, Verdict};
 use crate::modes::{Answer, Discovery, Errand, Look, Supervised};
-use crate::telemetry::{forget_target, register_target};
+use crate::telemetry::{CheckDone, forget_target, register_target};
 
 use super::attend::{Mandate, close_if_proven};
 use super::inbox::SlotId;
@@ -235,7 +235,7 @@ impl Supervisor {
     /// What follows from a check, of a look or of an errand.
     fn judged(&mut self, id: SlotId, check: &Check, now: Moment) {
         let Some(slot) = self.slots.get_mut(&id) else { return };
-        slot.observe(check);
+        observe(&self.board, check);
         if let Some(target) = slot.target.as_mut()
             && let Some(memory) = target.memory()
         {
@@ -296,7 +296,7 @@ impl Supervisor {
             slot.due.wake(now);
         }
         slot.target = Some(target);
-        slot.observe(&check);
+        observe(&self.board, &check);
         self.swap_in_replacement(id);
         if let Some(slot) = self.slots.get_mut(&id)
             && let Some(memory) = slot.target.as_mut().and_then(|target| target.memory())
@@ -391,12 +391,12 @@ impl Supervisor {
             target.remember(memory, now);
         }
         register_target(&name, mode);
+        self.board.write().unwrap_or_else(PoisonError::into_inner).add(&name, mode);
         let due = Due::first(index, of, target.settings().interval, now, self.seed.hash_one(&key));
         let id = self.next_id;
         self.next_id += 1;
         self.slots.insert(id, Slot::new(target, origin, due));
         self.resume_left_open(id, &key);
-        self.show(id);
     }
 
     fn resume_left_open(&mut self, id: SlotId, (name, mode): &(String, String)) {
@@ -499,7 +499,7 @@ impl Supervisor {
     fn drop_slot(&mut self, id: SlotId) {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         forget_target(&slot.name, slot.mode);
-        self.board.write().unwrap_or_else(PoisonError::into_inner).remove(&slot.name, slot.mode);
+        self.board.write().unwrap_or_else(PoisonError::into_inner).remove(&slot.name);
         if let Some(errand) = slot.errand.take() {
             errand.abort();
         }
@@ -522,9 +522,8 @@ impl Supervisor {
     }
 
     fn show(&self, id: SlotId) {
-        let Some(slot) = self.slots.get(&id) else { return };
-        let mut board = self.board.write().unwrap_or_else(PoisonError::into_inner);
-        board.show(&slot.name, slot.mode, slot.last.as_ref(), slot.failures, slot.case.as_ref().map(Case::incident));
+        let Some(case) = self.slots.get(&id).and_then(|slot| slot.case.as_ref()) else { return };
+        self.board.write().unwrap_or_else(PoisonError::into_inner).incident(case.incident());
     }
 
     fn flush_later(&mut self) {
@@ -540,6 +539,15 @@ impl Supervisor {
         let batch = std::mem::take(&mut self.unsaved);
         save(&self.cx.journal, batch).await;
     }
+}
+
+/// Takes a check into account, and says it.
+fn observe(board: &RwLock<StatusBoard>, check: &Check) {
+    let mut board = board.write().unwrap_or_else(PoisonError::into_inner);
+    let changed = board.checked(check.clone());
+    let consecutive_failures = board.target(&check.target).map_or(0, |target| target.consecutive_failures);
+    drop(board);
+    CheckDone { check, consecutive_failures, changed }.emit();
 }
 
 async fn save(journal: &crate::journal::Journal, batch: Vec<Remembered>) {

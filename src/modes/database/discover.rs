@@ -52,7 +52,7 @@ impl Discovery for Glob {
 
     fn targets(&mut self, answer: &Answer) -> Result<Vec<Box<dyn Supervised>>, String> {
         let (matches, truncated) = match answer {
-            Ok(Outcome::Expanded { matches, truncated }) => (matches, *truncated),
+            Ok(Outcome::Expanded { matches, truncated, .. }) => (matches, *truncated),
             Ok(_) => return Err("the listing answered something else".to_owned()),
             Err(failure) => return Err(failure.message.clone()),
         };
