@@ -5,17 +5,18 @@
 //! reach altogether: descriptors in flight over a socket, and tables of threads that unshared theirs.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ffi::CStr;
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, StatxFlags, openat, readlinkat, statx};
+use rustix::fs::{CWD, Dir, readlinkat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::error::{HostError, at};
 use super::facts::{Device, FileFacts, FileId};
+use super::proc_files::{
+    DescriptorAccess, blind_everywhere, deleted_name, descriptor_access, identity, open_folder, parse_mapping,
+};
 use super::process::ProcessFacts;
 use super::procfs;
 
@@ -307,75 +308,6 @@ impl<'a, T: Clone + PartialEq> Search<'a, T> {
     }
 }
 
-/// What hides processes from us whatever the file.
-fn blind_everywhere(we_are_root: bool) -> Vec<String> {
-    /// `PROC_PID_INIT_INO` of the kernel's `proc_ns.h`: the initial namespace's inode is fixed.
-    const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
-    let mut blind = Vec::new();
-    match FileFacts::of_path(Path::new("/proc/self/ns/pid"), true) {
-        Ok(facts) if facts.id.ino == INITIAL_PID_NAMESPACE => {}
-        Ok(_) => blind.push(
-            "guardiand runs in a PID namespace of its own: processes outside of it cannot be seen; run it on the \
-             host, or in a container with the host's PID namespace"
-                .into(),
-        ),
-        Err(error) => blind.push(format!("it cannot be told in which PID namespace guardiand runs: {error}")),
-    }
-    if !we_are_root && !Path::new("/proc/1").exists() {
-        blind.push(
-            "/proc is mounted with hidepid: other users' processes cannot be seen; put guardiand's user into the \
-             group of its gid= option"
-                .into(),
-        );
-    }
-    blind
-}
-
-#[derive(PartialEq)]
-enum DescriptorAccess {
-    Read,
-    Write,
-}
-
-/// How a descriptor was opened; `None` for `O_PATH`, which can neither read nor write.
-fn descriptor_access(pid: i32, fd: i32) -> Option<DescriptorAccess> {
-    let info = procfs::text(Path::new(&format!("/proc/{pid}/fdinfo/{fd}"))).unwrap_or_default();
-    let flags = procfs::field(&info, "flags").and_then(|octal| u32::from_str_radix(octal, 8).ok());
-    // Unreadable: take the worse case.
-    let Some(flags) = flags.map(OFlags::from_bits_retain) else { return Some(DescriptorAccess::Write) };
-    if flags.contains(OFlags::PATH) {
-        None
-    } else if flags & OFlags::RWMODE == OFlags::RDONLY {
-        Some(DescriptorAccess::Read)
-    } else {
-        Some(DescriptorAccess::Write)
-    }
-}
-
-fn open_folder(at: impl AsFd, name: impl rustix::path::Arg) -> Result<OwnedFd, Errno> {
-    openat(at, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-}
-
-/// Follows the magic link. `DONT_SYNC`, so that a descriptor on a dead server cannot hold up the pass.
-fn identity(fds: &OwnedFd, name: &CStr) -> Result<(FileId, u32), Errno> {
-    let stat = statx(fds, name, AtFlags::STATX_DONT_SYNC, StatxFlags::INO | StatxFlags::NLINK)?;
-    Ok((FileId::from_statx(&stat), stat.stx_nlink))
-}
-
-fn deleted_name(path: &Path) -> Vec<u8> {
-    [path.as_os_str().as_bytes(), b" (deleted)"].concat()
-}
-
-/// `7f0c-7f0d rw-s 00000000 fe:00 1234   /path`: permissions, device, inode, name.
-fn parse_mapping(line: &str) -> Option<(&str, Device, u64, &str)> {
-    let mut fields = line.splitn(6, ' ');
-    let permissions = fields.nth(1)?;
-    let (major, minor) = fields.nth(1)?.split_once(':')?;
-    let ino = fields.next()?.parse().ok().filter(|ino| *ino != 0)?;
-    let device = Device { major: u32::from_str_radix(major, 16).ok()?, minor: u32::from_str_radix(minor, 16).ok()? };
-    Some((permissions, device, ino, fields.next().unwrap_or_default().trim_start()))
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs::{File, OpenOptions};
@@ -485,14 +417,5 @@ mod tests {
             let sought = Sought::File { tag: (), facts: facts.clone(), device };
             assert_eq!(sought.open_to(&process(uid, gids)), open, "{mode:o} {uid}");
         }
-    }
-
-    #[test]
-    fn a_mapping_gives_its_device_and_inode() {
-        let line = "7f0c000-7f0d000 rw-s 00001000 fe:1f 1234      /srv/app data.db-shm (deleted)";
-        let device = Device { major: 0xfe, minor: 0x1f };
-        assert_eq!(parse_mapping(line), Some(("rw-s", device, 1234, "/srv/app data.db-shm (deleted)")));
-        assert_eq!(parse_mapping("7f0c-7f0d rw-p 00000000 00:00 0 "), None);
-        assert_eq!(parse_mapping("nonsense"), None);
     }
 }

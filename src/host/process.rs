@@ -271,6 +271,32 @@ mod tests {
     }
 
     #[test]
+    fn a_child_that_is_bound_dies_with_its_parent_and_gets_no_memory_beyond_its_limit() {
+        const NAME: &str = "a_child_that_is_bound_dies_with_its_parent_and_gets_no_memory_beyond_its_limit";
+        if std::env::var_os("GUARDIAN_TEST_CHILD").is_none() {
+            let child = Command::new(std::env::current_exe().unwrap())
+                .args([NAME, "--test-threads=1"])
+                .env("GUARDIAN_TEST_CHILD", std::process::id().to_string())
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&child.stdout);
+            return assert!(child.status.success() && said.contains("1 passed"), "{said}");
+        }
+        let parent: i32 = std::env::var("GUARDIAN_TEST_CHILD").unwrap().parse().unwrap();
+        assert!(die_with_parent(parent + 1).is_err(), "another parent than expected has ended already");
+        die_with_parent(parent).unwrap();
+        assert_eq!(rustix::process::parent_process_death_signal().unwrap(), Some(Signal::KILL));
+        let gigabyte = || Vec::<u8>::new().try_reserve_exact(1 << 30);
+        gigabyte().unwrap();
+        limit_memory(512 << 20).unwrap();
+        gigabyte().unwrap_err();
+        no_core_dumps().unwrap();
+        assert_eq!(rustix::process::getrlimit(Resource::Core).current, Some(0));
+        let dumpable = rustix::process::dumpable_behavior().unwrap();
+        assert!(matches!(dumpable, DumpableBehavior::NotDumpable));
+    }
+
+    #[test]
     fn our_own_memory_is_more_than_nothing_and_less_than_the_machine() {
         let bytes = resident_bytes().unwrap();
         assert!(bytes > 100_000 && bytes < 1 << 40, "{bytes}");

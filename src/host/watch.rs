@@ -25,15 +25,7 @@ use super::arm::{Armed, Place, arm_aside};
 use super::coalesce::{Answer, Coalescer, Touch};
 use super::error::HostError;
 use super::ours::is_ours;
-
-/// Something may have happened.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Wake {
-    /// To this file; or to all in this folder, when it is a watched one: it came, went, or is watched from now on.
-    Path(PathBuf),
-    /// To anything: events were lost.
-    Everything,
-}
+use super::wake::{Outbox, Wake};
 
 /// A folder whose events cannot be had.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,40 +128,6 @@ impl Watcher {
 
 fn absolute(folder: &Path) -> PathBuf {
     std::path::absolute(folder).unwrap_or_else(|_| folder.to_path_buf())
-}
-
-/// Wakes that nobody has taken yet, each once.
-#[derive(Debug, Default)]
-struct Outbox {
-    everything: bool,
-    paths: BTreeSet<PathBuf>,
-}
-
-impl Outbox {
-    /// Most wakes that wait: more of them mean "everything".
-    const MOST: usize = 16_384;
-
-    fn put(&mut self, path: PathBuf) {
-        if self.paths.len() >= Self::MOST {
-            self.put_everything();
-        } else if !self.everything {
-            self.paths.insert(path);
-        }
-    }
-
-    fn put_everything(&mut self) {
-        self.everything = true;
-        self.paths.clear();
-    }
-
-    fn is_empty(&self) -> bool {
-        !self.everything && self.paths.is_empty()
-    }
-
-    fn take(&mut self) -> Wake {
-        self.everything = false;
-        self.paths.pop_first().map_or(Wake::Everything, Wake::Path)
-    }
 }
 
 #[derive(Debug)]
