@@ -104,7 +104,8 @@ pub struct Holders<T> {
     pub blind: Vec<String>,
     /// Why it is incomplete for one file, in words.
     pub blind_for: Vec<(T, String)>,
-    /// Root's processes were not looked at, because we are not root. Apart, for this is so on every host.
+    /// Processes of root were not looked at: any, when we are not root; init alone, when we are. Apart, for this is so
+    /// on every host.
     pub root_unseen: bool,
 }
 
@@ -272,7 +273,9 @@ impl<'a, T: Clone + PartialEq> Search<'a, T> {
     fn unreadable(&mut self, pid: i32) {
         let process = match ProcessFacts::of(pid) {
             Ok(process) if process.state == 'Z' => return,
-            Ok(process) if process.uid == 0 && !self.we_are_root => {
+            // Init of the host may be closed even to root (in another PID namespace all is blind anyway): it opens no
+            // database, and to be blind for its sake would forbid every swap.
+            Ok(process) if process.uid == 0 && (!self.we_are_root || pid == 1) => {
                 self.root_unseen = true;
                 return;
             }
