@@ -1,1 +1,23 @@
-//! The SQLite file format: `&[u8]` in, a struct or a format error out. No IO, no unsafe.
+//! The SQLite file format: bytes in, a struct or an error out. No IO, no unsafe, no panic, whatever the bytes.
+//!
+//! Facts come from sqlite.org's "Database File Format" and "WAL-mode File Format", and from `pager.c` and `wal.c`
+//! where those pages are silent; each file names its own. Raw scans run *before* SQLite opens anything, because
+//! looking is not harmless: SQLite rolls a damaged hot journal back, and hides a damaged WAL.
+//!
+//! Whoever has a file gives a scan its length and a closure that fills a buffer from an offset, so that this room
+//! stays free of IO and a scan of a gigabyte holds one window in memory.
+
+mod bytes;
+pub mod header;
+pub mod journal;
+pub mod wal;
+mod wal_blind;
+pub mod wal_index;
+mod wal_scan;
+mod window;
+
+pub use header::{Encoding, Header, HeaderError, SizeVerdict};
+pub use journal::{JournalError, JournalHeader, JournalScan, JournalState, scan_journal};
+pub use wal::{WalHeader, WalHeaderError};
+pub use wal_index::{WalIndex, WalIndexError};
+pub use wal_scan::{BadFrame, WalHeaderState, WalMark, WalScan, WalScanner, scan_wal};

@@ -1,1 +1,28 @@
-//! The only user of rusqlite: open, check, backup, repair primitives, error classes.
+//! The only user of rusqlite: open, check, count, back up, checkpoint, rebuild; and what SQLite's errors mean.
+//!
+//! It runs in a worker child for supervised files, and on the journal's thread for our own `state.db`. The rule that
+//! binds every caller: in a process with a connection to a file, nobody opens that file or its `-wal`/`-shm` by any
+//! other way, because closing any descriptor of it drops SQLite's locks (SQLITE.md, section 6).
+
+mod backup;
+mod check;
+mod checkpoint;
+mod fault;
+mod messages;
+mod open;
+mod probe;
+mod rebuild;
+mod rows;
+mod schema;
+mod store;
+
+pub use check::IntegrityReport;
+pub use checkpoint::CheckpointReport;
+pub use fault::{FaultClass, SqliteFault};
+pub use open::{Access, Database, Deadline, limit_memory, sqlite_version};
+pub use probe::SchemaObjects;
+pub use rebuild::{RebuildReport, Which};
+pub use store::Value;
+
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,117 @@
+//! The schema as a script: remembered while a database is well, applied when it must be recreated.
+
+use std::fmt::Write as _;
+
+use super::probe::text;
+use super::{Database, SqliteFault};
+
+impl Database {
+    /// A script that recreates everything but rows: page size, encoding and auto-vacuum first (they hold only before the
+    /// first table), then tables, indexes, views and triggers in order of creation. SQLite's own tables come back by
+    /// themselves, `sqlite_sequence` with the first AUTOINCREMENT table; so do a virtual table's shadow tables.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn schema_sql(&self) -> Result<String, SqliteFault> {
+        let mut script = String::new();
+        // Writing to a String cannot fail.
+        let _ = writeln!(script, "PRAGMA page_size={};", self.page_size()?);
+        let _ = writeln!(script, "PRAGMA encoding='{}';", self.encoding()?);
+        let _ = writeln!(script, "PRAGMA auto_vacuum={};", self.pragma_integer("auto_vacuum")?);
+        script.push_str("BEGIN;\n");
+        for statement in self.creations().map_err(|error| self.fault("reading the schema of", &error))? {
+            script.push_str(&statement);
+            // SQLite keeps what stands before the semicolon, so the text must not grow from copy to copy; but one that
+            // ends in a comment would swallow it.
+            let in_comment = statement.lines().last().is_some_and(|line| line.contains("--"));
+            script.push_str(if in_comment { "\n;\n" } else { ";\n" });
+        }
+        let _ = writeln!(script, "PRAGMA user_version={};", self.pragma_integer("user_version")?);
+        let _ = writeln!(script, "PRAGMA application_id={};", self.pragma_integer("application_id")?);
+        script.push_str("COMMIT;\n");
+        Ok(script)
+    }
+
+    fn creations(&self) -> rusqlite::Result<Vec<String>> {
+        // Views before triggers, because an INSTEAD OF trigger needs its view.
+        let sql = "SELECT s.sql FROM sqlite_schema s LEFT JOIN pragma_table_list l
+                     ON l.schema='main' AND l.name=s.name AND s.type='table'
+                   WHERE s.sql IS NOT NULL AND s.name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND coalesce(l.type,'')<>'shadow'
+                   ORDER BY CASE s.type WHEN 'table' THEN 0 WHEN 'index' THEN 1 WHEN 'view' THEN 2 ELSE 3 END, s.rowid";
+        let mut statement = self.connection.prepare(sql)?;
+        let mut rows = statement.query([])?;
+        let mut all = Vec::new();
+        while let Some(row) = rows.next()? {
+            all.push(text(row.get_ref(0)?));
+        }
+        Ok(all)
+    }
+
+    /// Runs a schema script, remembered or the user's, on a database that is being built.
+    ///
+    /// # Errors
+    /// SQLite's; a transaction that the script left open is rolled back, what it had committed stays.
+    pub fn apply_schema(&self, sql: &str) -> Result<(), SqliteFault> {
+        let applied = self.connection.execute_batch(sql).map_err(|error| self.fault("applying the schema to", &error));
+        if !self.connection.is_autocommit() {
+            let closed = self.batch(if applied.is_ok() { "COMMIT" } else { "ROLLBACK" });
+            return applied.and(closed);
+        }
+        applied
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::*;
+    use super::super::{Access, FaultClass};
+
+    #[test]
+    fn a_database_recreated_from_its_script_has_the_same_script() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("rich.db");
+        let db = open(&path, Access::Create);
+        db.batch(
+            "PRAGMA page_size=8192; PRAGMA encoding='UTF-16be'; PRAGMA auto_vacuum=2;
+             CREATE TABLE a(x INTEGER PRIMARY KEY AUTOINCREMENT, y TEXT UNIQUE, z AS (y||'!') STORED -- why
+             );
+             CREATE INDEX a_y ON a(y COLLATE NOCASE DESC) WHERE y IS NOT NULL;
+             CREATE TRIGGER early AFTER INSERT ON a BEGIN SELECT 1; END;
+             CREATE VIEW v AS SELECT x FROM a;
+             CREATE TRIGGER through INSTEAD OF INSERT ON v BEGIN INSERT INTO a(y) VALUES (new.x); END;
+             CREATE VIRTUAL TABLE f USING fts5(body);
+             CREATE TABLE \"odd \"\"; name\"(k PRIMARY KEY, v) WITHOUT ROWID, STRICT_no(a);"
+                .replace(", STRICT_no(a)", "")
+                .as_str(),
+        )
+        .unwrap();
+        db.batch("INSERT INTO a(y) VALUES ('x'); ANALYZE; PRAGMA user_version=9; PRAGMA application_id=-5").unwrap();
+        let script = db.schema_sql().unwrap();
+        let copy = open(&dir.path().join("copy.db"), Access::Create);
+        copy.apply_schema(&script).unwrap();
+        assert_eq!(copy.schema_sql().unwrap(), script);
+        assert_eq!(copy.touch_schema().unwrap(), sorted(db.touch_schema().unwrap(), &copy.touch_schema().unwrap()));
+        assert!(copy.row_counts().unwrap().iter().all(|(_, rows)| *rows == 0));
+        copy.batch("INSERT INTO v VALUES (3); INSERT INTO f VALUES ('word')").unwrap();
+        assert!(copy.integrity_check(10).ok);
+    }
+
+    /// `objects`, in the order of `like` where both have the same names: creation order differs between kinds.
+    fn sorted(objects: super::super::SchemaObjects, like: &super::super::SchemaObjects) -> super::super::SchemaObjects {
+        let mut both = (objects.clone(), like.clone());
+        for side in [&mut both.0, &mut both.1] {
+            side.tables.sort();
+        }
+        assert_eq!(both.0.tables, both.1.tables);
+        super::super::SchemaObjects { tables: like.tables.clone(), ..objects }
+    }
+
+    #[test]
+    fn a_script_that_fails_leaves_no_half_of_its_transaction() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = open(&dir.path().join("n.db"), Access::Create);
+        let fault = db.apply_schema("BEGIN; CREATE TABLE a(x); CREATE TABLE b(x, x); COMMIT").unwrap_err();
+        assert_eq!(fault.class, FaultClass::Schema);
+        assert!(db.touch_schema().unwrap().is_empty());
+    }
+}
