@@ -166,8 +166,8 @@ pub(super) struct NotifyTable {
     webhook: String,
 }
 
-/// A Unix socket's path must fit `sockaddr_un` with its final zero (unix(7)).
-const SOCKET_PATH_BYTES_MAX: usize = 107;
+/// A Unix socket's path must fit the 108 bytes of `sockaddr_un` (unix(7)), with `.new` and a final zero.
+const SOCKET_PATH_BYTES_MAX: usize = 103;
 
 /// More children than this would only wait for the disk.
 const WORKERS_MAX: usize = 64;
