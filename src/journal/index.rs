@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use super::error::JournalError;
 use super::replay::{PlaybookRun, Replayed};
 use crate::model::{Incident, IncidentId};
-use crate::sqlite::{Store, StoreError, Value};
+use crate::sqlite::{Access, Database, Deadline, SqliteFault, Value};
 
 /// The shape of the tables. Another number is set aside like a damaged one.
 const VERSION: i64 = 1;
@@ -60,7 +60,7 @@ pub struct History {
 /// The open index.
 #[derive(Debug)]
 pub struct Index {
-    store: Store,
+    store: Database,
     path: PathBuf,
 }
 
@@ -83,8 +83,8 @@ impl Index {
                      and what targets remember is lost then",
                     path.display()
                 ));
-                let store = Store::in_memory().and_then(|store| {
-                    store.run(TABLES)?;
+                let store = open(Path::new(":memory:")).and_then(|store| {
+                    store.batch(TABLES)?;
                     Ok(store)
                 });
                 store.map(index).map_err(|error| failed(path, "open")(error))
@@ -125,9 +125,9 @@ impl Index {
     pub fn closed(&self) -> Result<Vec<IncidentId>, JournalError> {
         let rows = self
             .store
-            .query("SELECT id FROM incidents WHERE closed_ms IS NOT NULL ORDER BY closed_ms", &[])
+            .rows("SELECT id FROM incidents WHERE closed_ms IS NOT NULL ORDER BY closed_ms", &[])
             .map_err(failed(&self.path, "list closed incidents"))?;
-        Ok(rows.iter().filter_map(|row| row.first()?.text()).map(|id| IncidentId(id.to_owned())).collect())
+        Ok(rows.iter().filter_map(|row| row.first()?.as_str()).map(|id| IncidentId(id.to_owned())).collect())
     }
 
     /// Incidents, newest first.
@@ -140,13 +140,13 @@ impl Index {
             [Value::from(filter.target.as_deref()), Value::from(filter.state.as_deref()), Value::from(limit)];
         let rows = self
             .store
-            .query(
+            .rows(
                 "SELECT json FROM incidents WHERE (?1 IS NULL OR target = ?1) AND (?2 IS NULL OR state = ?2)
                  ORDER BY opened_ms DESC, id DESC LIMIT ?3",
                 &parameters,
             )
             .map_err(failed(&self.path, "list incidents"))?;
-        Ok(rows.iter().filter_map(|row| serde_json::from_str(row.first()?.text()?).ok()).collect())
+        Ok(rows.iter().filter_map(|row| serde_json::from_str(row.first()?.as_str()?).ok()).collect())
     }
 
     /// One incident.
@@ -156,9 +156,9 @@ impl Index {
     pub fn incident(&self, id: &IncidentId) -> Result<Option<Incident>, JournalError> {
         let rows = self
             .store
-            .query("SELECT json FROM incidents WHERE id = ?1", &[Value::from(id.0.as_str())])
+            .rows("SELECT json FROM incidents WHERE id = ?1", &[Value::from(id.0.as_str())])
             .map_err(failed(&self.path, "read an incident"))?;
-        Ok(rows.first().and_then(|row| serde_json::from_str(row.first()?.text()?).ok()))
+        Ok(rows.first().and_then(|row| serde_json::from_str(row.first()?.as_str()?).ok()))
     }
 
     /// Every incident that something happened to since `since`, newest first, at most 10,000.
@@ -168,14 +168,14 @@ impl Index {
     pub fn history(&self, since: Timestamp) -> Result<Vec<History>, JournalError> {
         let rows = self
             .store
-            .query(
+            .rows(
                 "SELECT json, runs FROM incidents WHERE touched_ms >= ?1 ORDER BY opened_ms DESC LIMIT 10000",
                 &[Value::from(since.as_millisecond())],
             )
             .map_err(failed(&self.path, "read the history"))?;
         let history = |row: &Vec<Value>| {
-            let incident = serde_json::from_str(row.first()?.text()?).ok()?;
-            Some(History { incident, runs: serde_json::from_str(row.get(1)?.text()?).ok()? })
+            let incident = serde_json::from_str(row.first()?.as_str()?).ok()?;
+            Some(History { incident, runs: serde_json::from_str(row.get(1)?.as_str()?).ok()? })
         };
         Ok(rows.iter().filter_map(history).collect())
     }
@@ -204,24 +204,34 @@ impl Index {
     pub fn load_memory(&self) -> Result<Vec<Remembered>, JournalError> {
         let rows = self
             .store
-            .query("SELECT target, mode, json FROM memory", &[])
+            .rows("SELECT target, mode, json FROM memory", &[])
             .map_err(failed(&self.path, "load what targets remember"))?;
         let remembered = |row: &Vec<Value>| {
             let [target, mode, json] = row.as_slice() else { return None };
-            let memory = serde_json::from_str(json.text()?).ok()?;
-            Some(Remembered { target: target.text()?.to_owned(), mode: mode.text()?.to_owned(), memory })
+            let memory = serde_json::from_str(json.as_str()?).ok()?;
+            Some(Remembered { target: target.as_str()?.to_owned(), mode: mode.as_str()?.to_owned(), memory })
         };
         Ok(rows.iter().filter_map(remembered).collect())
     }
 }
 
-fn prepare(path: &Path) -> Result<Store, String> {
+fn prepare(path: &Path) -> Result<Database, String> {
     // SQLite would create it as the umask says; its side files take the main file's mode.
     let ours_alone = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path);
     ours_alone.map_err(|error| error.to_string())?;
-    let store = Store::open(path).map_err(|error| error.to_string())?;
-    store.run(TABLES).map_err(|error| error.to_string())?;
-    let rows = store.query("SELECT version FROM meta", &[]).map_err(|error| error.to_string())?;
+    let store = open(path).map_err(|error| error.to_string())?;
+    let report = store.quick_check(1);
+    if let Some(fault) = report.fault {
+        return Err(fault.to_string());
+    }
+    if !report.ok {
+        return Err(report.messages.join("; "));
+    }
+    store.set_journal_mode("wal").map_err(|error| error.to_string())?;
+    // What is in it can be built anew, so a commit need not wait for the disk.
+    store.batch("PRAGMA synchronous=NORMAL").map_err(|error| error.to_string())?;
+    store.batch(TABLES).map_err(|error| error.to_string())?;
+    let rows = store.rows("SELECT version FROM meta", &[]).map_err(|error| error.to_string())?;
     match rows.first().and_then(|row| row.first()) {
         Some(Value::Integer(VERSION)) => {}
         Some(other) => return Err(format!("its version is {other:?}, this program's is {VERSION}")),
@@ -230,6 +240,10 @@ fn prepare(path: &Path) -> Result<Store, String> {
         }
     }
     Ok(store)
+}
+
+fn open(path: &Path) -> Result<Database, SqliteFault> {
+    Database::open(path, Access::Create, std::time::Duration::from_secs(2), Deadline::never())
 }
 
 /// Moves the index and its side files away together: a WAL must never meet another main file.
@@ -252,7 +266,7 @@ fn set_aside(path: &Path, reason: &str, now: Timestamp, troubles: &mut Vec<Strin
     }
 }
 
-fn failed(path: &Path, what: &'static str) -> impl Fn(StoreError) -> JournalError {
+fn failed(path: &Path, what: &'static str) -> impl Fn(SqliteFault) -> JournalError {
     let path = path.to_owned();
     move |error| JournalError::Index { what, path: path.clone(), reason: error.to_string() }
 }
