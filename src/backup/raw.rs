@@ -46,7 +46,9 @@ pub fn shared_lock(main: &File, patience: Duration) -> Result<OfdLock, HostError
 
 fn try_shared(main: &File) -> Result<OfdLock, HostError> {
     let duplicate = || -> Result<OwnedFd, HostError> {
-        main.try_clone().map(OwnedFd::from).map_err(|source| HostError::Open { path: "a descriptor again".into(), source })
+        main.try_clone()
+            .map(OwnedFd::from)
+            .map_err(|source| HostError::Open { path: "a descriptor again".into(), source })
     };
     let pending = OfdLock::shared(duplicate()?, SqliteLock::Pending.bytes())?;
     let shared = OfdLock::shared(duplicate()?, SqliteLock::Shared.bytes())?;

@@ -1,1 +1,58 @@
 //! The only user of /proc, inotify, statvfs and signals: who holds what, who locks what.
+//!
+//! Facts and mechanisms, no judgement. Everything here that takes a path or reads a descriptor can block for as long
+//! as a disk or a server likes, so it belongs in a worker child; [`Watcher`] is the one piece made for the supervisor,
+//! and it does its path calls on threads of their own. All facts serialize, for a worker hands them to the supervisor.
+//!
+//! | question | answer |
+//! | --- | --- |
+//! | what is at this path? | [`FileFacts`], [`Folder`] |
+//! | which file system, and may it be healed? | [`Mounts`], [`Space`], [`FsId`], [`boot_id`] |
+//! | who locks it? | [`LockTable`] for names, [`ask_lock`] for the truth |
+//! | who has it open? | [`find_holders`] |
+//! | may the program's user open it? | [`User`], [`Access`] |
+//! | when does it change? | [`Watcher`] |
+
+mod access;
+mod arm;
+mod boot;
+mod coalesce;
+mod copy;
+mod error;
+mod facts;
+mod folder;
+mod holders;
+mod lock_table;
+mod mounts;
+mod ofd;
+mod ours;
+mod ownership;
+mod proc_files;
+mod process;
+mod procfs;
+mod read_ahead;
+mod space;
+mod sqlite_lock;
+mod user;
+mod wake;
+mod watch;
+
+pub use access::{Access, Evidence};
+pub use boot::{FsId, boot_id};
+pub use copy::{Copied, CopyMethod, copy_file};
+pub use error::HostError;
+pub use facts::{Device, FileFacts, FileId, FileKind};
+pub use folder::Folder;
+pub use holders::{Holder, Holders, Scan, Sought, find_holders};
+pub use lock_table::{Lock, LockKind, LockMode, LockTable};
+pub use mounts::{Locality, Mount, Mounts};
+pub use ofd::{Bytes, Conflict, OfdLock, ask_lock};
+pub use ours::{OUR_PREFIX, is_ours};
+pub use ownership::Ownership;
+pub use process::{ProcessFacts, ProcessHandle, die_with_parent, limit_memory, no_core_dumps, resident_bytes};
+pub use read_ahead::{ReadAhead, forget_cached, read_ahead};
+pub use space::Space;
+pub use sqlite_lock::{HeldBy, SqliteLock};
+pub use user::User;
+pub use wake::Wake;
+pub use watch::{Blind, Watcher};

@@ -1,1 +1,3 @@
-//! The child: its loop, and what each job does.
+//! This room is being built.
+pub mod backup;
+pub mod step;

@@ -103,12 +103,7 @@ fn fresh_part(place: &Place<'_>) -> Result<std::ffi::OsString, JobFailure> {
 }
 
 /// Checks in full, gives owner and mode, makes durable, and only then the final name.
-fn finish(
-    place: &Place<'_>,
-    part: &OsStr,
-    owner: Option<&Owner>,
-    source: String,
-) -> Result<StepReport, JobFailure> {
+fn finish(place: &Place<'_>, part: &OsStr, owner: Option<&Owner>, source: String) -> Result<StepReport, JobFailure> {
     let path = place.path_of(part);
     let Examined { tables, empty, .. } = examine(&path, &Deadline::never())?;
     if empty {
@@ -161,11 +156,7 @@ fn ownership(place: &Place<'_>, owner: Option<&Owner>) -> Result<Ownership, JobF
     Ok(Ownership { uid, gid, mode, xattrs: Vec::new(), project: None })
 }
 
-fn clean_up(
-    place: &Place<'_>,
-    part: &OsStr,
-    built: Result<StepReport, JobFailure>,
-) -> Result<StepReport, JobFailure> {
+fn clean_up(place: &Place<'_>, part: &OsStr, built: Result<StepReport, JobFailure>) -> Result<StepReport, JobFailure> {
     super::settle::remove_private(place)?;
     if built.is_err() {
         for suffix in ["", "-wal", "-shm", "-journal"] {

@@ -65,8 +65,7 @@ fn variant(place: &Place<'_>, folder: &Folder, name: &str, with_journal: bool) -
             Err(error) if error.is_absent() && !suffix.is_empty() => continue,
             Err(error) => return Err(while_("opening the database's files")(error)),
         };
-        let target =
-            folder.create_in(format!("{name}{suffix}"), 0o600).map_err(while_("creating a private copy"))?;
+        let target = folder.create_in(format!("{name}{suffix}"), 0o600).map_err(while_("creating a private copy"))?;
         copy_file(&source, &target).map_err(while_("making a private copy"))?;
     }
     let path = folder.path().join(name);

@@ -1,0 +1,424 @@
+//! Who has a file open: the one thing that decides whether a file may be swapped (SQLITE.md, rules 4 and 13).
+//!
+//! Looked for by what the file *is*, through `/proc/PID/fd`, for a name proves nothing: an unlinked file has none and an
+//! idle connection in rollback mode holds no locks. What cannot be seen is said, never taken for absence. Out of
+//! reach altogether: descriptors in flight over a socket, and tables of threads that unshared theirs.
+
+use std::collections::{BTreeMap, HashMap};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, Dir, readlinkat};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use super::error::{HostError, at};
+use super::facts::{Device, FileFacts, FileId};
+use super::proc_files::{
+    DescriptorAccess, blind_everywhere, deleted_name, descriptor_access, identity, open_folder, parse_mapping,
+};
+use super::process::ProcessFacts;
+use super::procfs;
+
+/// A file whose holders are sought, with the caller's tag for it.
+#[derive(Debug, Clone)]
+pub enum Sought<T> {
+    /// A file that was looked at.
+    File {
+        /// The caller's word for it.
+        tag: T,
+        /// What it is.
+        facts: FileFacts,
+        /// Its device in `/proc/PID/maps`: [`super::Mounts::lock_device`].
+        device: Device,
+    },
+    /// A file that is gone from this absolute path, as long as some process has it open still.
+    UnlinkedFrom {
+        /// The caller's word for it.
+        tag: T,
+        /// Where it was.
+        path: PathBuf,
+    },
+}
+
+impl<T> Sought<T> {
+    fn tag(&self) -> &T {
+        match self {
+            Sought::File { tag, .. } | Sought::UnlinkedFrom { tag, .. } => tag,
+        }
+    }
+
+    /// Whether a process with these rights could have opened it; when unsure, yes.
+    fn open_to(&self, process: &ProcessFacts) -> bool {
+        let Sought::File { facts, .. } = self else { return true };
+        process.uid == 0
+            || process.uid == facts.uid
+            || facts.mode & 0o006 != 0
+            || (facts.mode & 0o060 != 0 && process.gids.contains(&facts.gid))
+    }
+}
+
+/// How to look.
+#[derive(Debug, Clone, Default)]
+pub struct Scan {
+    /// Also read `/proc/PID/maps`: finds a mapping that outlived its descriptor, and costs a few times as much.
+    /// SQLite keeps the descriptor, so a sweep goes without; before a swap it is due.
+    pub maps: bool,
+    /// Processes to pass over, besides this one: its own children and supervisor.
+    pub except: Vec<i32>,
+}
+
+/// One process that has one of the files open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder<T> {
+    /// Which file: the caller's tag.
+    pub what: T,
+    /// What that file is.
+    pub file: FileId,
+    /// The process.
+    pub pid: i32,
+    /// The name of its program.
+    pub comm: String,
+    /// Its effective user.
+    pub uid: u32,
+    /// Its state letter: T is stopped.
+    pub state: char,
+    /// When it started, in milliseconds since boot.
+    pub started_boot_ms: u64,
+    /// Its descriptors of the file: `/proc/PID/fd/N` leads to the bytes even when no name does.
+    pub fds: Vec<i32>,
+    /// Whether it is mapped into its memory (only when asked for).
+    pub mapped: bool,
+    /// Whether the name under which it was opened is gone.
+    pub deleted: bool,
+    /// Whether it is open for reading alone.
+    pub read_only: bool,
+}
+
+/// What one pass over /proc showed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holders<T> {
+    /// One entry for each process and file.
+    pub found: Vec<Holder<T>>,
+    /// Why the picture is incomplete for all files, in words; empty when it is not.
+    pub blind: Vec<String>,
+    /// Why it is incomplete for one file, in words.
+    pub blind_for: Vec<(T, String)>,
+    /// Processes of root were not looked at: any, when we are not root; init alone, when we are. Apart, for this is so
+    /// on every host.
+    pub root_unseen: bool,
+}
+
+impl<T: PartialEq> Holders<T> {
+    /// The holders of one file.
+    pub fn of<'a>(&'a self, tag: &'a T) -> impl Iterator<Item = &'a Holder<T>> {
+        self.found.iter().filter(move |holder| holder.what == *tag)
+    }
+
+    /// All that could not be seen of one file; empty means that [`Holders::of`] is the whole truth, root apart.
+    pub fn blind_to<'a>(&'a self, tag: &'a T) -> impl Iterator<Item = &'a str> {
+        let own = self.blind_for.iter().filter(move |(what, _)| what == tag).map(|(_, why)| why.as_str());
+        self.blind.iter().map(String::as_str).chain(own)
+    }
+}
+
+/// Looks through all processes once for the holders of any of `sought`.
+///
+/// # Errors
+/// [`HostError::ReadProc`] when /proc itself cannot be listed; a process that cannot be read is told in the result.
+pub fn find_holders<T: Clone + PartialEq>(sought: &[Sought<T>], scan: &Scan) -> Result<Holders<T>, HostError> {
+    let root = Path::new("/proc");
+    let proc = open_folder(CWD, c"/proc").map_err(at(root, HostError::read_proc))?;
+    let mut search = Search::new(sought, scan.maps);
+    let own = i32::try_from(std::process::id()).unwrap_or_default();
+    for entry in Dir::read_from(&proc).map_err(at(root, HostError::read_proc))? {
+        let entry = entry.map_err(at(root, HostError::read_proc))?;
+        let Some(pid) = entry.file_name().to_str().ok().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        if pid == own || scan.except.contains(&pid) {
+            continue;
+        }
+        match search.look_at(&proc, pid) {
+            Ok(()) => {}
+            Err(Errno::NOENT | Errno::SRCH) => {} // it ended meanwhile: it holds nothing
+            Err(_) => search.unreadable(pid),
+        }
+    }
+    Ok(search.conclude())
+}
+
+struct Search<'a, T> {
+    sought: &'a [Sought<T>],
+    by_id: HashMap<FileId, Vec<usize>>,
+    by_device: HashMap<(Device, u64), Vec<usize>>,
+    by_old_name: HashMap<Vec<u8>, Vec<usize>>,
+    maps: bool,
+    found: Vec<Holder<T>>,
+    /// By file and uid: how many processes were closed to us, and one of them.
+    closed: BTreeMap<(usize, u32), (usize, String)>,
+    root_unseen: bool,
+    we_are_root: bool,
+}
+
+/// What is gathered about one file in one process.
+#[derive(Default)]
+struct Sight {
+    fds: Vec<i32>,
+    mapped: bool,
+    deleted: bool,
+    writable: bool,
+}
+
+impl<'a, T: Clone + PartialEq> Search<'a, T> {
+    fn new(sought: &'a [Sought<T>], maps: bool) -> Self {
+        let mut by_id: HashMap<_, Vec<usize>> = HashMap::new();
+        let mut by_device: HashMap<_, Vec<usize>> = HashMap::new();
+        let mut by_old_name: HashMap<_, Vec<usize>> = HashMap::new();
+        for (index, file) in sought.iter().enumerate() {
+            match file {
+                Sought::File { facts, device, .. } => {
+                    by_id.entry(facts.id).or_default().push(index);
+                    by_device.entry((*device, facts.id.ino)).or_default().push(index);
+                }
+                Sought::UnlinkedFrom { path, .. } => {
+                    by_old_name.entry(deleted_name(path)).or_default().push(index);
+                }
+            }
+        }
+        let we_are_root = rustix::process::geteuid().is_root();
+        let (found, closed, root_unseen) = (Vec::new(), BTreeMap::new(), false);
+        Search { sought, by_id, by_device, by_old_name, maps, found, closed, root_unseen, we_are_root }
+    }
+
+    fn look_at(&mut self, proc: &OwnedFd, pid: i32) -> Result<(), Errno> {
+        let mut sights: BTreeMap<(usize, FileId), Sight> = BTreeMap::new();
+        self.look_at_descriptors(proc, pid, &mut sights)?;
+        if self.maps {
+            self.look_at_maps(pid, &mut sights)?;
+        }
+        if sights.is_empty() {
+            return Ok(());
+        }
+        let Ok(process) = ProcessFacts::of(pid) else { return Err(Errno::SRCH) };
+        for ((index, file), sight) in sights {
+            let Some(sought) = self.sought.get(index) else { continue };
+            self.found.push(Holder {
+                what: sought.tag().clone(),
+                file,
+                pid,
+                comm: process.comm.clone(),
+                uid: process.uid,
+                state: process.state,
+                started_boot_ms: process.started_boot_ms,
+                fds: sight.fds,
+                mapped: sight.mapped,
+                deleted: sight.deleted,
+                read_only: !sight.writable,
+            });
+        }
+        Ok(())
+    }
+
+    fn look_at_descriptors(
+        &self,
+        proc: &OwnedFd,
+        pid: i32,
+        sights: &mut BTreeMap<(usize, FileId), Sight>,
+    ) -> Result<(), Errno> {
+        let fds = open_folder(proc, format!("{pid}/fd").as_str())?;
+        for entry in Dir::read_from(&fds)? {
+            let entry = entry?;
+            let Some(fd) = entry.file_name().to_str().ok().and_then(|name| name.parse::<i32>().ok()) else { continue };
+            let (id, nlink) = match identity(&fds, entry.file_name()) {
+                Ok(identity) => identity,
+                Err(Errno::NOENT) => continue, // closed meanwhile
+                Err(errno) => return Err(errno),
+            };
+            let known = self.by_id.get(&id).map_or(&[][..], Vec::as_slice);
+            if known.is_empty() && (nlink > 0 || self.by_old_name.is_empty()) {
+                continue;
+            }
+            let name = readlinkat(&fds, entry.file_name(), Vec::new()).unwrap_or_default();
+            let unlinked = self.by_old_name.get(name.as_bytes()).map_or(&[][..], Vec::as_slice);
+            let Some(access) = descriptor_access(pid, fd) else { continue };
+            for index in known.iter().chain(unlinked) {
+                let sight = sights.entry((*index, id)).or_default();
+                sight.fds.push(fd);
+                sight.deleted |= name.as_bytes().ends_with(b" (deleted)");
+                sight.writable |= access == DescriptorAccess::Write;
+            }
+        }
+        Ok(())
+    }
+
+    /// A mapping does not tell whether its file was opened for writing: a shared writable one does.
+    fn look_at_maps(&self, pid: i32, sights: &mut BTreeMap<(usize, FileId), Sight>) -> Result<(), Errno> {
+        let maps = match procfs::text(Path::new(&format!("/proc/{pid}/maps"))) {
+            Ok(maps) => maps,
+            Err(error) => return Err(error.errno().unwrap_or(Errno::IO)),
+        };
+        for line in maps.lines() {
+            let Some((permissions, device, ino, name)) = parse_mapping(line) else { continue };
+            let known = self.by_device.get(&(device, ino)).map_or(&[][..], Vec::as_slice);
+            for index in known {
+                let Some(Sought::File { facts, .. }) = self.sought.get(*index) else { continue };
+                let sight = sights.entry((*index, facts.id)).or_default();
+                sight.mapped = true;
+                sight.deleted |= name.ends_with(" (deleted)");
+                sight.writable |= permissions.starts_with("rw") && permissions.ends_with('s');
+            }
+        }
+        Ok(())
+    }
+
+    fn unreadable(&mut self, pid: i32) {
+        let process = match ProcessFacts::of(pid) {
+            Ok(process) if process.state == 'Z' => return,
+            // Init of the host may be closed even to root (in another PID namespace all is blind anyway): it opens no
+            // database, and to be blind for its sake would forbid every swap.
+            Ok(process) if process.uid == 0 && (!self.we_are_root || pid == 1) => {
+                self.root_unseen = true;
+                return;
+            }
+            Ok(process) => process,
+            Err(error) if error.is_absent() => return,
+            // hidepid=1: not even its user is told. It counts as anybody.
+            Err(_) => {
+                ProcessFacts { pid, comm: "hidden".into(), uid: 0, gids: Vec::new(), state: '?', started_boot_ms: 0 }
+            }
+        };
+        for (index, sought) in self.sought.iter().enumerate() {
+            if sought.open_to(&process) {
+                let example = || (0, format!("{pid} {}", process.comm));
+                self.closed.entry((index, process.uid)).or_insert_with(example).0 += 1;
+            }
+        }
+    }
+
+    fn conclude(self) -> Holders<T> {
+        let blind_for = self.closed.iter().filter_map(|((index, uid), (count, example))| {
+            let why = format!(
+                "the open files of {count} process(es) of uid {uid}, such as {example}, cannot be seen, and they could \
+                 have it open: run guardiand as root or with CAP_SYS_PTRACE"
+            );
+            Some((self.sought.get(*index)?.tag().clone(), why))
+        });
+        Holders {
+            blind: blind_everywhere(self.we_are_root),
+            blind_for: blind_for.collect(),
+            root_unseen: self.root_unseen,
+            found: self.found,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{File, OpenOptions};
+    use std::process::{Child, Command, Stdio};
+
+    use super::super::mounts::Mounts;
+    use super::*;
+
+    /// A process of our own that has `file` as its standard input.
+    struct Holding(Child);
+
+    impl Holding {
+        fn start(file: File) -> Holding {
+            Holding(Command::new("sleep").arg("1000").stdin(Stdio::from(file)).spawn().unwrap())
+        }
+        fn pid(&self) -> i32 {
+            i32::try_from(self.0.id()).unwrap()
+        }
+    }
+
+    impl Drop for Holding {
+        fn drop(&mut self) {
+            self.0.kill().unwrap();
+            self.0.wait().unwrap();
+        }
+    }
+
+    fn sought(tag: &'static str, path: &Path) -> Sought<&'static str> {
+        let facts = FileFacts::of_path(path, false).unwrap();
+        let device = Mounts::read().unwrap().lock_device(&facts, path);
+        Sought::File { tag, facts, device }
+    }
+
+    #[test]
+    fn every_holder_of_many_files_is_found_in_one_pass() {
+        let dir = tempfile::tempdir().unwrap();
+        let [main, wal, idle] = ["a", "a-wal", "idle"].map(|name| dir.path().join(name));
+        for path in [&main, &wal, &idle] {
+            std::fs::write(path, b"x").unwrap();
+        }
+        let reader = Holding::start(File::open(&main).unwrap());
+        let writer = Holding::start(OpenOptions::new().append(true).open(&wal).unwrap());
+        let files = [sought("main", &main), sought("wal", &wal), sought("idle", &idle)];
+        let holders = find_holders(&files, &Scan { maps: true, except: vec![] }).unwrap();
+
+        let [main_holder] = holders.of(&"main").collect::<Vec<_>>()[..] else { panic!("{holders:?}") };
+        assert_eq!((main_holder.pid, main_holder.comm.as_str(), main_holder.read_only), (reader.pid(), "sleep", true));
+        assert_eq!((main_holder.fds.as_slice(), main_holder.deleted), (&[0][..], false));
+        let [wal_holder] = holders.of(&"wal").collect::<Vec<_>>()[..] else { panic!("{holders:?}") };
+        assert_eq!((wal_holder.pid, wal_holder.read_only), (writer.pid(), false));
+        assert_eq!(holders.of(&"idle").count(), 0);
+
+        let except = Scan { except: vec![reader.pid(), writer.pid()], ..Scan::default() };
+        assert!(find_holders(&files, &except).unwrap().found.is_empty());
+    }
+
+    #[test]
+    fn a_file_that_was_unlinked_is_found_by_inode_and_by_its_old_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().canonicalize().unwrap().join("gone.db");
+        std::fs::write(&path, b"the last copy").unwrap();
+        let by_inode = sought("inode", &path);
+        let holding = Holding::start(File::open(&path).unwrap());
+        std::fs::remove_file(&path).unwrap();
+        let by_name = Sought::UnlinkedFrom { tag: "name", path: path.clone() };
+        let holders = find_holders(&[by_inode, by_name], &Scan::default()).unwrap();
+        for tag in ["inode", "name"] {
+            let [holder] = holders.of(&tag).collect::<Vec<_>>()[..] else { panic!("{tag}: {holders:?}") };
+            assert!(holder.deleted && holder.pid == holding.pid());
+            let bytes = std::fs::read(format!("/proc/{}/fd/{}", holder.pid, holder.fds[0])).unwrap();
+            assert_eq!(bytes, b"the last copy");
+        }
+    }
+
+    #[test]
+    fn a_process_that_ended_holds_nothing() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut child = Command::new("true").stdin(Stdio::from(file.reopen().unwrap())).spawn().unwrap();
+        child.wait().unwrap();
+        let holders = find_holders(&[sought("x", file.path())], &Scan { maps: true, except: vec![] }).unwrap();
+        assert!(holders.found.is_empty(), "{holders:?}");
+    }
+
+    #[test]
+    fn who_could_have_opened_a_file_is_told_by_its_mode() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let Sought::File { mut facts, device, .. } = sought("x", file.path()) else { unreachable!() };
+        (facts.uid, facts.gid) = (1000, 50);
+        let process = |uid, gids: &[u32]| ProcessFacts {
+            pid: 1,
+            comm: String::new(),
+            uid,
+            gids: gids.to_vec(),
+            state: 'S',
+            started_boot_ms: 0,
+        };
+        for (mode, uid, gids, open) in [
+            (0o600, 1000, &[1][..], true),
+            (0o600, 1001, &[50], false),
+            (0o640, 1001, &[50], true),
+            (0o640, 1001, &[51], false),
+            (0o604, 1001, &[51], true),
+            (0o000, 0, &[0], true),
+            (0o000, 1000, &[0], true), // the owner may have changed the mode since
+        ] {
+            facts.mode = mode;
+            let sought = Sought::File { tag: (), facts: facts.clone(), device };
+            assert_eq!(sought.open_to(&process(uid, gids)), open, "{mode:o} {uid}");
+        }
+    }
+}

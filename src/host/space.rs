@@ -1,0 +1,61 @@
+//! How much room a file system has left, for a program without privileges.
+
+use std::path::Path;
+
+use rustix::fs::{StatVfsMountFlags, statvfs};
+use serde::{Deserialize, Serialize};
+
+use super::error::{HostError, at};
+
+/// Free room on one file system (`statvfs(3)`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Space {
+    /// Bytes that an unprivileged program may still use; root's reserve is not counted.
+    pub free_bytes: u64,
+    /// Bytes in all.
+    pub total_bytes: u64,
+    /// Inodes that an unprivileged program may still use; `None` where the file system does not count them.
+    pub free_inodes: Option<u64>,
+    /// Whether it is mounted read-only.
+    pub read_only: bool,
+    /// Size of a block in bytes: what the smallest file takes.
+    pub block_bytes: u64,
+}
+
+impl Space {
+    /// The room on the file system that holds `path`, which must exist.
+    ///
+    /// # Errors
+    /// [`HostError::FileSystem`].
+    pub fn at(path: &Path) -> Result<Space, HostError> {
+        let vfs = statvfs(path).map_err(at(path, HostError::file_system))?;
+        // btrfs and others without a fixed inode table report zero of zero.
+        let counts_inodes = vfs.f_files > 0;
+        Ok(Space {
+            free_bytes: vfs.f_bavail.saturating_mul(vfs.f_frsize),
+            total_bytes: vfs.f_blocks.saturating_mul(vfs.f_frsize),
+            free_inodes: counts_inodes.then_some(vfs.f_favail),
+            read_only: vfs.f_flag.contains(StatVfsMountFlags::RDONLY),
+            block_bytes: vfs.f_frsize,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_can_be_written_to_has_room_and_is_not_read_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let space = Space::at(dir.path()).unwrap();
+        assert!(space.free_bytes > 0 && space.free_bytes <= space.total_bytes, "{space:?}");
+        assert!(!space.read_only && space.block_bytes >= 512, "{space:?}");
+    }
+
+    #[test]
+    fn a_path_that_is_gone_is_an_error_that_names_it() {
+        let error = Space::at(Path::new("/no/such/folder")).unwrap_err();
+        assert!(error.is_absent() && error.to_string().contains("/no/such/folder"), "{error}");
+    }
+}

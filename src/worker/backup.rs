@@ -1,0 +1,42 @@
+//! The worker's jobs on backups.
+
+use std::path::{Path, PathBuf};
+
+use crate::backup;
+use crate::job::{BackupEntry, BackupJob, JobFailure, PruneJob, RestoreJob, Restored};
+
+/// Takes a verified backup.
+///
+/// # Errors
+/// Why there is none.
+pub fn take(job: &BackupJob) -> Result<BackupEntry, JobFailure> {
+    Ok(backup::take(job)?)
+}
+
+/// Applies the retention; the deleted files.
+///
+/// # Errors
+/// Why nothing, or not all, could be deleted.
+pub fn prune(job: &PruneJob) -> Result<Vec<PathBuf>, JobFailure> {
+    Ok(backup::prune(job)?)
+}
+
+/// Lists a folder's backups, newest first.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub fn list(folder: &Path) -> Result<Vec<BackupEntry>, JobFailure> {
+    let listing = backup::list(folder)?;
+    for skipped in &listing.skipped {
+        tracing::warn!(skipped, "a backup is left out of the list");
+    }
+    Ok(listing.entries)
+}
+
+/// Restores a backup to a path where nothing is.
+///
+/// # Errors
+/// Why nothing was restored.
+pub fn restore(job: &RestoreJob) -> Result<Restored, JobFailure> {
+    Ok(backup::restore(job)?)
+}
