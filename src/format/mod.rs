@@ -11,6 +11,7 @@ mod bytes;
 pub mod header;
 pub mod journal;
 pub mod wal;
+mod wal_blind;
 pub mod wal_index;
 mod wal_scan;
 mod window;

@@ -126,6 +126,11 @@ impl FrameHeader {
     }
 }
 
+/// Bytes of a frame: its header and a page.
+pub(super) fn frame_len(page_size: u32) -> usize {
+    FRAME_HEADER_LEN + page_size as usize
+}
+
 /// The WAL's running sum over `bytes`, going on from `seed`. A last part of fewer than eight bytes is not summed:
 /// headers and pages have none.
 pub fn checksum(bytes: &[u8], seed: [u32; 2], big_endian: bool) -> [u32; 2] {

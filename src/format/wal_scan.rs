@@ -10,8 +10,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::bytes::is_page_size;
-use super::wal::{FRAME_HEADER_LEN, FrameHeader, WAL_HEADER_LEN, WalHeader, WalHeaderError, checksum};
+use super::WalIndex;
+use super::wal::{FRAME_HEADER_LEN, FrameHeader, WAL_HEADER_LEN, WalHeader, WalHeaderError, checksum, frame_len};
+use super::wal_blind::Blind;
 use super::window::Window;
 
 /// Where a later scan of the same generation goes on: its last commit, because what lies behind a commit may be
@@ -102,6 +103,20 @@ impl WalScan {
             WalHeaderState::Bad(_) => false,
         };
         header_sound && !self.is_damaged()
+    }
+
+    /// Committed frames that the WAL index knows and the file has no more: the one trace that a WAL leaves which was
+    /// cut, because a cut between two frames looks like an end. Read the index *before* the WAL, which then is at least
+    /// as new. 0 where the index is of another generation or unsettled.
+    pub fn missing_frames(&self, index: &WalIndex) -> u32 {
+        match self.header {
+            WalHeaderState::Ok(header)
+                if index.is_settled() && (header.salt1, header.salt2) == (index.salt1, index.salt2) =>
+            {
+                index.mx_frame.saturating_sub(self.last_commit)
+            }
+            _ => 0,
+        }
     }
 }
 
@@ -335,87 +350,6 @@ impl Chain {
     }
 }
 
-/// Behind a bad header the page size is unknown: every one is tried, by frame headers alone. Frames belong together
-/// when they repeat the first one's salts at that page size's distance.
-#[derive(Debug)]
-struct Blind {
-    candidates: Vec<Candidate>,
-}
-
-#[derive(Debug)]
-struct Candidate {
-    page_size: u32,
-    /// Where the header that is being gathered begins.
-    at: u64,
-    gathered: Vec<u8>,
-    salts: Option<(u32, u32)>,
-    frames: u32,
-    commits: u32,
-}
-
-impl Blind {
-    fn new() -> Blind {
-        let sizes = (9..=16).map(|bits| 1u32 << bits).filter(|size| is_page_size(*size));
-        let candidate = |page_size| Candidate {
-            page_size,
-            at: WAL_HEADER_LEN as u64,
-            gathered: Vec::with_capacity(FRAME_HEADER_LEN),
-            salts: None,
-            frames: 0,
-            commits: 0,
-        };
-        Blind { candidates: sizes.map(candidate).collect() }
-    }
-
-    fn feed(&mut self, offset: u64, chunk: &[u8]) {
-        let end = offset + chunk.len() as u64;
-        for candidate in &mut self.candidates {
-            loop {
-                let next = candidate.at + candidate.gathered.len() as u64;
-                if next < offset || next >= end {
-                    break;
-                }
-                let from = (next - offset) as usize;
-                let take = (FRAME_HEADER_LEN - candidate.gathered.len()).min(chunk.len() - from);
-                candidate.gathered.extend_from_slice(&chunk[from..from + take]);
-                if candidate.gathered.len() == FRAME_HEADER_LEN {
-                    candidate.take();
-                }
-            }
-        }
-    }
-
-    /// Frames and commits of the page size under which most frames belong together.
-    fn best(&self, file_len: u64) -> (u32, u32) {
-        let plausible = |candidate: &&Candidate| {
-            let one = WAL_HEADER_LEN as u64 + frame_len(candidate.page_size) as u64;
-            // One frame agrees with itself under any page size: then the length of the file must fit.
-            candidate.frames > 1 || candidate.frames == 1 && file_len == one
-        };
-        let best = self.candidates.iter().filter(plausible).max_by_key(|candidate| candidate.frames);
-        best.map_or((0, 0), |candidate| (candidate.frames, candidate.commits))
-    }
-}
-
-impl Candidate {
-    fn take(&mut self) {
-        if let Some(frame) = FrameHeader::parse(&self.gathered) {
-            let salts = (frame.salt1, frame.salt2);
-            let first = *self.salts.get_or_insert(salts);
-            if salts == first && salts != (0, 0) && frame.page != 0 {
-                self.frames += 1;
-                self.commits += u32::from(frame.is_commit());
-            }
-        }
-        self.gathered.clear();
-        self.at += frame_len(self.page_size) as u64;
-    }
-}
-
-fn frame_len(page_size: u32) -> usize {
-    FRAME_HEADER_LEN + page_size as usize
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use std::path::Path;
@@ -522,6 +456,21 @@ pub(super) mod tests {
             assert_eq!(found.stranded_frames, whole.frames_valid);
             assert!(found.mark.is_none());
         }
+    }
+
+    #[test]
+    fn a_cut_wal_is_betrayed_by_its_index() {
+        let live = Live::new(4096);
+        live.commit(5);
+        live.commit(5);
+        let index = WalIndex::parse(&copy_in_child(&live.dir.path().join("t.db"), "-shm")).unwrap();
+        let wal = live.wal();
+        assert_eq!(scan(&wal, None).missing_frames(&index), 0);
+        let cut = scan(&wal[..wal.len() - frame_len(4096)], None);
+        assert!(cut.is_sound() && cut.missing_frames(&index) > 0, "{cut:?}");
+        live.db.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())).unwrap();
+        live.commit(1);
+        assert_eq!(scan(&live.wal(), None).missing_frames(&index), 0, "another generation");
     }
 
     #[test]

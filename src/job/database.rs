@@ -39,6 +39,9 @@ pub struct DatabaseProbe {
     pub site: DatabaseSite,
     /// How deep to check.
     pub integrity: IntegrityLevel,
+    /// A check on mere suspicion runs at once on files of at most so many bytes; on larger ones it is left to a job of
+    /// its own, so that one large file does not hold up a sweep.
+    pub inline_max_bytes: u64,
     /// Stop after `stat` when the files still look like this.
     pub known: Option<Fingerprint>,
     /// Judge "changed behind SQLite's back" against this.
@@ -208,6 +211,10 @@ pub enum HeaderFacts {
     Bad {
         /// What is wrong with it.
         reason: String,
+        /// Of the pages behind it that were sampled, how many are b-tree pages of SQLite's: (like, sampled). An
+        /// encrypted file has none; a database whose first bytes were overwritten has nearly all.
+        #[serde(default)]
+        pages_like_sqlite: Option<(u32, u32)>,
     },
     /// A header.
     Good {

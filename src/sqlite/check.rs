@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::messages::{Blame, Trees, blame};
-use super::probe::text;
+use super::probe::{quoted, text};
 use super::{Database, SqliteFault};
 
 /// What a check said.
@@ -20,6 +20,9 @@ pub struct IntegrityReport {
     pub only_indexes: bool,
     /// The indexes that are named, sorted. Not all of them when `limit_reached`.
     pub damaged_indexes: Vec<String>,
+    /// Those of them that have more entries than their table has rows: either stale entries, or rows that the table has
+    /// lost and the index still remembers. A rebuild forgets them; look at the evidence before.
+    pub surplus_indexes: Vec<String>,
     /// There may be more than was told.
     pub limit_reached: bool,
     /// What ended the check early. BUSY or a deadline is no verdict on the file.
@@ -57,14 +60,17 @@ impl Database {
         let fault = fault.map(|error| self.fault(&format!("running {pragma} on"), &error));
         let trees = self.trees().unwrap_or_default();
         let mut report = IntegrityReport { limit_reached: lines.len() >= limit as usize, ..Default::default() };
-        let mut elsewhere = false;
+        let (mut elsewhere, mut tree_told) = (false, false);
         for line in lines {
             match blame(&line, &trees) {
                 Blame::Content => {
                     report.content.push(line);
                     continue;
                 }
-                Blame::Index(name) => report.damaged_indexes.push(name),
+                Blame::Index(name) => {
+                    tree_told |= line.starts_with("Tree ");
+                    report.damaged_indexes.push(name);
+                }
                 Blame::Structure => elsewhere = true,
                 Blame::Leak => {}
             }
@@ -72,13 +78,33 @@ impl Database {
         }
         report.damaged_indexes.sort();
         report.damaged_indexes.dedup();
-        // The trees are all walked, and told, before tables are compared with indexes; so a CORRUPT that ends the
-        // comparison is the tree's that was told before, not another's.
-        let judged = fault.as_ref().is_none_or(SqliteFault::is_corruption);
-        report.only_indexes = judged && !elsewhere && !report.damaged_indexes.is_empty();
+        report.only_indexes =
+            !elsewhere && !report.damaged_indexes.is_empty() && self.explained(fault.as_ref(), tree_told);
+        if report.only_indexes {
+            report.surplus_indexes =
+                report.damaged_indexes.iter().filter(|name| self.has_surplus(name)).cloned().collect();
+        }
         report.ok = fault.is_none() && report.messages.is_empty();
         report.fault = fault;
         report
+    }
+
+    /// True when the error that ended a check early, if any, comes from an index's tree: every tree is walked, and told,
+    /// before tables are compared with indexes; and the tables themselves can be read to their ends.
+    fn explained(&self, fault: Option<&SqliteFault>, tree_told: bool) -> bool {
+        fault.is_none_or(|fault| fault.is_corruption() && tree_told && self.row_counts().is_ok())
+    }
+
+    /// Not tellable counts as no: an unreadable index, or one over a part of the rows.
+    fn has_surplus(&self, index: &str) -> bool {
+        let count = |sql: String| self.connection.query_row(&sql, [], |row| row.get::<_, i64>(0)).ok();
+        let sql = "SELECT tbl_name FROM sqlite_schema WHERE type='index' AND name=?1";
+        let Ok(table) = self.connection.query_row(sql, [index], |row| row.get::<_, String>(0)) else {
+            return false;
+        };
+        let rows = count(format!("SELECT count(*) FROM main.{} NOT INDEXED", quoted(&table)));
+        let entries = count(format!("SELECT count(*) FROM main.{} INDEXED BY {}", quoted(&table), quoted(index)));
+        matches!((rows, entries), (Some(rows), Some(entries)) if entries > rows)
     }
 
     fn check_lines(&self, pragma: &str, limit: u32, lines: &mut Vec<String>) -> rusqlite::Result<()> {
@@ -161,6 +187,35 @@ mod tests {
         assert_eq!(report.damaged_indexes, ["t_b"]);
         let short = db.integrity_check(1);
         assert!(short.limit_reached && short.only_indexes, "{short:?}");
+    }
+
+    #[test]
+    fn damage_of_a_table_is_not_taken_for_its_indexes() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = sample(dir.path());
+        // A misdirected write: the leaf is a sound page of another tree.
+        let bytes = std::fs::read(&path).unwrap();
+        let (t, w) = (leaf_of(&path, "t"), root_of(&path, "w"));
+        damage(&path, (t - 1) * 4096, &bytes[((w - 1) * 4096) as usize..(w * 4096) as usize]);
+        let report = open(&path, Access::Probe).integrity_check(100);
+        assert!(report.is_corrupt() && !report.only_indexes, "{report:?}");
+    }
+
+    #[test]
+    fn an_index_that_remembers_more_rows_than_its_table_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = sample(dir.path());
+        let db = open(&path, Access::Repair);
+        db.batch(
+            "PRAGMA writable_schema=ON; CREATE TEMP TABLE kept AS SELECT * FROM sqlite_schema WHERE name='t_b';
+             DELETE FROM sqlite_schema WHERE name='t_b'; PRAGMA writable_schema=RESET; DELETE FROM t WHERE a=7;
+             PRAGMA writable_schema=ON; INSERT INTO main.sqlite_schema SELECT * FROM temp.kept; PRAGMA writable_schema=RESET",
+        )
+        .unwrap();
+        drop(db);
+        let report = open(&path, Access::Probe).integrity_check(100);
+        assert!(report.only_indexes, "{report:?}");
+        assert_eq!(report.surplus_indexes, ["t_b"]);
     }
 
     #[test]

@@ -55,7 +55,8 @@ impl Database {
             match self.transaction(|db| db.rebuild_all(&db.chosen(which)?, &unreadable, &mut failed)) {
                 Ok(report) => break report,
                 Err(fault) => match failed {
-                    // Not in a savepoint of the same transaction: SQLite refuses the schema's rows after that failure.
+                    // Not in a savepoint of the same transaction: after that failure SQLite answers CORRUPT to an edit of the
+                    // schema's rows too (seen with 3.54.1).
                     Some(name) if fault.is_corruption() => unreadable.push(name),
                     _ => return Err(fault),
                 },

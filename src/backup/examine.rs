@@ -1,0 +1,74 @@
+//! The full check of a finished database file that nobody writes: a copy, a candidate, a stored backup.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use super::BackupError;
+use crate::job::TableRows;
+use crate::sqlite::{Access, Database, Deadline};
+
+/// What a file that passed holds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Examined {
+    /// Its rows.
+    pub tables: Vec<TableRows>,
+    /// Its schema as SQL.
+    pub schema: String,
+    /// Nothing was ever created in it.
+    pub empty: bool,
+    /// Bytes a page.
+    pub page_size: u32,
+}
+
+/// Lines of SQLite's that an error repeats.
+const SAID: usize = 3;
+
+/// Checks `path` in full. It must be a file that nobody writes: side files and locks are ignored (rule 8).
+///
+/// # Errors
+/// [`BackupError::Unsound`] when the check finds anything, [`BackupError::Sqlite`] when it cannot run.
+pub fn examine(path: &Path, deadline: &Deadline) -> Result<Examined, BackupError> {
+    let doing = "checking a copy";
+    let unsound = |reason: String| BackupError::Unsound { path: path.to_owned(), reason };
+    let database = Database::open(path, Access::Immutable, Duration::ZERO, deadline.clone())
+        .map_err(BackupError::sqlite("opening a copy to check it"))?;
+    let report = database.integrity_check(20);
+    if let Some(fault) = report.fault {
+        return Err(unsound(fault.to_string()));
+    }
+    if !report.ok {
+        return Err(unsound(report.messages.into_iter().take(SAID).collect::<Vec<_>>().join("; ")));
+    }
+    let objects = database.touch_schema().map_err(BackupError::sqlite(doing))?;
+    let rows = database.row_counts().map_err(BackupError::sqlite(doing))?;
+    Ok(Examined {
+        tables: rows.into_iter().map(|(table, rows)| TableRows { table, rows }).collect(),
+        schema: database.schema_sql().map_err(BackupError::sqlite(doing))?,
+        empty: objects.is_empty(),
+        page_size: database.page_size().map_err(BackupError::sqlite(doing))?,
+    })
+}
+
+/// BLAKE3 of a file's content, hex.
+///
+/// # Errors
+/// The system's.
+pub fn hash(file: &File) -> io::Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0_u8; 1 << 20];
+    let mut at = 0;
+    loop {
+        match file.read_at(&mut buffer, at) {
+            Ok(0) => return Ok(hasher.finalize().to_hex().to_string()),
+            Ok(read) => {
+                hasher.update(buffer.get(..read).unwrap_or_default());
+                at += read as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! One pass without the long run: check, heal, backup.

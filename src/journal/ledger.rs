@@ -1,0 +1,217 @@
+//! All logs and their index, as the journal's thread holds them.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use tokio::sync::oneshot;
+
+use super::entry::Entry;
+use super::error::JournalError;
+use super::ids::is_id;
+use super::index::Index;
+use super::log::{self, Contents, Doubt, LOG_NAME, LogWriter};
+use super::replay::{Replayed, replay};
+use crate::clock::Clock;
+use crate::model::IncidentId;
+
+/// The folder of an incident's files as they were, inside its own.
+const EVIDENCE: &str = "evidence";
+
+/// An incident whose log has no end yet.
+#[derive(Debug)]
+struct Open {
+    /// `None` when the log cannot be written any more; reading goes on.
+    log: Option<LogWriter>,
+    replayed: Replayed,
+    doubt: Option<String>,
+}
+
+/// An incident that an earlier process left open.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LeftOpen {
+    /// What its log amounts to.
+    pub replayed: Replayed,
+    /// Why the log's end is not trusted: heal nothing of it without a person.
+    pub doubt: Option<String>,
+}
+
+/// The logs and the index.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    root: PathBuf,
+    pub(super) index: Index,
+    open: BTreeMap<IncidentId, Open>,
+    clock: Clock,
+    /// What had to be set aside, cut off or left alone at the start, for the log.
+    pub(super) troubles: Vec<String>,
+    /// Set when the thread shall end; told once everything is closed.
+    pub(super) stop: Option<oneshot::Sender<()>>,
+}
+
+impl Ledger {
+    /// Reads all that is below `root`. Troubles are said, and are no reason not to start.
+    pub(super) fn open(root: &Path, clock: Clock) -> Result<Ledger, JournalError> {
+        let mut troubles = Vec::new();
+        for folder in [root.to_owned(), incidents(root)] {
+            if let Err(error) = make_folder(&folder) {
+                troubles.push(error.to_string());
+            }
+        }
+        let index = Index::open(&root.join("state.db"), clock.now().wall, &mut troubles)?;
+        let mut ledger = Ledger { root: root.to_owned(), index, open: BTreeMap::new(), clock, troubles, stop: None };
+        ledger.read_folders();
+        Ok(ledger)
+    }
+
+    fn read_folders(&mut self) {
+        let closed: HashSet<IncidentId> = self.index.closed().unwrap_or_default().into_iter().collect();
+        for id in ids(&self.root) {
+            if closed.contains(&id) {
+                continue;
+            }
+            if let Err(error) = self.read_folder(&id) {
+                self.troubles.push(error.to_string());
+            }
+        }
+    }
+
+    fn read_folder(&mut self, id: &IncidentId) -> Result<(), JournalError> {
+        let folder = incidents(&self.root).join(&id.0);
+        let path = folder.join(LOG_NAME);
+        if !path.exists() {
+            // Died between the folder and its log: nothing was done yet.
+            return Ok(());
+        }
+        let contents = log::read(&path)?;
+        let mut doubt = self.say_doubt(id, &contents);
+        let replayed = match replay(&contents.records) {
+            Ok(replayed) => replayed,
+            Err(illegal) => {
+                let said = format!("incident {id}: {illegal}");
+                self.troubles.push(said.clone());
+                doubt = Some(said);
+                match illegal.before {
+                    Some(before) => *before,
+                    None => return Ok(()),
+                }
+            }
+        };
+        self.troubles.extend(replayed.skipped.iter().map(|skipped| format!("incident {id}: skipped {skipped}")));
+        self.index.put(&replayed, contents.records.len() as u64)?;
+        if replayed.closed {
+            return Ok(());
+        }
+        let log = match LogWriter::carry_on(&folder, &contents) {
+            Ok(log) => Some(log),
+            Err(error) => {
+                self.troubles.push(error.to_string());
+                doubt.get_or_insert_with(|| error.to_string());
+                None
+            }
+        };
+        self.open.insert(id.clone(), Open { log, replayed, doubt });
+        Ok(())
+    }
+
+    fn say_doubt(&mut self, id: &IncidentId, contents: &Contents) -> Option<String> {
+        match &contents.doubt {
+            None => None,
+            Some(Doubt::Torn) => {
+                // Nobody acted on a line that was never durable: cut off, and no reason for doubt.
+                self.troubles
+                    .push(format!("incident {id}: the last line of its log was torn by a crash and is cut off"));
+                None
+            }
+            Some(Doubt::Bad { line, reason }) => {
+                let said = format!("incident {id}: line {line} of its log cannot be trusted: {reason}");
+                self.troubles.push(said.clone());
+                Some(said)
+            }
+        }
+    }
+
+    /// Appends to a log; durable when this returns. [`Entry::Opened`] creates it.
+    pub(super) fn append(&mut self, id: &IncidentId, entry: &Entry) -> Result<(), JournalError> {
+        let at = self.clock.now();
+        if let Entry::Opened { incident } = entry
+            && !self.open.contains_key(id)
+        {
+            let folder = incidents(&self.root).join(&id.0);
+            make_folder(&incidents(&self.root))?;
+            make_folder(&folder)?;
+            log::sync_folder(&incidents(&self.root))?;
+            let mut log = LogWriter::create(&folder)?;
+            log.append(at, entry)?;
+            let replayed = Replayed::begin((**incident).clone(), at);
+            self.open.insert(id.clone(), Open { log: Some(log), replayed, doubt: None });
+            return Ok(());
+        }
+        let open = self.open.get_mut(id).ok_or_else(|| JournalError::Unknown(id.clone()))?;
+        let log = open.log.as_mut().ok_or_else(|| JournalError::Unknown(id.clone()))?;
+        let mut next = open.replayed.clone();
+        next.apply(log.next_seq(), at, entry)?;
+        log.append(at, entry)?;
+        open.replayed = next;
+        Ok(())
+    }
+
+    /// Brings the index up to date with a log; an incident that is over is let go of.
+    pub(super) fn reindex(&mut self, id: &IncidentId) -> Result<(), JournalError> {
+        let Some(open) = self.open.get(id) else { return Ok(()) };
+        let result = self.index.put(&open.replayed, open.log.as_ref().map_or(0, LogWriter::next_seq));
+        if open.replayed.closed {
+            self.open.remove(id);
+        }
+        result
+    }
+
+    /// Incidents whose logs have no end.
+    pub(super) fn left_open(&self) -> Vec<LeftOpen> {
+        self.open.values().map(|open| LeftOpen { replayed: open.replayed.clone(), doubt: open.doubt.clone() }).collect()
+    }
+
+    /// True while a log has no end: its folder must stay.
+    pub(super) fn is_open(&self, id: &IncidentId) -> bool {
+        self.open.contains_key(id)
+    }
+
+    /// The state directory.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Now.
+    pub(super) fn now(&self) -> jiff::Timestamp {
+        self.clock.now().wall
+    }
+}
+
+/// The folder of all incidents.
+pub(super) fn incidents(root: &Path) -> PathBuf {
+    root.join("incidents")
+}
+
+/// Where the files of an incident are kept as they were.
+pub(super) fn evidence(root: &Path, id: &IncidentId) -> PathBuf {
+    incidents(root).join(&id.0).join(EVIDENCE)
+}
+
+/// The incidents that have a folder, oldest first.
+pub(super) fn ids(root: &Path) -> Vec<IncidentId> {
+    let entries = std::fs::read_dir(incidents(root)).into_iter().flatten().filter_map(Result::ok);
+    let mut ids: Vec<IncidentId> =
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).filter(|n| is_id(n)).map(IncidentId).collect();
+    ids.sort();
+    ids
+}
+
+/// A folder that only we may enter; it may be there.
+pub(super) fn make_folder(folder: &Path) -> Result<(), JournalError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(|source| JournalError::Folder { path: folder.to_owned(), source })
+}

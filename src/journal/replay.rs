@@ -1,0 +1,303 @@
+//! What an incident's log amounts to. One `match` on (state, entry) rejects a history that cannot have happened, both
+//! when an entry is about to be written and when it is read back after a crash.
+//!
+//! ```text
+//! opened ─▶ planned ─▶ playbook_began ─▶ (step_intended ─▶ step_ended | step_resumed)* ─▶ verifying ─▶ proved ─▶ closed
+//!   │          ▲            ▲  ▲                                                             └▶ disproved ─▶ (undo steps,
+//!   │          │            │  └────────────────────────────── the next playbook ──────────────── a playbook, escalated)
+//!   ├▶ asked ──┴────────────┤
+//!   ├▶ deferred             │
+//!   ├▶ escalated ───────────┘   (from anywhere but with a step unfinished or after the end)
+//!   └▶ recovered ─▶ closed
+//! ```
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::entry::{Entry, Read, Record};
+use crate::clock::Moment;
+use crate::job::Phase;
+use crate::model::{Incident, IncidentEvent, IncidentState, Loss, Playbook, StepOutcome, StepRecord, StepSpec};
+
+/// A step that was begun, and of which nobody knows how far it got.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Unfinished {
+    /// Its playbook's place in the plan.
+    pub playbook: usize,
+    /// Its place in the playbook.
+    pub index: usize,
+    /// The step.
+    pub spec: StepSpec,
+    /// What was being done with it.
+    pub phase: Phase,
+}
+
+/// One run of one playbook.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PlaybookRun {
+    /// The playbook.
+    pub playbook: String,
+    /// When it began.
+    pub began_at: Timestamp,
+    /// When it was proven or given up.
+    pub ended_at: Option<Timestamp>,
+    /// How long that took, on the boot-time clock.
+    pub seconds: Option<f64>,
+    /// The detector said healthy after it; `None` while it runs.
+    pub success: Option<bool>,
+}
+
+/// What a log amounts to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Replayed {
+    /// The incident as the log left it.
+    pub incident: Incident,
+    /// When it was opened, on both clocks.
+    pub opened: Moment,
+    /// The last entry's time.
+    pub last: Moment,
+    /// The plan.
+    pub playbooks: Vec<Playbook>,
+    /// The playbook that ran last.
+    pub current: Option<usize>,
+    /// A step without an end.
+    pub unfinished: Option<Unfinished>,
+    /// Every run of a playbook.
+    pub runs: Vec<PlaybookRun>,
+    /// What the present playbook costs if it heals.
+    pub loss: Option<Loss>,
+    /// The log has its last entry.
+    pub closed: bool,
+    /// Entries of a newer version, which were skipped.
+    pub skipped: Vec<String>,
+    run_began_ms: u64,
+}
+
+/// A history that cannot have happened.
+#[derive(Debug, Clone, PartialEq, Error)]
+#[error("entry {seq} ({entry}) cannot follow in an incident that is {state}: {reason}")]
+pub struct Illegal {
+    /// The entry's number.
+    pub seq: u64,
+    /// The entry's name.
+    pub entry: String,
+    /// The incident's state before it.
+    pub state: &'static str,
+    /// What is wrong.
+    pub reason: String,
+    /// What the entries before it amount to.
+    pub before: Option<Box<Replayed>>,
+}
+
+/// What these records amount to.
+///
+/// # Errors
+/// [`Illegal`] at the first entry that cannot follow; it carries what came before it.
+pub fn replay(records: &[Record]) -> Result<Replayed, Illegal> {
+    let mut known = records.iter();
+    let Some(first) = known.next() else {
+        return Err(illegal(0, "nothing", "not there", "the log is empty", None));
+    };
+    let Read::Known(Entry::Opened { incident }) = &first.entry else {
+        return Err(illegal(first.seq, name(&first.entry), "not there", "a log begins with `opened`", None));
+    };
+    let mut replayed = Replayed::begin((**incident).clone(), first.at);
+    for record in known {
+        match &record.entry {
+            Read::Known(entry) => replayed.apply(record.seq, record.at, entry)?,
+            Read::Unknown { name, reason } => {
+                replayed.skipped.push(format!("entry {} (`{name}`): {reason}", record.seq));
+            }
+        }
+    }
+    Ok(replayed)
+}
+
+impl Replayed {
+    /// What a log with only its first entry amounts to.
+    pub fn begin(incident: Incident, at: Moment) -> Replayed {
+        Replayed {
+            incident,
+            opened: at,
+            last: at,
+            playbooks: Vec::new(),
+            current: None,
+            unfinished: None,
+            runs: Vec::new(),
+            loss: None,
+            closed: false,
+            skipped: Vec::new(),
+            run_began_ms: at.boot_ms,
+        }
+    }
+
+    /// Moves on by one entry.
+    ///
+    /// # Errors
+    /// [`Illegal`], and nothing has changed.
+    pub fn apply(&mut self, seq: u64, at: Moment, entry: &Entry) -> Result<(), Illegal> {
+        let mut next = self.clone();
+        match next.step(at, entry) {
+            Ok(()) => {
+                next.last = at;
+                *self = next;
+                Ok(())
+            }
+            Err(reason) => {
+                let before = Some(Box::new(self.clone()));
+                Err(illegal(seq, entry.name(), self.incident.state.name(), &reason, before))
+            }
+        }
+    }
+
+    fn step(&mut self, at: Moment, entry: &Entry) -> Result<(), String> {
+        use IncidentEvent as E;
+        use IncidentState as S;
+        if self.closed {
+            return Err("the log has ended".into());
+        }
+        if let Some(open) = &self.unfinished
+            && !matches!(entry, Entry::StepEnded { .. } | Entry::StepResumed { .. })
+        {
+            return Err(format!("step {} of playbook {} has no end yet", open.index, open.playbook));
+        }
+        match (self.incident.state, entry) {
+            (_, Entry::Opened { .. }) => Err("it is open already".into()),
+            (S::Open | S::AwaitingApproval | S::Escalated | S::Healing, Entry::Planned { playbooks }) => {
+                self.playbooks.clone_from(playbooks);
+                self.current = None;
+                Ok(())
+            }
+            (_, Entry::Asked { reason }) => {
+                self.incident.reason = Some(reason.clone());
+                self.advance(E::Ask)
+            }
+            (S::Open | S::AwaitingApproval | S::Escalated | S::Healing, Entry::PlaybookBegan { index, name }) => {
+                self.playbook_began(at, *index, name)
+            }
+            (S::Healing, Entry::StepIntended { playbook, index, spec, phase }) => {
+                if self.current != Some(*playbook) {
+                    return Err(format!("playbook {playbook} has not begun"));
+                }
+                let (playbook, index, spec) = (*playbook, *index, spec.clone());
+                self.unfinished = Some(Unfinished { playbook, index, spec, phase: *phase });
+                Ok(())
+            }
+            (
+                S::Healing,
+                Entry::StepEnded { playbook, index, record, loss }
+                | Entry::StepResumed { playbook, index, record, loss },
+            ) => self.step_ended(*playbook, *index, record, loss.as_ref()),
+            (_, Entry::Verifying) => self.advance(E::StepsDone),
+            (_, Entry::Proved { .. }) => {
+                self.advance(E::Proved)?;
+                self.end_run(at, true);
+                self.incident.loss.clone_from(&self.loss);
+                Ok(())
+            }
+            (_, Entry::Disproved { .. }) => {
+                self.advance(E::Disproved)?;
+                self.end_run(at, false);
+                Ok(())
+            }
+            (S::Closed, Entry::Deferred { .. }) => Err("it is over".into()),
+            (_, Entry::Deferred { reason }) => {
+                self.incident.reason = Some(reason.clone());
+                Ok(())
+            }
+            (_, Entry::Interrupted) => {
+                self.advance(E::Interrupted)?;
+                self.end_run(at, false);
+                Ok(())
+            }
+            (_, Entry::Escalated { reason }) => {
+                self.advance(E::Escalate)?;
+                self.end_run(at, false);
+                self.incident.reason = Some(reason.clone());
+                Ok(())
+            }
+            (_, Entry::Recovered) => {
+                self.advance(E::Recovered)?;
+                self.end_run(at, false);
+                Ok(())
+            }
+            (S::Closed, Entry::Closed { incident }) => {
+                self.incident = (**incident).clone();
+                self.closed = true;
+                Ok(())
+            }
+            (state, entry) => Err(format!("`{}` does not belong to `{}`", entry.name(), state.name())),
+        }
+    }
+
+    fn playbook_began(&mut self, at: Moment, index: usize, name: &str) -> Result<(), String> {
+        match self.playbooks.get(index) {
+            Some(planned) if planned.name == name => {}
+            Some(planned) => return Err(format!("playbook {index} of the plan is `{}`, not `{name}`", planned.name)),
+            None => return Err(format!("the plan has no playbook {index}")),
+        }
+        if self.incident.state != IncidentState::Healing {
+            self.advance(IncidentEvent::Begin)?;
+        }
+        self.end_run(at, false);
+        self.current = Some(index);
+        self.loss = None;
+        self.incident.reason = None;
+        name.clone_into(&mut self.incident.playbook);
+        self.run_began_ms = at.boot_ms;
+        self.runs.push(PlaybookRun {
+            playbook: name.to_owned(),
+            began_at: at.wall,
+            ended_at: None,
+            seconds: None,
+            success: None,
+        });
+        Ok(())
+    }
+
+    fn step_ended(
+        &mut self,
+        playbook: usize,
+        index: usize,
+        record: &StepRecord,
+        loss: Option<&Loss>,
+    ) -> Result<(), String> {
+        match self.unfinished.take() {
+            Some(open) if open.playbook == playbook && open.index == index => {}
+            Some(open) => return Err(format!("step {} of playbook {} is under way", open.index, open.playbook)),
+            None => return Err("no step is under way".into()),
+        }
+        match record.outcome {
+            StepOutcome::Undone => self.loss = None,
+            StepOutcome::Ok if loss.is_some() => self.loss = loss.cloned(),
+            StepOutcome::Ok | StepOutcome::Failed | StepOutcome::Skipped => {}
+        }
+        self.incident.steps.push(record.clone());
+        Ok(())
+    }
+
+    fn end_run(&mut self, at: Moment, success: bool) {
+        let began_ms = self.run_began_ms;
+        if let Some(run) = self.runs.last_mut().filter(|run| run.success.is_none()) {
+            run.ended_at = Some(at.wall);
+            run.seconds = at.boot_ms.checked_sub(began_ms).map(|ms| ms as f64 / 1000.0);
+            run.success = Some(success);
+        }
+    }
+
+    fn advance(&mut self, event: IncidentEvent) -> Result<(), String> {
+        self.incident.advance(event).map_err(|illegal| illegal.to_string())
+    }
+}
+
+fn name(entry: &Read) -> &str {
+    match entry {
+        Read::Known(entry) => entry.name(),
+        Read::Unknown { name, .. } => name,
+    }
+}
+
+fn illegal(seq: u64, entry: &str, state: &'static str, reason: &str, before: Option<Box<Replayed>>) -> Illegal {
+    Illegal { seq, entry: entry.to_owned(), state, reason: reason.to_owned(), before }
+}
