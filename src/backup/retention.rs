@@ -98,14 +98,50 @@ mod tests {
             ("the newest so many", &[0, 60, 120], Keep { last: 2, ..NONE }, None, &[120]),
             ("more than there are", &[0, 60], Keep { last: 9, ..NONE }, None, &[]),
             // 12:30 12:15 12:00 | 11:45 11:30 11:15 11:00 | 10:45
-            ("one an hour, the newest of it", &minutes, Keep { hourly: 2, ..NONE }, None, &[6300, 5400, 4500, 3600, 1800, 900]),
-            ("one a day", &days, Keep { daily: 3, ..NONE }, None, &[9 * DAY, 8 * DAY, 7 * DAY, 6 * DAY, 5 * DAY, 4 * DAY, 3 * DAY]),
+            (
+                "one an hour, the newest of it",
+                &minutes,
+                Keep { hourly: 2, ..NONE },
+                None,
+                &[6300, 5400, 4500, 3600, 1800, 900],
+            ),
+            (
+                "one a day",
+                &days,
+                Keep { daily: 3, ..NONE },
+                None,
+                &[9 * DAY, 8 * DAY, 7 * DAY, 6 * DAY, 5 * DAY, 4 * DAY, 3 * DAY],
+            ),
             // Weeks begin on Monday: 25 24 23 | 22 .. 16
-            ("one a week", &days, Keep { weekly: 2, ..NONE }, None, &[9 * DAY, 8 * DAY, 7 * DAY, 6 * DAY, 5 * DAY, 4 * DAY, 2 * DAY, DAY]),
-            ("union of the rules", &[0, 60, HOUR, DAY], Keep { last: 2, hourly: 1, daily: 2, weekly: 0 }, None, &[HOUR]),
-            ("periods without a backup do not count", &[0, 400 * DAY, 800 * DAY], Keep { daily: 2, ..NONE }, None, &[800 * DAY]),
+            (
+                "one a week",
+                &days,
+                Keep { weekly: 2, ..NONE },
+                None,
+                &[9 * DAY, 8 * DAY, 7 * DAY, 6 * DAY, 5 * DAY, 4 * DAY, 2 * DAY, DAY],
+            ),
+            (
+                "union of the rules",
+                &[0, 60, HOUR, DAY],
+                Keep { last: 2, hourly: 1, daily: 2, weekly: 0 },
+                None,
+                &[HOUR],
+            ),
+            (
+                "periods without a backup do not count",
+                &[0, 400 * DAY, 800 * DAY],
+                Keep { daily: 2, ..NONE },
+                None,
+                &[800 * DAY],
+            ),
             ("too large: the oldest first", &[0, DAY, 2 * DAY], Keep { daily: 3, ..NONE }, Some(25), &[2 * DAY]),
-            ("too large, all kept by day", &days, Keep { daily: 10, ..NONE }, Some(25), &[9 * DAY, 8 * DAY, 7 * DAY, 6 * DAY, 5 * DAY, 4 * DAY, 3 * DAY, 2 * DAY]),
+            (
+                "too large, all kept by day",
+                &days,
+                Keep { daily: 10, ..NONE },
+                Some(25),
+                &[9 * DAY, 8 * DAY, 7 * DAY, 6 * DAY, 5 * DAY, 4 * DAY, 3 * DAY, 2 * DAY],
+            ),
             ("too large never costs `last`", &[0, 60, 120], Keep { last: 3, ..NONE }, Some(5), &[]),
         ];
         for (what, ages, keep, max, expected) in cases {
@@ -123,8 +159,9 @@ mod tests {
     #[test]
     fn the_newest_verified_one_stays_behind_unverified_ones() {
         let now: Timestamp = "2026-11-25T12:30:00Z".parse().unwrap();
-        let mut entries: Vec<_> =
-            (0..4).map(|n| entry(&n.to_string(), Timestamp::from_second(now.as_second() - n * 60).unwrap(), 10)).collect();
+        let mut entries: Vec<_> = (0..4)
+            .map(|n| entry(&n.to_string(), Timestamp::from_second(now.as_second() - n * 60).unwrap(), 10))
+            .collect();
         for entry in &mut entries[..2] {
             entry.manifest.verified_at = Timestamp::UNIX_EPOCH;
         }

@@ -176,7 +176,8 @@ mod tests {
         let arguments = Arguments::try_parse_from(["guardiand", "--config", "g.toml"]).unwrap();
         assert!(arguments.command.is_none());
         assert_eq!(arguments.common.config, Some(PathBuf::from("g.toml")));
-        let arguments = Arguments::try_parse_from(["guardiand", "check", "--json", "--config", "g.toml", "app"]).unwrap();
+        let arguments =
+            Arguments::try_parse_from(["guardiand", "check", "--json", "--config", "g.toml", "app"]).unwrap();
         assert!(arguments.json && matches!(arguments.command, Some(Command::Check(_))));
         assert_eq!(arguments.common.config, Some(PathBuf::from("g.toml")));
     }

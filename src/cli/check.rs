@@ -12,7 +12,13 @@ use crate::model::{Check, Verdict};
 pub(super) fn run(common: &Common, asked: &Asked, output: Output) -> Done {
     let (scope, subjects) = subject::resolve(common, &asked.subjects, asked.state_dir.clone())?;
     let checks = one_pass::check(&scope, &subjects)?;
-    let globs = |name: &String| scope.config.iter().flat_map(|config| &config.databases).any(|database| database.name == *name && database.is_glob());
+    let globs = |name: &String| {
+        scope
+            .config
+            .iter()
+            .flat_map(|config| &config.databases)
+            .any(|database| database.name == *name && database.is_glob())
+    };
     // Who asks about one target gets its check; who asks about several gets a list, however long it is.
     let single = match subjects.as_slice() {
         [Subject::Path(_)] => true,

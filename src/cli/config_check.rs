@@ -14,15 +14,17 @@ pub(super) fn run(file: &Path, output: Output) -> Done {
         Ok(config) => {
             let document = json!({ "valid": true, "errors": [], "warnings": config.warnings });
             output.facts(&document, || {
-                let warnings = config.warnings.iter().map(|warning| format!("warning: {warning}\n")).collect::<String>();
+                let warnings =
+                    config.warnings.iter().map(|warning| format!("warning: {warning}\n")).collect::<String>();
                 format!("{warnings}{} is valid: {} databases", file.display(), config.databases.len())
             });
             Ok(ExitCode::SUCCESS)
         }
         Err(errors) if output.json => {
-            let list = errors.errors().iter().map(|error| {
-                json!({ "line": error.line, "column": error.column, "message": error.message })
-            });
+            let list = errors
+                .errors()
+                .iter()
+                .map(|error| json!({ "line": error.line, "column": error.column, "message": error.message }));
             output.facts(&json!({ "valid": false, "errors": list.collect::<Vec<_>>(), "warnings": [] }), String::new);
             Ok(ExitCode::from(super::output::BAD_CONFIGURATION))
         }

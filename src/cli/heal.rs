@@ -57,7 +57,12 @@ fn text(report: &HealReport) -> String {
     }
     if let Some(incident) = &report.incident {
         let rows = incident.steps.iter().map(|step| {
-            vec![step.step.clone(), step.outcome.name().to_owned(), format!("{:.3} s", step.seconds), step.detail.clone()]
+            vec![
+                step.step.clone(),
+                step.outcome.name().to_owned(),
+                format!("{:.3} s", step.seconds),
+                step.detail.clone(),
+            ]
         });
         text.push_str(&format!("\n\n{}\n", table(&["STEP", "OUTCOME", "TOOK", "DETAIL"], rows)));
         if let Some(loss) = &incident.loss {

@@ -8,11 +8,8 @@ use super::{Done, socket};
 use crate::api::control::ControlRequest;
 
 pub(super) fn run(common: &Common, asked: &Asked, output: Output) -> Done {
-    let request = ControlRequest::Incidents {
-        target: asked.target.clone(),
-        state: asked.state.clone(),
-        limit: asked.limit,
-    };
+    let request =
+        ControlRequest::Incidents { target: asked.target.clone(), state: asked.state.clone(), limit: asked.limit };
     let (exit, list) = socket::daemon(common, &request)?;
     output.facts(&list, || {
         let incidents: Vec<Value> = socket::part(&list, "/incidents");

@@ -62,7 +62,8 @@ impl Output {
     /// One document: as JSON, or in the words that `text` makes of it.
     pub(super) fn facts<T: Serialize>(self, document: &T, text: impl FnOnce() -> String) {
         let printed = match self.json {
-            true => serde_json::to_string_pretty(document).unwrap_or_else(|error| json!({ "error": error.to_string() }).to_string()),
+            true => serde_json::to_string_pretty(document)
+                .unwrap_or_else(|error| json!({ "error": error.to_string() }).to_string()),
             false => harmless(&text()),
         };
         // Who closed the pipe has read enough.

@@ -24,12 +24,7 @@ pub(super) fn run(common: &Common, asked: &Asked, output: Output) -> Done {
     let restored = one_pass::restore(&scope, &from, &asked.to)?;
     output.facts(&restored, || {
         let rows = restored.tables.iter().map(|table| vec![table.table.clone(), table.rows.to_string()]);
-        format!(
-            "{} is as of {:.0}\n{}",
-            restored.path.display(),
-            restored.taken_at,
-            table(&["TABLE", "ROWS"], rows)
-        )
+        format!("{} is as of {:.0}\n{}", restored.path.display(), restored.taken_at, table(&["TABLE", "ROWS"], rows))
     });
     Ok(ExitCode::SUCCESS)
 }

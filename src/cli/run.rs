@@ -1,11 +1,13 @@
 //! `guardiand run`: the daemon, in the foreground.
 
+use std::process::ExitCode;
+
 use super::Done;
 use super::arguments::Common;
 use super::output::{Failure, Output, remark};
 use super::subject;
 use crate::daemon;
-use crate::telemetry::{ConfigWarning, start_logs};
+use crate::telemetry::start_logs;
 
 pub(super) fn run(common: &Common, _output: Output) -> Done {
     let Some(config) = subject::config(common)? else {
@@ -16,8 +18,6 @@ pub(super) fn run(common: &Common, _output: Output) -> Done {
     if let Err(error) = start_logs(config.log.format, config.log.level) {
         remark(&error.to_string());
     }
-    for warning in &config.warnings {
-        ConfigWarning(warning).emit();
-    }
-    Ok(daemon::run(config))
+    daemon::block_on(daemon::run(config)).flatten().map_err(|error| Failure::refused(1, error.to_string()))?;
+    Ok(ExitCode::SUCCESS)
 }

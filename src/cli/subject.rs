@@ -58,9 +58,14 @@ fn subject(typed: &Path, config: Option<&Config>) -> Result<Subject, Failure> {
     Err(Failure::usage(match config {
         Some(config) => {
             let names = config.databases.iter().map(|database| database.name.as_str()).collect::<Vec<_>>().join(", ");
-            format!("no target is called `{shown}` in {}: it has {names}; and no file is called so", config.source.display())
+            format!(
+                "no target is called `{shown}` in {}: it has {names}; and no file is called so",
+                config.source.display()
+            )
         }
-        None => format!("`{shown}` is no file, and there is no configuration that could have a target of this name: give --config FILE, or a path with a `/`"),
+        None => format!(
+            "`{shown}` is no file, and there is no configuration that could have a target of this name: give --config FILE, or a path with a `/`"
+        ),
     }))
 }
 

@@ -17,7 +17,10 @@ const LONGEST_HOLD: Duration = Duration::from_millis(500);
 const REFRESH: Duration = Duration::from_secs(30);
 
 /// Keeps watches as `wanted` says and passes wakes on, until the supervisor is gone.
-pub(super) async fn watch_files(mut wanted: watch::Receiver<BTreeSet<PathBuf>>, outbox: mpsc::UnboundedSender<Message>) {
+pub(super) async fn watch_files(
+    mut wanted: watch::Receiver<BTreeSet<PathBuf>>,
+    outbox: mpsc::UnboundedSender<Message>,
+) {
     let mut watcher = match Watcher::start(FIRST_HOLD, LONGEST_HOLD) {
         Ok(watcher) => watcher,
         Err(error) => {

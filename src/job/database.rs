@@ -433,6 +433,9 @@ pub struct HolderFacts {
     pub state: char,
     /// What it has open: `main`, `wal`, `shm`, `journal`.
     pub files: Vec<String>,
+    /// Those of them whose name is gone: it was deleted or replaced, and the old file lives on in this process.
+    #[serde(default)]
+    pub unlinked: Vec<String>,
 }
 
 /// Rows of one table.

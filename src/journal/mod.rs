@@ -18,6 +18,7 @@ mod index;
 mod ledger;
 mod log;
 mod replay;
+mod state_lock;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,6 +34,7 @@ pub use index::{Filter, History, Remembered};
 pub use ledger::LeftOpen;
 pub use log::{Contents, Doubt, LOG_NAME, LogWriter, parse, read};
 pub use replay::{Illegal, PlaybookRun, Replayed, Unfinished, replay};
+pub use state_lock::{StateError, StateLock};
 
 use crate::clock::Clock;
 use crate::model::{Incident, IncidentId};

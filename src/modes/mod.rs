@@ -11,7 +11,6 @@ pub mod database;
 
 pub mod config;
 
-
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 

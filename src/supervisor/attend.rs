@@ -167,7 +167,8 @@ impl Visit<'_> {
                 if case.state() == IncidentState::Open {
                     case.tell(self.cx, Entry::Planned { playbooks: playbooks.to_vec() }).await?;
                     let names = playbooks.iter().map(|playbook| playbook.name.as_str()).collect::<Vec<_>>().join(", ");
-                    let reason = format!("the policy is `approve`: run `guardiand heal {}` to try {names}", settings.target);
+                    let reason =
+                        format!("the policy is `approve`: run `guardiand heal {}` to try {names}", settings.target);
                     case.tell(self.cx, Entry::Asked { reason }).await?;
                     emit_deferred(case, DeferReason::Policy, "waits for approval");
                 }
@@ -178,7 +179,8 @@ impl Visit<'_> {
             Admission::Go => Ok(true),
             Admission::Hold { reason, left } => {
                 self.retry_in = Some(left);
-                let words = format!("{} holds the next attempt back for another {:.0} s", reason.name(), left.as_secs_f64());
+                let words =
+                    format!("{} holds the next attempt back for another {:.0} s", reason.name(), left.as_secs_f64());
                 defer(self.cx, case, reason, words).await?;
                 Ok(false)
             }
@@ -225,7 +227,8 @@ impl Visit<'_> {
 
 async fn defer(cx: &Context, case: &mut Case, reason: DeferReason, words: String) -> Result<(), JournalError> {
     // Said once for each reason, not at every look; the seconds in it change.
-    let known = case.incident().reason.as_deref().is_some_and(|known| known.starts_with(reason.name()) || *known == words);
+    let known =
+        case.incident().reason.as_deref().is_some_and(|known| known.starts_with(reason.name()) || *known == words);
     if !known {
         emit_deferred(case, reason, &words);
         case.tell(cx, Entry::Deferred { reason: words }).await?;

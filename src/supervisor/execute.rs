@@ -2,10 +2,10 @@
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 
+use crate::job::Phase;
 use crate::journal::{Entry, JournalError};
 use crate::model::{Check, Playbook, StepOutcome, StepRecord, StepSpec, Verdict};
 use crate::modes::{Action, Look, StepResult, Supervised};
-use crate::job::Phase;
 use crate::telemetry::{PlaybookBegan, PlaybookEnded, PlaybookOutcome, StepEnded};
 
 use super::{Case, Context};
@@ -106,9 +106,11 @@ pub(super) fn describe(verdict: &Verdict) -> String {
     match verdict {
         Verdict::Healthy => "healthy".to_owned(),
         Verdict::Unknown(reason) => format!("unknown: {reason}"),
-        Verdict::Unhealthy(findings) => {
-            findings.iter().map(|finding| format!("{}: {}", finding.kind, finding.detail)).collect::<Vec<_>>().join("; ")
-        }
+        Verdict::Unhealthy(findings) => findings
+            .iter()
+            .map(|finding| format!("{}: {}", finding.kind, finding.detail))
+            .collect::<Vec<_>>()
+            .join("; "),
     }
 }
 
@@ -207,5 +209,9 @@ async fn wait_until_healthy(cx: &Context, target: &mut dyn Supervised) -> StepRe
         }
         seen = describe(&check.verdict);
     }
-    StepResult { outcome: StepOutcome::Failed, detail: format!("still unhealthy after {looks} looks: {seen}"), loss: None }
+    StepResult {
+        outcome: StepOutcome::Failed,
+        detail: format!("still unhealthy after {looks} looks: {seen}"),
+        loss: None,
+    }
 }

@@ -103,7 +103,8 @@ mod tests {
     #[test]
     fn a_few_targets_start_at_once_and_a_thousand_do_not() {
         assert!((0..TOGETHER).all(|index| Due::first(index, TOGETHER, INTERVAL, at(0), 7).at() == at(0)));
-        let starts = (0..1000).map(|index| Due::first(index, 1000, INTERVAL, at(0), 7).at().boot_ms).collect::<Vec<_>>();
+        let starts =
+            (0..1000).map(|index| Due::first(index, 1000, INTERVAL, at(0), 7).at().boot_ms).collect::<Vec<_>>();
         let most = starts.iter().map(|start| starts.iter().filter(|other| *other == start).count()).max();
         assert_eq!(most, Some(TOGETHER));
         assert!(starts.iter().all(|start| *start < 30_000));

@@ -61,6 +61,14 @@ pub struct Supervisor {
     watches: watch::Sender<BTreeSet<PathBuf>>,
     board: Arc<RwLock<StatusBoard>>,
     seed: RandomState,
+    beat: Beat,
+    swept: bool,
+}
+
+/// What the loop does each time it comes round; told whether a sweep has ended since.
+struct Beat {
+    every: Duration,
+    tell: Box<dyn FnMut(bool) + Send>,
 }
 
 impl Supervisor {
@@ -85,13 +93,19 @@ impl Supervisor {
             watches,
             board,
             seed: RandomState::new(),
+            beat: Beat { every: IDLE, tell: Box::new(|_| {}) },
+            swept: false,
         }
+    }
+
+    /// Calls `tell` each time the loop comes round, at least `every` so often; with true when a sweep has ended since.
+    pub fn on_beat(&mut self, every: Duration, tell: impl FnMut(bool) + Send + 'static) {
+        self.beat = Beat { every, tell: Box::new(tell) };
     }
 
     /// What earlier processes remembered and left open. Before [`Supervisor::plant`].
     pub fn recall(&mut self, remembered: Vec<Remembered>, left_open: Vec<LeftOpen>) {
-        self.remembered =
-            remembered.into_iter().map(|memory| ((memory.target, memory.mode), memory.memory)).collect();
+        self.remembered = remembered.into_iter().map(|memory| ((memory.target, memory.mode), memory.memory)).collect();
         self.left_open = left_open;
     }
 
@@ -118,7 +132,8 @@ impl Supervisor {
         loop {
             self.list();
             self.sweep();
-            let next = self.next_due();
+            (self.beat.tell)(std::mem::take(&mut self.swept));
+            let next = self.next_due().min(self.beat.every);
             let clock = self.cx.clock.clone();
             tokio::select! {
                 message = self.inbox.recv() => match message {
@@ -190,7 +205,10 @@ impl Supervisor {
                 self.listings.iter_mut().for_each(|listing| listing.due = now);
             }
             Message::Looked(id, answer) => self.looked(id, &answer),
-            Message::SweepDone => self.flush_later(),
+            Message::SweepDone => {
+                self.swept = true;
+                self.flush_later();
+            }
             Message::Attended(id, attended) => {
                 self.come_back(id, *attended);
                 self.flush_later();
@@ -203,7 +221,10 @@ impl Supervisor {
 
     fn changed(&mut self, path: &Path) {
         let now = self.cx.now();
-        for id in self.watched.get(path).cloned().unwrap_or_default() {
+        // A watched folder itself: it came, went, or is watched from now on.
+        let inside = self.watched.iter().filter(|(watched, _)| watched.parent() == Some(path)).flat_map(|(_, ids)| ids);
+        let ids = self.watched.get(path).into_iter().flatten().chain(inside).copied().collect::<BTreeSet<_>>();
+        for id in ids {
             if let Some(slot) = self.slots.get_mut(&id) {
                 slot.changed_meanwhile |= slot.looking || slot.target.is_none();
                 slot.due.wake(now);
@@ -211,7 +232,7 @@ impl Supervisor {
             }
         }
         for listing in &mut self.listings {
-            let below = |watch: &PathBuf| watch.parent() == path.parent();
+            let below = |watch: &PathBuf| watch.parent() == path.parent() || watch.parent() == Some(path);
             if listing.discovery.watches().iter().any(below) {
                 let soon = now.after(LISTING_PAUSE);
                 listing.due = if soon.boot_ms < listing.due.boot_ms { soon } else { listing.due };
@@ -488,7 +509,8 @@ impl Supervisor {
         self.cx.with_gates(|known| known.reconfigure(gates));
         let globs = plant.discoveries.iter().map(|discovery| discovery.name().to_owned()).collect::<BTreeSet<_>>();
         let kept = plant.targets.iter().map(|target| target.settings().target.clone()).collect::<BTreeSet<_>>();
-        let stays = |slot: &Slot| kept.contains(&slot.name) || slot.origin.as_ref().is_some_and(|glob| globs.contains(glob));
+        let stays =
+            |slot: &Slot| kept.contains(&slot.name) || slot.origin.as_ref().is_some_and(|glob| globs.contains(glob));
         let leaving = self.slots.iter().filter(|(_, slot)| !stays(slot)).map(|(id, _)| *id).collect::<Vec<_>>();
         for id in leaving {
             self.drop_slot(id);

@@ -6,8 +6,8 @@
 
 use crate::clock::Moment;
 use crate::job::{
-    DatabaseFacts, FailureKind, FaultClass, FileState, HeaderFacts, IntegrityFacts, JobFailure, JournalState, SqliteFault,
-    WalState,
+    DatabaseFacts, FailureKind, FaultClass, FileState, HeaderFacts, IntegrityFacts, JobFailure, JournalState,
+    SqliteFault, WalState,
 };
 use crate::model::{Finding, Kind, Layer, LayerResult, LayerVerdict, Severity, Verdict};
 
@@ -104,7 +104,14 @@ impl Judgement<'_> {
         }
     }
 
-    fn find(&mut self, kind: &Kind, severity: Severity, layer: &Layer, detail: impl Into<String>, todo: impl Into<String>) {
+    fn find(
+        &mut self,
+        kind: &Kind,
+        severity: Severity,
+        layer: &Layer,
+        detail: impl Into<String>,
+        todo: impl Into<String>,
+    ) {
         self.findings.push(finding(kind, severity, layer, detail, todo));
     }
 
@@ -158,8 +165,16 @@ impl Judgement<'_> {
                 format!("{path} is {what}, not a database file"),
                 "move it away; guardiand then restores the database",
             ),
-            FileState::Unreadable { errno, message } if *errno == rustix_errno::ACCES || *errno == rustix_errno::PERM => {
-                self.find(&kinds::ACCESS_DENIED, Severity::High, &EXISTS, message.clone(), "let guardiand enter the folder")
+            FileState::Unreadable { errno, message }
+                if *errno == rustix_errno::ACCES || *errno == rustix_errno::PERM =>
+            {
+                self.find(
+                    &kinds::ACCESS_DENIED,
+                    Severity::High,
+                    &EXISTS,
+                    message.clone(),
+                    "let guardiand enter the folder",
+                )
             }
             FileState::Unreadable { errno, message } if *errno == rustix_errno::IO => self.find(
                 &kinds::IO_ERROR,
@@ -243,7 +258,8 @@ impl Judgement<'_> {
     fn readable(&mut self) -> bool {
         let place = &self.facts.place;
         let Some(access) = &self.facts.access else { return true };
-        let was_writable = self.memory.owner.is_some_and(|owner| Some(owner) != self.facts.main.file().map(|file| file.into()));
+        let was_writable =
+            self.memory.owner.is_some_and(|owner| Some(owner) != self.facts.main.file().map(|file| file.into()));
         if !access.read || (was_writable && !place.read_only && !(access.write && access.folder_write)) {
             self.find(
                 &kinds::ACCESS_DENIED,
@@ -424,20 +440,43 @@ impl Judgement<'_> {
         }
         if let Some(fault) = &integrity.fault {
             match fault.class {
-                FaultClass::Corrupt if fault.message.contains("malformed database schema") && !self.memory.ever_healthy => {
-                    self.cannot_tell(format!("SQLite cannot parse its schema ({}), and it was never seen healthy", fault.message))
+                FaultClass::Corrupt
+                    if fault.message.contains("malformed database schema") && !self.memory.ever_healthy =>
+                {
+                    self.cannot_tell(format!(
+                        "SQLite cannot parse its schema ({}), and it was never seen healthy",
+                        fault.message
+                    ))
                 }
                 FaultClass::Corrupt if integrity.messages.is_empty() => {
                     let fault = fault.clone();
-                    self.find_fault(&kinds::CORRUPTED, Severity::Critical, &INTEGRITY, &fault, "restore the newest backup that passes");
+                    self.find_fault(
+                        &kinds::CORRUPTED,
+                        Severity::Critical,
+                        &INTEGRITY,
+                        &fault,
+                        "restore the newest backup that passes",
+                    );
                 }
                 FaultClass::NotADatabase if self.memory.ever_healthy => {
                     let fault = fault.clone();
-                    self.find_fault(&kinds::NOT_A_DATABASE, Severity::Critical, &INTEGRITY, &fault, "restore the newest backup that passes");
+                    self.find_fault(
+                        &kinds::NOT_A_DATABASE,
+                        Severity::Critical,
+                        &INTEGRITY,
+                        &fault,
+                        "restore the newest backup that passes",
+                    );
                 }
                 FaultClass::Io => {
                     let fault = fault.clone();
-                    self.find_fault(&kinds::IO_ERROR, Severity::Critical, &INTEGRITY, &fault, "look at the disk (`dmesg`, SMART)");
+                    self.find_fault(
+                        &kinds::IO_ERROR,
+                        Severity::Critical,
+                        &INTEGRITY,
+                        &fault,
+                        "look at the disk (`dmesg`, SMART)",
+                    );
                 }
                 FaultClass::Corrupt => self.damaged(integrity),
                 _ => {}
@@ -459,7 +498,9 @@ impl Judgement<'_> {
             );
         }
         let (kind, severity) = match self.facts.header {
-            Some(HeaderFacts::Good { missing_bytes, .. }) if missing_bytes > 0 => (&kinds::TRUNCATED, Severity::Critical),
+            Some(HeaderFacts::Good { missing_bytes, .. }) if missing_bytes > 0 => {
+                (&kinds::TRUNCATED, Severity::Critical)
+            }
             _ if integrity.fault.is_some() => (&kinds::CORRUPTED, Severity::Critical),
             _ => (&kinds::INTEGRITY_FAILED, Severity::Critical),
         };
@@ -471,13 +512,27 @@ impl Judgement<'_> {
         let fault = fault.clone();
         match fault.class {
             FaultClass::Busy => self.busy(),
-            FaultClass::Corrupt => {
-                self.find_fault(&kinds::CORRUPTED, Severity::Critical, &QUERY, &fault, "restore the newest backup that passes")
-            }
-            FaultClass::Interrupted => {
-                self.find_fault(&kinds::CONNECTION_FAILED, Severity::High, &QUERY, &fault, "the canary ran out of time: make it cheaper")
-            }
-            _ => self.find_fault(&kinds::QUERY_FAILED, Severity::High, &QUERY, &fault, "see that the canary fits the schema"),
+            FaultClass::Corrupt => self.find_fault(
+                &kinds::CORRUPTED,
+                Severity::Critical,
+                &QUERY,
+                &fault,
+                "restore the newest backup that passes",
+            ),
+            FaultClass::Interrupted => self.find_fault(
+                &kinds::CONNECTION_FAILED,
+                Severity::High,
+                &QUERY,
+                &fault,
+                "the canary ran out of time: make it cheaper",
+            ),
+            _ => self.find_fault(
+                &kinds::QUERY_FAILED,
+                Severity::High,
+                &QUERY,
+                &fault,
+                "see that the canary fits the schema",
+            ),
         }
     }
 

@@ -34,7 +34,8 @@ impl Database {
             return Some(self.check(FULL, IntegrityLevel::Full));
         }
         let due = self.schedule(now);
-        let (name, _) = due.into_iter().flatten().filter(|(_, left)| left.is_zero()).min_by_key(|(name, _)| *name != FULL)?;
+        let (name, _) =
+            due.into_iter().flatten().filter(|(_, left)| left.is_zero()).min_by_key(|(name, _)| *name != FULL)?;
         Some(match name {
             FULL => self.check(FULL, IntegrityLevel::Full),
             QUICK => self.check(QUICK, IntegrityLevel::Quick),
@@ -107,7 +108,11 @@ impl Database {
             BACKUP => self.backup_done(answer, now),
             PRUNE => {
                 if let Err(failure) = answer {
-                    tracing::warn!(target = self.settings.target, error = failure.message, "old backups could not be deleted");
+                    tracing::warn!(
+                        target = self.settings.target,
+                        error = failure.message,
+                        "old backups could not be deleted"
+                    );
                 }
                 ErrandResult::default()
             }
@@ -153,12 +158,7 @@ impl Database {
 
     fn prune(&self, now: Moment) -> Option<Errand> {
         let backup = self.config.backup.as_ref()?;
-        let job = PruneJob {
-            folder: self.backup_folder()?,
-            keep: backup.keep,
-            max_bytes: backup.max,
-            now: now.wall,
-        };
+        let job = PruneJob { folder: self.backup_folder()?, keep: backup.keep, max_bytes: backup.max, now: now.wall };
         Some(Errand { name: PRUNE, job: Job::Prune(job), deadline: Duration::from_secs(60) })
     }
 }

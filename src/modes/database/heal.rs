@@ -168,7 +168,11 @@ impl Site<'_> {
         // Waiting for a reader holds the write lock (section 9): stay below the program's own patience.
         let half = u64::try_from(self.config.busy_timeout.as_millis() / 2).unwrap_or(u64::MAX);
         let step = DatabaseStep::Checkpoint { timeout_ms: half.clamp(50, 2000) };
-        Ok(playbook("checkpoint", "write the WAL back into the database and truncate it; nothing is lost".to_owned(), &[step]))
+        Ok(playbook(
+            "checkpoint",
+            "write the WAL back into the database and truncate it; nothing is lost".to_owned(),
+            &[step],
+        ))
     }
 
     fn access(&self) -> Vec<Playbook> {
@@ -184,7 +188,8 @@ impl Site<'_> {
     }
 
     fn rebuild_indexes(&self) -> Result<Playbook, String> {
-        let indexes = self.facts.integrity.as_ref().map(|integrity| integrity.damaged_indexes.clone()).unwrap_or_default();
+        let indexes =
+            self.facts.integrity.as_ref().map(|integrity| integrity.damaged_indexes.clone()).unwrap_or_default();
         Ok(playbook(
             "rebuild_indexes",
             "rebuild the damaged indexes from their tables; nothing is lost".to_owned(),
@@ -233,9 +238,10 @@ impl Site<'_> {
     /// Something SQLite can still read rows from: an empty database would be worse than that.
     fn has_readable_rows(&self) -> bool {
         matches!(&self.facts.open, Some(Ok(open)) if open.objects > 0)
-            || self.diagnosis.and_then(|diagnosis| diagnosis.settled.as_ref()).is_some_and(|settled| {
-                settled.tables.iter().any(|table| table.rows > 0)
-            })
+            || self
+                .diagnosis
+                .and_then(|diagnosis| diagnosis.settled.as_ref())
+                .is_some_and(|settled| settled.tables.iter().any(|table| table.rows > 0))
             || matches!(&self.facts.header, Some(crate::job::HeaderFacts::Good { missing_bytes, .. }) if *missing_bytes > 0)
     }
 
@@ -250,7 +256,11 @@ impl Site<'_> {
             return Err(format!(
                 "there is no backup of {} and {}; its files are left as they are",
                 self.path(),
-                if may_recreate { "no schema to recreate it from" } else { "it still has content that an empty database would hide" }
+                if may_recreate {
+                    "no schema to recreate it from"
+                } else {
+                    "it still has content that an empty database would hide"
+                }
             ));
         }
         Ok(ladder)
@@ -267,13 +277,19 @@ impl Site<'_> {
             let better = newest.is_none_or(|backup| rows(&settled.tables) >= rows(&backup.manifest.tables));
             let own = playbook(
                 "settle_copy",
-                format!("keep what the database's own files hold ({}); what lies beyond the damage stays in evidence", settled.detail),
+                format!(
+                    "keep what the database's own files hold ({}); what lies beyond the damage stays in evidence",
+                    settled.detail
+                ),
                 &[DatabaseStep::Preserve, DatabaseStep::BuildFromCopy { owner: self.owner() }, DatabaseStep::Install],
             );
             ladder.insert(if better { 0 } else { ladder.len() }, own);
         }
         if ladder.is_empty() {
-            return Err(format!("neither the files of {} nor any backup pass; its files are left as they are", self.path()));
+            return Err(format!(
+                "neither the files of {} nor any backup pass; its files are left as they are",
+                self.path()
+            ));
         }
         Ok(ladder)
     }
@@ -291,7 +307,10 @@ impl Site<'_> {
                 };
                 playbook(
                     "restore_backup",
-                    format!("the backup of {:.3} takes its place; what was written since is lost", backup.manifest.taken_at),
+                    format!(
+                        "the backup of {:.3} takes its place; what was written since is lost",
+                        backup.manifest.taken_at
+                    ),
                     &[DatabaseStep::Preserve, build, DatabaseStep::Install],
                 )
             })

@@ -143,7 +143,9 @@ impl Database {
         match look {
             Look::Sweep => IntegrityLevel::Suspicion,
             Look::Confirm => seen.map_or(IntegrityLevel::Suspicion, |integrity| integrity.level),
-            Look::Prove if self.kind.as_ref().is_some_and(kinds::is_destructive) && !self.replaced => IntegrityLevel::Full,
+            Look::Prove if self.kind.as_ref().is_some_and(kinds::is_destructive) && !self.replaced => {
+                IntegrityLevel::Full
+            }
             Look::Prove => IntegrityLevel::Suspicion,
             Look::Inspect => IntegrityLevel::Full,
         }
@@ -344,7 +346,9 @@ impl Supervised for Database {
                 self.memory = memory;
                 self.saved = self.memory.clone();
             }
-            Err(error) => tracing::warn!(target = self.settings.target, %error, "what was remembered cannot be read; starting afresh"),
+            Err(error) => {
+                tracing::warn!(target = self.settings.target, %error, "what was remembered cannot be read; starting afresh")
+            }
         }
     }
 }
@@ -354,7 +358,8 @@ impl Database {
         match step {
             DatabaseStep::BuildFromBackup { backup, .. } => {
                 let diagnosis = self.facts.as_ref().and_then(|facts| facts.diagnosis.as_ref());
-                let entry = diagnosis.and_then(|diagnosis| diagnosis.backups.iter().find(|entry| entry.file == *backup));
+                let entry =
+                    diagnosis.and_then(|diagnosis| diagnosis.backups.iter().find(|entry| entry.file == *backup));
                 Some(match entry {
                     Some(entry) => heal::loss_of_backup(entry, &candidate.tables, &self.memory),
                     None => heal::loss_unknown(candidate),
