@@ -565,8 +565,14 @@ impl Supervisor {
     }
 
     fn show(&self, id: SlotId) {
-        let Some(case) = self.slots.get(&id).and_then(|slot| slot.case.as_ref()) else { return };
-        self.board.write().unwrap_or_else(PoisonError::into_inner).incident(case.incident());
+        let Some(slot) = self.slots.get(&id) else { return };
+        let mut board = self.board.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(case) = &slot.case {
+            board.incident(case.incident());
+        }
+        if let Some(target) = &slot.target {
+            board.measured(&slot.name, target.vitals());
+        }
     }
 
     fn flush_later(&mut self) {
