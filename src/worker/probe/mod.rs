@@ -7,6 +7,7 @@ mod content;
 mod copy;
 mod diagnose;
 mod files;
+mod likeness;
 mod locks;
 mod opening;
 mod raw;
@@ -278,8 +279,11 @@ impl<'a> Look<'a> {
             (false, level) => level,
         };
         let wanted = suspected.map_or(self.probe.integrity, |level| level.max(self.probe.integrity));
+        // Nobody asked for a check, and this look shares its child with others.
+        let asked = self.probe.integrity > IntegrityLevel::Suspicion || self.probe.diagnose;
         match wanted {
             IntegrityLevel::Suspicion => Vec::new(),
+            _ if !asked && size > self.probe.inline_max_bytes => Vec::new(),
             IntegrityLevel::Quick => vec![IntegrityLevel::Quick],
             IntegrityLevel::Full if suspected.is_some() && size > suspicion::FULL_AT_ONCE => {
                 vec![IntegrityLevel::Quick, IntegrityLevel::Full]

@@ -50,7 +50,7 @@ pub(super) fn decide(before: &Before<'_>) -> Opening {
         Some(HeaderFacts::Empty) => {
             return not("it has no byte, and opening it would destroy a WAL or journal beside it");
         }
-        Some(HeaderFacts::Bad { reason }) => return not(reason),
+        Some(HeaderFacts::Bad { reason, .. }) => return not(reason),
         None => return not("its header was not read"),
     };
     if before.dotfile {
@@ -182,7 +182,11 @@ mod tests {
             ("a damaged journal", Case { journal: JournalState::Damaged, ..sound(false) }, "copy"),
             ("a transaction under way", Case { journal: JournalState::InUse, ..sound(false) }, "in place"),
             ("no byte", Case { header: HeaderFacts::Empty, ..sound(false) }, "not"),
-            ("no header", Case { header: HeaderFacts::Bad { reason: "x".into() }, ..sound(false) }, "not"),
+            (
+                "no header",
+                Case { header: HeaderFacts::Bad { reason: "x".into(), pages_like_sqlite: None }, ..sound(false) },
+                "not",
+            ),
             ("missing", Case { main: FileState::Missing, ..sound(false) }, "not"),
             ("dotfile", Case { dotfile: true, ..sound(false) }, "not"),
             ("read-only mount", Case { place: read_only.clone(), ..sound(false) }, "in place"),
