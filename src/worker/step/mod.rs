@@ -13,6 +13,7 @@
 mod build;
 mod evidence;
 mod in_place;
+mod in_use;
 mod install;
 mod place;
 mod preserve;
