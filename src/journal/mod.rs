@@ -16,6 +16,7 @@ mod expire;
 mod ids;
 mod index;
 mod ledger;
+mod lock;
 mod log;
 mod replay;
 
@@ -31,6 +32,7 @@ pub use expire::Expired;
 pub use ids::new_id;
 pub use index::{Filter, History, Remembered};
 pub use ledger::LeftOpen;
+pub use lock::{StateLock, StateLockError};
 pub use log::{Contents, Doubt, LOG_NAME, LogWriter, parse, read};
 pub use replay::{Illegal, PlaybookRun, Replayed, Unfinished, replay};
 
