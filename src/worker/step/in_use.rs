@@ -1,6 +1,7 @@
 //! Whether anybody has the files of a swap open (rules 4 and 13). What cannot be told is refused, never taken for "nobody".
 
 use std::ffi::OsString;
+use std::time::Duration;
 
 use super::install::{OLD_MAIN, Record};
 use super::place::{Place, SIDES};
@@ -10,6 +11,12 @@ use crate::job::JobFailure;
 
 /// The tag of a file that is gone from the target's path.
 const DELETED: &str = "the deleted file";
+
+/// Somebody who is only passing (a fork before its exec, an indexer) is given this many looks to be gone.
+const LOOKS: u32 = 4;
+
+/// Time between two looks.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
 
 /// How to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +32,15 @@ pub(super) fn nobody_has(place: &Place<'_>, record: &Record) -> Result<(), JobFa
     let mut names: Vec<OsString> = vec![place.name.clone(), place.candidate(), place.ours(OLD_MAIN)];
     names.extend(SIDES.map(|(suffix, _)| place.side(suffix)));
     names.extend(record.sides.iter().map(|(suffix, _)| place.ours(&format!("old{suffix}"))));
-    match holders_of(place, &names, Look::Complete)?.as_slice() {
+    let mut found = holders_of(place, &names, Look::Complete)?;
+    for _ in 1..LOOKS {
+        if found.is_empty() {
+            break;
+        }
+        std::thread::sleep(BETWEEN_LOOKS);
+        found = holders_of(place, &names, Look::Complete)?;
+    }
+    match found.as_slice() {
         [] => Ok(()),
         [first, others @ ..] => Err(refused(format!(
             "{} is in use by {first}{}: stop it, then `guardiand heal`",

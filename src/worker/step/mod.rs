@@ -5,7 +5,7 @@
 //! | preserve | copies without a manifest, which count for nothing | doing it again |
 //! | checkpoint, rebuild indexes | what SQLite's own recovery undoes or finishes | doing it again |
 //! | build … | a part without its final name, which counts for nothing | doing it again |
-//! | install | one of the states in [`install`]'s table | finishing, or taking back |
+//! | install | one of the states in `install`'s table | finishing, or taking back |
 //!
 //! A build gives its candidate the final name `.guardiand-<incident>.new` only after the full check and fsync, so a
 //! candidate that is there is complete.

@@ -120,7 +120,7 @@ impl Scene {
         })
     }
 
-    fn from_backup(&self) -> DatabaseStep {
+    fn restore_step(&self) -> DatabaseStep {
         let owner = std::fs::metadata(&self.backup).map(|facts| {
             use std::os::unix::fs::MetadataExt as _;
             Owner { uid: facts.uid(), gid: facts.gid(), mode: 0o600 }
@@ -130,7 +130,7 @@ impl Scene {
 
     fn preserve_and_build(&self) {
         assert_eq!(self.run(DatabaseStep::Preserve, Phase::Apply).unwrap().progress, Progress::Done);
-        let report = self.run(self.from_backup(), Phase::Apply).unwrap();
+        let report = self.run(self.restore_step(), Phase::Apply).unwrap();
         assert_eq!(report.candidate.unwrap().tables, [TableRows { table: "t".into(), rows: 100 }]);
     }
 
@@ -331,7 +331,7 @@ fn an_undo_that_died_before_the_side_files_were_back_is_finished() {
 #[test]
 fn nothing_is_installed_over_what_was_not_preserved_or_changed_since() {
     let scene = Scene::new("delete");
-    scene.run(scene.from_backup(), Phase::Apply).unwrap();
+    scene.run(scene.restore_step(), Phase::Apply).unwrap();
     assert_eq!(scene.run(DatabaseStep::Install, Phase::Apply).unwrap_err().kind, FailureKind::Refused);
     scene.run(DatabaseStep::Preserve, Phase::Apply).unwrap();
     insert(&open(&scene.path(), Access::Repair), 5);
@@ -376,7 +376,7 @@ fn a_damaged_backup_builds_nothing() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     std::fs::write(&scene.backup, bytes).unwrap();
-    let failure = scene.run(scene.from_backup(), Phase::Apply).unwrap_err();
+    let failure = scene.run(scene.restore_step(), Phase::Apply).unwrap_err();
     assert_eq!(failure.kind, FailureKind::Failed);
     assert!(failure.message.contains("damaged"), "{}", failure.message);
     assert_eq!(scene.names(), ["app.db"]);
@@ -428,6 +428,35 @@ fn a_hot_journal_is_rolled_back_on_the_copy_alone() {
 }
 
 #[test]
+fn a_damaged_journal_is_left_out_where_rolling_it_back_would_tear_the_database() {
+    let scene = with_hot_journal();
+    // The main file of before the transaction, and a journal whose records name pages that they do not hold.
+    let before_transaction = std::fs::read(scene.dir.path().join("aside.db")).unwrap();
+    std::fs::write(scene.path(), &before_transaction).unwrap();
+    let journal = side(&scene.path(), "-journal");
+    let mut bytes = std::fs::read(&journal).unwrap();
+    shuffle_pages(&mut bytes);
+    std::fs::write(&journal, &bytes).unwrap();
+    let report = scene.run(DatabaseStep::BuildFromCopy { owner: None }, Phase::Apply).unwrap();
+    assert!(report.detail.contains("without its journal"), "{}", report.detail);
+    assert_eq!(report.candidate.unwrap().tables, [TableRows { table: "t".into(), rows: 150 }]);
+    assert_eq!(std::fs::read(&journal).unwrap(), bytes, "the original is untouched");
+}
+
+/// Lets each record name the page of the next one: its sum does not cover the number, so it is believed.
+fn shuffle_pages(journal: &mut [u8]) {
+    let sector = u32::from_be_bytes(journal[20..24].try_into().unwrap()) as usize;
+    let page = u32::from_be_bytes(journal[24..28].try_into().unwrap()) as usize;
+    let starts: Vec<usize> =
+        (0..).map(|n| sector + n * (page + 8)).take_while(|at| at + page + 8 <= journal.len()).collect();
+    let numbers: Vec<[u8; 4]> = starts.iter().map(|at| journal[*at..at + 4].try_into().unwrap()).collect();
+    assert!(numbers.len() > 2, "the transaction spilled");
+    for (at, number) in starts.iter().zip(numbers.iter().cycle().skip(1)) {
+        journal[*at..at + 4].copy_from_slice(number);
+    }
+}
+
+#[test]
 fn a_schema_becomes_an_empty_database_in_its_journal_mode() {
     let scene = Scene::new("delete");
     std::fs::remove_file(scene.path()).unwrap();
@@ -456,9 +485,9 @@ fn a_bad_schema_leaves_nothing_behind() {
 #[test]
 fn a_build_that_is_taken_back_leaves_nothing() {
     let scene = Scene::new("wal");
-    scene.run(scene.from_backup(), Phase::Apply).unwrap();
+    scene.run(scene.restore_step(), Phase::Apply).unwrap();
     assert_eq!(scene.names().len(), 2);
-    assert_eq!(scene.run(scene.from_backup(), Phase::Undo).unwrap().progress, Progress::Undone);
+    assert_eq!(scene.run(scene.restore_step(), Phase::Undo).unwrap().progress, Progress::Undone);
     assert_eq!(scene.names(), ["app.db"]);
 }
 
@@ -482,7 +511,7 @@ fn a_checkpoint_empties_the_wal_and_says_what_holds_it_back() {
 #[test]
 fn a_directory_or_a_link_in_the_path_is_refused_and_untouched() {
     let scene = Scene::new("delete");
-    scene.run(scene.from_backup(), Phase::Apply).unwrap();
+    scene.run(scene.restore_step(), Phase::Apply).unwrap();
     std::fs::remove_file(scene.path()).unwrap();
     std::fs::create_dir(scene.path()).unwrap();
     for step in [DatabaseStep::Preserve, DatabaseStep::Install] {
