@@ -1,1 +1,151 @@
-//! Wiring: the long run, one pass, signals, shutdown.
+//! Wiring: the long run, one pass, signals, shutdown. The only room that sees all others.
+
+mod foundation;
+pub mod one_pass;
+mod reload;
+mod serve;
+mod systemd;
+mod targets;
+mod watching;
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+use crate::config::Config;
+use crate::journal::StateError;
+use crate::supervisor::Supervisor;
+use crate::supervisor::status::{Pulse, StatusBoard};
+use crate::telemetry;
+
+use foundation::Foundation;
+use reload::Reloader;
+
+/// The main loop comes round at least this often, so that its pulse is known.
+const BEAT: Duration = Duration::from_secs(5);
+/// Old evidence is looked for this often.
+const EXPIRE_EVERY: Duration = Duration::from_secs(3600);
+
+/// Why the daemon could not start.
+#[derive(Debug, Error)]
+pub enum DaemonError {
+    /// Its state directory.
+    #[error(transparent)]
+    State(StateError),
+    /// No thread for the journal.
+    #[error("the journal's thread could not be started: {0}")]
+    Journal(#[source] std::io::Error),
+    /// No runtime.
+    #[error("the runtime could not be started: {0}")]
+    Runtime(#[source] std::io::Error),
+    /// A listening socket.
+    #[error("{0}")]
+    Listen(String),
+    /// Signals.
+    #[error("signals could not be handled: {0}")]
+    Signals(#[source] std::io::Error),
+    /// Metrics: a bug.
+    #[error(transparent)]
+    Telemetry(#[from] telemetry::TelemetryError),
+}
+
+/// Runs `work` on the one thread that everything in this process runs on: children die with the thread that started them.
+///
+/// # Errors
+/// [`DaemonError::Runtime`].
+pub fn block_on<T>(work: impl Future<Output = T>) -> Result<T, DaemonError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(DaemonError::Runtime)?;
+    Ok(runtime.block_on(work))
+}
+
+/// The long run: until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When it cannot start. Once it runs, nothing ends it but a signal.
+pub async fn run(config: Config) -> Result<(), DaemonError> {
+    let revision = option_env!("GUARDIAN_REVISION").unwrap_or("unknown");
+    telemetry::start_metrics(env!("CARGO_PKG_VERSION"), revision, crate::sqlite::sqlite_version())?;
+    targets::register_modes();
+    for warning in &config.warnings {
+        telemetry::ConfigWarning(warning).emit();
+    }
+    let foundation = Foundation::lay(&config.guardian.state_dir, config.guardian.workers, targets::gates(&config))?;
+    let board = Arc::new(RwLock::new(StatusBoard::default()));
+    let pulse = Arc::new(Pulse::default());
+    let (outbox, inbox) = mpsc::unbounded_channel();
+    let (wanted, watches) = watch::channel(Default::default());
+
+    let mut supervisor = Supervisor::new(foundation.cx.clone(), (outbox.clone(), inbox), wanted, Arc::clone(&board));
+    supervisor.on_beat(systemd::beat_interval().unwrap_or(BEAT).min(BEAT), beat(&board, &pulse, &foundation));
+    let reloader = Reloader::new(config.clone(), outbox.clone());
+    serve::listen(&config, &foundation.cx, (&board, &pulse), &outbox, reloader.clone()).await?;
+    let (remembered, left_open) = foundation.recall(config.gates.heals.per).await;
+    supervisor.recall(remembered, left_open);
+    supervisor.plant(targets::plant(&config));
+    for orphan in supervisor.orphans() {
+        let incident = &orphan.replayed.incident;
+        tracing::warn!(incident = %incident.id, target = incident.target, "an open incident's target is no longer configured; its files are kept");
+    }
+    tokio::spawn(watching::watch_files(watches, outbox.clone()));
+    tokio::spawn(expire(foundation.cx.journal.clone(), config.guardian.evidence.keep, config.guardian.evidence.max));
+    tokio::spawn(obey_signals(reloader, foundation.stop.clone()).map_err(DaemonError::Signals)?);
+    systemd::ready();
+    supervisor.run().await;
+    tracing::info!("stopped; what was under way is in the journal");
+    Ok(())
+}
+
+fn beat(
+    board: &Arc<RwLock<StatusBoard>>,
+    pulse: &Arc<Pulse>,
+    foundation: &Foundation,
+) -> impl FnMut(bool) + Send + 'static {
+    let (board, pulse, clock) = (Arc::clone(board), Arc::clone(pulse), foundation.cx.clock.clone());
+    let mut told = String::new();
+    move |swept| {
+        pulse.beat(clock.now());
+        systemd::beat();
+        if swept {
+            pulse.set_ready();
+            let line = systemd::line(board.read().unwrap_or_else(PoisonError::into_inner).totals());
+            if line != told {
+                systemd::status(&line);
+                told = line;
+            }
+        }
+    }
+}
+
+/// SIGTERM and SIGINT stop, SIGHUP reloads.
+fn obey_signals(reloader: Reloader, stop: watch::Sender<bool>) -> std::io::Result<impl Future<Output = ()> + Send> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    Ok(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hangup.recv() => drop(reloader.reload().await),
+            }
+        }
+        systemd::stopping();
+        stop.send_replace(true);
+    })
+}
+
+async fn expire(journal: crate::journal::Journal, keep: Duration, max_bytes: u64) {
+    loop {
+        match journal.expire(keep, max_bytes).await {
+            Ok(expired) if expired.folders.is_empty() && expired.evidence.is_empty() => {}
+            Ok(expired) => {
+                tracing::info!(bytes = expired.bytes, incidents = expired.evidence.len(), "old evidence deleted");
+            }
+            Err(error) => tracing::warn!(%error, "old evidence could not be deleted"),
+        }
+        tokio::time::sleep(EXPIRE_EVERY).await;
+    }
+}

@@ -39,6 +39,9 @@ pub struct DatabaseProbe {
     pub site: DatabaseSite,
     /// How deep to check.
     pub integrity: IntegrityLevel,
+    /// A check on mere suspicion runs at once on files of at most so many bytes; on larger ones it is left to a job of
+    /// its own, so that one large file does not hold up a sweep.
+    pub inline_max_bytes: u64,
     /// Stop after `stat` when the files still look like this.
     pub known: Option<Fingerprint>,
     /// Judge "changed behind SQLite's back" against this.
@@ -150,7 +153,9 @@ pub struct Fingerprint {
     pub schema_cookie: u32,
     /// The header says WAL (bytes 18 and 19 are 2).
     pub wal_mode: bool,
-    /// A lock of SQLite's was held while we looked: `stat` is identical while a file is write-locked (rule 22).
+    /// Not to be compared: a lock of SQLite's was held while we looked (`stat` is identical while a file is write-locked,
+    /// rule 22), or a file had changed so shortly before that its time stamp could not show a further change. Locks that an
+    /// idle program in WAL mode holds all its life do not count.
     pub locked: bool,
 }
 
@@ -206,6 +211,10 @@ pub enum HeaderFacts {
     Bad {
         /// What is wrong with it.
         reason: String,
+        /// Of the pages behind it that were sampled, how many are b-tree pages of SQLite's: (like, sampled). An
+        /// encrypted file has none; a database whose first bytes were overwritten has nearly all.
+        #[serde(default)]
+        pages_like_sqlite: Option<(u32, u32)>,
     },
     /// A header.
     Good {
@@ -230,7 +239,8 @@ pub enum HeaderFacts {
     },
 }
 
-/// Where a WAL scan got to; a WAL that only grew is scanned on from here.
+/// Where a WAL scan got to; a WAL that only grew is scanned on from its last commit, because what lies behind a commit may
+/// be rolled back and written anew.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WalMark {
     /// Salts of the generation.
@@ -239,14 +249,14 @@ pub struct WalMark {
     pub page_size: u32,
     /// Checksums are big-endian.
     pub big_endian: bool,
-    /// Frames that verified.
+    /// Frames that verified: `last_commit` or more.
     pub frames: u32,
     /// The last of them that commits.
     pub last_commit: u32,
-    /// Commits among them.
-    pub commits: u32,
-    /// The cumulative checksum after them.
+    /// The cumulative checksum after frame `last_commit`.
     pub checksum: [u32; 2],
+    /// Pages in the database after frame `last_commit`.
+    pub database_pages: u32,
 }
 
 /// What the raw scan of the WAL says.
@@ -423,6 +433,9 @@ pub struct HolderFacts {
     pub state: char,
     /// What it has open: `main`, `wal`, `shm`, `journal`.
     pub files: Vec<String>,
+    /// Those of them whose name is gone: it was deleted or replaced, and the old file lives on in this process.
+    #[serde(default)]
+    pub unlinked: Vec<String>,
 }
 
 /// Rows of one table.

@@ -4,15 +4,22 @@
 //! comes back as an [`Outcome`] or a [`JobFailure`]: a hang, a crash or a refusal is a result like any other.
 
 mod backup;
+mod batch;
+mod child;
+mod client;
 mod database;
+mod events;
+pub mod line;
 mod step;
 
 pub use backup::{BackupEntry, BackupJob, BackupManifest, Keep, PruneJob, RestoreJob, Restored};
+pub use client::{Answer, Client, ClientOptions};
 pub use database::{
     Access, DatabaseFacts, DatabaseProbe, DatabaseSite, Diagnosis, FaultClass, FileFacts, FileState, Fingerprint,
     HeaderFacts, HeldLock, HolderFacts, IntegrityFacts, IntegrityLevel, JournalFacts, JournalState, LayerTime,
     OpenFacts, Owner, Place, QueryFacts, SettledCopy, SqliteFault, TableRows, WalFacts, WalMark, WalState,
 };
+pub use events::{RestartReason, WorkerEvents};
 pub use step::{Candidate, DatabaseStep, Phase, Progress, StepJob, StepReport};
 
 use std::path::PathBuf;
@@ -75,6 +82,10 @@ pub enum Outcome {
         matches: Vec<(PathBuf, String)>,
         /// There were more than `max`.
         truncated: bool,
+        /// What could not be looked at, in words: a folder that denies, a name that is not UTF-8. Targets beneath it that were
+        /// known before are not gone, they are unseen.
+        #[serde(default)]
+        unseen: Vec<String>,
     },
 }
 

@@ -12,6 +12,11 @@ use super::{DatabaseSite, Owner, TableRows};
 pub enum DatabaseStep {
     /// Copy main, -wal, -shm and -journal into the evidence folder, fsynced, with a manifest.
     Preserve,
+    /// Put owner and mode back: metadata only.
+    RestoreAccess {
+        /// As they were when the database was last seen healthy.
+        owner: Owner,
+    },
     /// `wal_checkpoint(TRUNCATE)` after a read (rule 15).
     Checkpoint {
         /// How long to wait for readers and writers, in milliseconds: below the program's own busy timeout.
@@ -54,6 +59,7 @@ impl DatabaseStep {
     pub fn name(&self) -> &'static str {
         match self {
             DatabaseStep::Preserve => "preserve",
+            DatabaseStep::RestoreAccess { .. } => "restore_access",
             DatabaseStep::Checkpoint { .. } => "checkpoint",
             DatabaseStep::RebuildIndexes { .. } => "rebuild_indexes",
             DatabaseStep::BuildFromBackup { .. } => "build_from_backup",

@@ -16,9 +16,9 @@ mod expire;
 mod ids;
 mod index;
 mod ledger;
-mod lock;
 mod log;
 mod replay;
+mod state_lock;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,9 +32,9 @@ pub use expire::Expired;
 pub use ids::new_id;
 pub use index::{Filter, History, Remembered};
 pub use ledger::LeftOpen;
-pub use lock::{StateLock, StateLockError};
 pub use log::{Contents, Doubt, LOG_NAME, LogWriter, parse, read};
 pub use replay::{Illegal, PlaybookRun, Replayed, Unfinished, replay};
+pub use state_lock::{StateError, StateLock};
 
 use crate::clock::Clock;
 use crate::model::{Incident, IncidentId};

@@ -5,9 +5,11 @@ mod finding;
 mod incident;
 mod loss;
 mod plan;
+mod spelled;
 
 pub use check::{Check, LayerResult, LayerVerdict, Verdict};
 pub use finding::{Finding, Kind, Layer, Severity};
 pub use incident::{Illegal, Incident, IncidentEvent, IncidentId, IncidentState, Resolution, StepOutcome, StepRecord};
 pub use loss::{Loss, TableLoss};
 pub use plan::{Playbook, Policy, Risk, StepSpec};
+pub use spelled::{Bytes, Delay, Period, parse_duration, parse_size};

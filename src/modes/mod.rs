@@ -5,7 +5,11 @@
 //! lie in a database is an [`Answer`] like any other.
 //!
 //! To add a mode: a folder with `mod.rs`, `detect.rs` (judge), `heal.rs` (plan) and `config.rs`, and its one line
-//! in [`targets`].
+//! in the list of modules below.
+
+pub mod database;
+
+pub mod config;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,12 +26,13 @@ pub type Answer = Result<Outcome, JobFailure>;
 pub enum Look {
     /// The regular, cheap look: an unchanged target costs a `stat`.
     Sweep,
-    /// The independent second look before anything destructive: nothing is taken for granted from before.
+    /// The independent second look before anything is done: nothing is taken for granted from before, and
+    /// everything that a plan needs to know is collected.
     Confirm,
-    /// Everything a plan needs to know.
-    Diagnose,
     /// Everything, in full: only this closes an incident.
     Prove,
+    /// A person asks: everything, its content included.
+    Inspect,
 }
 
 /// What the supervisor must know of a target to schedule it and to gate its heals.
@@ -116,6 +121,9 @@ pub trait Supervised: Send {
     /// Judges what came back, and remembers what the next look needs.
     fn judge(&mut self, look: Look, answer: &Answer, now: Moment) -> Check;
 
+    /// When to look again before the regular interval is over: while something is waited for. `None`: no need.
+    fn look_again(&self) -> Option<Duration>;
+
     /// The fault's own time on the wall clock, where the last unhealthy answer tells it: `opened_at` minus this is the
     /// detection time.
     fn fault_time(&self) -> Option<jiff::Timestamp>;
@@ -123,7 +131,7 @@ pub trait Supervised: Send {
     /// True when healing this kind replaces or rewrites the user's bytes, so that a second look must agree first.
     fn needs_second_look(&self, kind: &Kind) -> bool;
 
-    /// Playbooks for what [`Look::Diagnose`] found, the least lossy first; empty with a reason where there is nothing to try.
+    /// Playbooks for what [`Look::Confirm`] found, the least lossy first; empty with a reason where there is nothing to try.
     ///
     /// # Errors
     /// Why no playbook may run, with the exact next command for a person.
@@ -134,6 +142,9 @@ pub trait Supervised: Send {
     /// # Errors
     /// When the step is of a shape that this version does not know.
     fn action(&self, incident: &Incident, evidence: &Path, step: &StepSpec, phase: Phase) -> Result<Action, String>;
+
+    /// True when an applied step of this kind must be taken back if its playbook does not heal.
+    fn leaves_a_trace(&self, step: &StepSpec) -> bool;
 
     /// How long that action may take before its child is killed.
     fn step_patience(&self, step: &StepSpec) -> Duration;
@@ -147,11 +158,17 @@ pub trait Supervised: Send {
     /// When the next errand falls due, for the schedule.
     fn next_errand(&self, now: Moment) -> Option<Duration>;
 
+    /// An errand that a person asks for now, by name; `None` when this target has no such errand.
+    fn errand_now(&mut self, name: &str, now: Moment) -> Option<Errand>;
+
     /// What an errand came to.
     fn errand_done(&mut self, name: &'static str, answer: &Answer, now: Moment) -> ErrandResult;
 
     /// What must outlive this process, when it changed since the last call.
     fn memory(&mut self) -> Option<serde_json::Value>;
+
+    /// All that must outlive this process, changed or not.
+    fn whole_memory(&self) -> serde_json::Value;
 
     /// Takes back what an earlier process remembered. Unreadable memory is dropped with a log line: never seen healthy is
     /// the safe thing to believe.

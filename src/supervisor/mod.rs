@@ -1,1 +1,86 @@
-//! Schedule, incidents, gates, execution: knows modes only through their trait.
+//! Schedule, incidents, gates, execution. Knows failure modes only through [`crate::modes::Supervised`].
+//!
+//! ```text
+//! schedule ──due──▶ look (one child for all) ──answer──▶ judge ──unhealthy──▶ attend ─▶ gate ─▶ execute ─▶ prove ─▶ close
+//!     ▲                                                   │                     (a task per target)                  │
+//!     └────────────────────── healthy ────────────────────┴──────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! [`Supervisor`] is one loop over one inbox; while a target is attended it has left its slot, so nothing else can touch it.
+
+mod ask;
+mod attend;
+mod case;
+mod execute;
+mod inbox;
+mod policy;
+mod resume;
+mod schedule;
+mod slot;
+pub mod status;
+mod sweep;
+
+pub use ask::{check_on_demand, heal_on_demand};
+pub use attend::{Attended, Mandate, attend};
+pub use case::Case;
+pub use inbox::{Command, HealAnswer, Message};
+pub use policy::{Admission, Gates, GatesConfig};
+pub use resume::resume;
+pub use sweep::{Plant, Supervisor};
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::clock::{Clock, Moment};
+use crate::job::{Client, Job};
+use crate::journal::Journal;
+use crate::modes::{Answer, Look, Supervised};
+
+/// What every part of the supervisor works with.
+#[derive(Clone)]
+pub struct Context {
+    /// The time.
+    pub clock: Clock,
+    /// Runs children.
+    pub jobs: Client,
+    /// Makes intents durable.
+    pub journal: Journal,
+    /// Who may heal now.
+    pub gates: Arc<Mutex<Gates>>,
+    /// True once guardiand shall stop: nothing new begins, what runs is parked at its next durable point.
+    pub stopping: watch::Receiver<bool>,
+}
+
+impl Context {
+    fn now(&self) -> Moment {
+        self.clock.now()
+    }
+
+    fn is_stopping(&self) -> bool {
+        *self.stopping.borrow()
+    }
+
+    fn with_gates<T>(&self, ask: impl FnOnce(&mut Gates) -> T) -> T {
+        ask(&mut self.gates.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// One look at one target, in a child of its own.
+    pub fn look<'a>(&'a self, target: &dyn Supervised, look: Look) -> impl Future<Output = Answer> + Send + use<'a> {
+        self.run(target.ask(look, self.now()), target.patience(look))
+    }
+
+    fn run(&self, job: Job, patience: Duration) -> impl Future<Output = Answer> + Send + use<'_> {
+        self.jobs.run(job, patience)
+    }
+
+    /// Sleeps, but not past the order to stop. True when the time has passed.
+    async fn rest(&self, span: Duration) -> bool {
+        let mut stopping = self.stopping.clone();
+        tokio::select! {
+            () = self.clock.sleep(span) => true,
+            _ = stopping.wait_for(|stop| *stop) => false,
+        }
+    }
+}

@@ -5,11 +5,13 @@
 //! | preserve | copies without a manifest, which count for nothing | doing it again |
 //! | checkpoint, rebuild indexes | what SQLite's own recovery undoes or finishes | doing it again |
 //! | build … | a part without its final name, which counts for nothing | doing it again |
+//! | restore access | owner without mode, or neither | doing it again |
 //! | install | one of the states in `install`'s table | finishing, or taking back |
 //!
 //! A build gives its candidate the final name `.guardiand-<incident>.new` only after the full check and fsync, so a
 //! candidate that is there is complete.
 
+mod access;
 mod build;
 mod evidence;
 mod in_place;
@@ -36,6 +38,10 @@ pub fn run(job: &StepJob) -> Result<StepReport, JobFailure> {
     match (&job.step, job.phase) {
         (DatabaseStep::Preserve, Phase::Apply | Phase::Resume) => preserve::apply(&place),
         (DatabaseStep::Preserve, Phase::Undo) => Ok(nothing("evidence is kept")),
+        (DatabaseStep::RestoreAccess { owner }, Phase::Apply | Phase::Resume) => access::restore(&place, owner),
+        (DatabaseStep::RestoreAccess { .. }, Phase::Undo) => {
+            Ok(nothing("owner and mode stay as they were when healthy"))
+        }
         (DatabaseStep::Checkpoint { timeout_ms }, Phase::Apply | Phase::Resume) => {
             in_place::checkpoint(&place, *timeout_ms)
         }

@@ -1,0 +1,43 @@
+//! From a configuration to what is supervised: the one place that names every mode.
+
+use crate::config::Config;
+use crate::modes::database::{Database, Defaults, Glob, MODE, kinds};
+use crate::supervisor::{GatesConfig, Plant};
+use crate::telemetry::register_mode;
+
+/// Everything that `config` wants supervised.
+pub(super) fn plant(config: &Config) -> Plant {
+    let defaults = defaults(config);
+    let mut plant = Plant::default();
+    for database in &config.databases {
+        match database.is_glob() {
+            true => plant.discoveries.push(Box::new(Glob::new(database.clone(), &defaults))),
+            false => plant.targets.push(Box::new(Database::new(database.clone(), &defaults))),
+        }
+    }
+    plant
+}
+
+/// What targets take from the daemon's own table.
+pub(super) fn defaults(config: &Config) -> Defaults {
+    Defaults {
+        state_dir: config.guardian.state_dir.clone(),
+        interval: config.guardian.interval,
+        policy: config.guardian.policy,
+    }
+}
+
+/// The gates as the supervisor has them.
+pub(super) fn gates(config: &Config) -> GatesConfig {
+    GatesConfig {
+        cooldown: config.gates.cooldown,
+        heals_max: config.gates.heals.max,
+        heals_per: config.gates.heals.per,
+    }
+}
+
+/// Creates the series of every mode, at zero.
+pub(super) fn register_modes() {
+    let names = kinds::KINDS.iter().map(crate::model::Kind::as_str).collect::<Vec<_>>();
+    register_mode(MODE, kinds::LAYERS, &names);
+}

@@ -1,0 +1,101 @@
+//! One guardiand per state directory.
+
+use std::fs::{DirBuilder, OpenOptions};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use crate::host::{Bytes, HostError, OfdLock};
+
+/// Why a state directory cannot be had.
+#[derive(Debug, Error)]
+pub enum StateError {
+    /// Another guardiand has it.
+    #[error("another guardiand ({who}) uses the state directory {dir}: stop it, or give this one another `state_dir`")]
+    Held {
+        /// The directory.
+        dir: PathBuf,
+        /// Its pid, as it wrote it down.
+        who: String,
+    },
+    /// It cannot be used.
+    #[error("cannot use the state directory {dir}: {source}; it must be writable for the user that guardiand runs as")]
+    Unusable {
+        /// The directory.
+        dir: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The lock itself failed.
+    #[error("cannot lock the state directory {dir}: {source}")]
+    Lock {
+        /// The directory.
+        dir: PathBuf,
+        /// Why.
+        source: HostError,
+    },
+}
+
+/// Holds a state directory until it is dropped, or the process dies: an open-file-description lock cannot go stale.
+#[derive(Debug)]
+pub struct StateLock {
+    _lock: OfdLock,
+}
+
+impl StateLock {
+    /// Takes `dir`, making it when it is not there.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn acquire(dir: &Path) -> Result<StateLock, StateError> {
+        let unusable = |source| StateError::Unusable { dir: dir.to_owned(), source };
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(unusable)?;
+        let path = dir.join("lock");
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .map_err(unusable)?;
+        let shared = file.try_clone().map_err(unusable)?;
+        match OfdLock::exclusive(shared.into(), Bytes::ALL) {
+            Ok(lock) => {
+                // For people, and for the message of the next one who asks; the lock does not depend on it.
+                let written = file.set_len(0).and_then(|()| file.write_all(std::process::id().to_string().as_bytes()));
+                if let Err(error) = written {
+                    tracing::debug!(%error, "the pid could not be written into the lock file");
+                }
+                Ok(StateLock { _lock: lock })
+            }
+            Err(HostError::LockHeld(_)) => {
+                let mut pid = String::new();
+                let read = file.rewind().and_then(|()| file.take(32).read_to_string(&mut pid));
+                let who = match read {
+                    Ok(_) if !pid.is_empty() => format!("pid {pid}"),
+                    Ok(_) | Err(_) => "of unknown pid".to_owned(),
+                };
+                Err(StateError::Held { dir: dir.to_owned(), who })
+            }
+            Err(source) => Err(StateError::Lock { dir: dir.to_owned(), source }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_guardiand_is_refused_and_told_who_the_first_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = StateLock::acquire(dir.path()).unwrap();
+        let refused = StateLock::acquire(dir.path()).unwrap_err();
+        assert!(refused.to_string().contains(&format!("pid {}", std::process::id())), "{refused}");
+        drop(held);
+        StateLock::acquire(dir.path()).unwrap();
+    }
+}

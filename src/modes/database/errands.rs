@@ -1,0 +1,172 @@
+//! What is due apart from looking: scheduled checks and backups.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::clock::Moment;
+use crate::job::{BackupJob, IntegrityLevel, Job, Outcome, PruneJob};
+use crate::modes::{Answer, Errand, ErrandResult, Look};
+use crate::telemetry::events;
+
+use super::Database;
+
+/// A scheduled `quick_check`, or one on suspicion.
+const QUICK: &str = "quick_check";
+/// A scheduled `integrity_check`.
+const FULL: &str = "integrity_check";
+/// A backup.
+pub(super) const BACKUP: &str = "backup";
+/// The retention, after a backup.
+const PRUNE: &str = "prune";
+/// A failed backup is tried again after this share of its period: the source may only have been busy.
+const RETRY_SHARE: u32 = 4;
+/// This much stays free on a backup's file system.
+const FREE_FLOOR_BYTES: u64 = 64 * 1024 * 1024;
+
+impl Database {
+    pub(super) fn due_errand(&mut self, now: Moment) -> Option<Errand> {
+        // Neither a check nor a backup is taken of what is not healthy: an incident is open, or will be.
+        if !self.healthy {
+            return None;
+        }
+        if self.suspicious() {
+            return Some(self.check(FULL, IntegrityLevel::Full));
+        }
+        let due = self.schedule(now);
+        let (name, _) =
+            due.into_iter().flatten().filter(|(_, left)| left.is_zero()).min_by_key(|(name, _)| *name != FULL)?;
+        Some(match name {
+            FULL => self.check(FULL, IntegrityLevel::Full),
+            QUICK => self.check(QUICK, IntegrityLevel::Quick),
+            _ => self.backup(now)?,
+        })
+    }
+
+    pub(super) fn errand_on_demand(&mut self, name: &str, now: Moment) -> Option<Errand> {
+        (name == BACKUP).then(|| self.backup(now)).flatten()
+    }
+
+    pub(super) fn until_next_errand(&self, now: Moment) -> Option<Duration> {
+        if !self.healthy {
+            return None;
+        }
+        if self.suspicious() {
+            return Some(Duration::ZERO);
+        }
+        self.schedule(now).into_iter().flatten().map(|(_, left)| left).min()
+    }
+
+    /// It changed behind SQLite's back, and is too large to have been checked within the sweep.
+    fn suspicious(&self) -> bool {
+        self.facts.as_ref().is_some_and(|facts| facts.behind_sqlite.is_some() && facts.integrity.is_none())
+    }
+
+    /// What is scheduled, and in how long.
+    fn schedule(&self, now: Moment) -> [Option<(&'static str, Duration)>; 3] {
+        let quick = self.config.integrity.quick;
+        let full = self.config.integrity.full;
+        let backup = self.config.backup.as_ref().map(|backup| {
+            let taken = self.memory.backup.as_ref().map(|backup| backup.taken_at);
+            let failed_since = self.memory.backup_tried_at.filter(|tried| taken.is_none_or(|taken| taken < *tried));
+            let left = match failed_since {
+                Some(tried) => left(Some(tried), backup.every / RETRY_SHARE, now),
+                None => left(taken, backup.every, now),
+            };
+            (BACKUP, left)
+        });
+        [
+            Some((FULL, left(self.memory.full_at, full, now))),
+            Some((QUICK, left(self.memory.quick_at, quick, now))),
+            backup,
+        ]
+    }
+
+    fn check(&self, name: &'static str, level: IntegrityLevel) -> Errand {
+        let mut probe = self.probe(Look::Sweep, level);
+        probe.known = None;
+        probe.inline_max_bytes = u64::MAX;
+        Errand { name, job: Job::Probe(Box::new(probe)), deadline: self.whole_file_patience() }
+    }
+
+    fn backup(&mut self, now: Moment) -> Option<Errand> {
+        let folder = self.backup_folder()?;
+        self.memory.backup_tried_at = Some(now.wall);
+        let deadline = self.whole_file_patience();
+        let job = BackupJob {
+            site: self.site(),
+            target: self.config.name.clone(),
+            folder,
+            free_floor: FREE_FLOOR_BYTES,
+            deadline_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
+        };
+        Some(Errand { name: BACKUP, job: Job::Backup(Box::new(job)), deadline })
+    }
+
+    pub(super) fn finish_errand(&mut self, name: &'static str, answer: &Answer, now: Moment) -> ErrandResult {
+        match name {
+            BACKUP => self.backup_done(answer, now),
+            PRUNE => {
+                if let Err(failure) = answer {
+                    tracing::warn!(
+                        target = self.settings.target,
+                        error = failure.message,
+                        "old backups could not be deleted"
+                    );
+                }
+                ErrandResult::default()
+            }
+            _ => {
+                let check = self.conclude(Look::Sweep, answer, now);
+                // A check that could not be finished is due again at its next time, not at once for ever.
+                let tried = Some(now.wall);
+                self.memory.quick_at = tried;
+                if name == FULL {
+                    self.memory.full_at = tried;
+                    if let Some(facts) = &mut self.facts {
+                        facts.behind_sqlite = None;
+                    }
+                }
+                ErrandResult { check: Some(check), then: None }
+            }
+        }
+    }
+
+    fn backup_done(&mut self, answer: &Answer, now: Moment) -> ErrandResult {
+        let target = self.settings.target.clone();
+        match answer {
+            Ok(Outcome::BackedUp(entry)) => {
+                self.memory.note_backup(entry);
+                events::BackupTaken {
+                    target: &target,
+                    file: &entry.file,
+                    size_bytes: entry.manifest.size,
+                    taken_at: entry.manifest.taken_at,
+                    verified_at: entry.manifest.verified_at,
+                    seconds: entry.manifest.duration_seconds,
+                }
+                .emit();
+                ErrandResult { check: None, then: self.prune(now) }
+            }
+            Ok(_) => ErrandResult::default(),
+            Err(failure) => {
+                events::BackupFailed { target: &target, error: &failure.message }.emit();
+                ErrandResult::default()
+            }
+        }
+    }
+
+    fn prune(&self, now: Moment) -> Option<Errand> {
+        let backup = self.config.backup.as_ref()?;
+        let job = PruneJob { folder: self.backup_folder()?, keep: backup.keep, max_bytes: backup.max, now: now.wall };
+        Some(Errand { name: PRUNE, job: Job::Prune(job), deadline: Duration::from_secs(60) })
+    }
+}
+
+/// What is left of `every` since `last`; nothing when it never happened. A wall clock that was set back counts as never
+/// having moved, so that nothing waits for the time to come round again.
+fn left(last: Option<Timestamp>, every: Duration, now: Moment) -> Duration {
+    let Some(last) = last else { return Duration::ZERO };
+    let passed = Duration::try_from(now.wall.duration_since(last)).unwrap_or(every);
+    every.saturating_sub(passed)
+}

@@ -1,0 +1,172 @@
+//! What is remembered of a database between looks, and between processes.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Moment;
+use crate::job::{
+    BackupEntry, DatabaseFacts, FileState, Fingerprint, HeaderFacts, HeldLock, OpenFacts, Owner, TableRows, WalMark,
+};
+
+/// The memory of one database. The default is the cautious one: never seen healthy.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Memory {
+    /// It was seen healthy at least once, by this or an earlier process, or a verified backup of it proves so.
+    pub ever_healthy: bool,
+    /// Its files when they were last seen healthy.
+    pub last_healthy: Option<Fingerprint>,
+    /// When that was.
+    pub healthy_at: Option<Timestamp>,
+    /// Where it lived then.
+    pub place: Option<PlaceMemory>,
+    /// Its schema then, as SQL.
+    pub schema: Option<String>,
+    /// The cookie that `schema` belongs to.
+    pub schema_cookie: Option<u32>,
+    /// Its journal mode then.
+    pub journal_mode: Option<String>,
+    /// Its owner and mode then.
+    pub owner: Option<Owner>,
+    /// When `quick_check` last passed.
+    pub quick_at: Option<Timestamp>,
+    /// When `integrity_check` last passed.
+    pub full_at: Option<Timestamp>,
+    /// When a backup was last tried.
+    pub backup_tried_at: Option<Timestamp>,
+    /// The newest backup's source files and rows.
+    pub backup: Option<BackupMemory>,
+    /// How far the WAL has been verified.
+    #[serde(skip)]
+    pub wal_mark: Option<WalMark>,
+    /// Since when SQLite has answered BUSY without a break.
+    #[serde(skip)]
+    pub busy_since: Option<Moment>,
+    /// Locks that keep writers out, and when each was first seen.
+    #[serde(skip)]
+    pub locks: Vec<(LockKey, Moment)>,
+}
+
+/// The file system and boot a database was seen on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlaceMemory {
+    /// See [`crate::job::Place::fs_id`].
+    pub fs_id: String,
+    /// The boot.
+    pub boot_id: String,
+    /// In memory only.
+    pub volatile: bool,
+}
+
+/// What loss accounting needs of the newest backup.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BackupMemory {
+    /// When its content was current.
+    pub taken_at: Timestamp,
+    /// Bytes.
+    pub size: u64,
+    /// Rows per table.
+    pub tables: Vec<TableRows>,
+}
+
+/// One lock of one process: the same key at the next sweep is the same lock, held on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LockKey {
+    pid: i32,
+    started_ms: u64,
+    lock: String,
+}
+
+impl LockKey {
+    /// The key of a lock that was seen.
+    pub fn of(held: &HeldLock) -> LockKey {
+        LockKey { pid: held.pid, started_ms: held.started_ms, lock: held.lock.clone() }
+    }
+}
+
+impl Memory {
+    /// When this lock was first seen, if it was there at the last look.
+    pub fn held_since(&self, held: &HeldLock) -> Option<Moment> {
+        let key = LockKey::of(held);
+        self.locks.iter().find(|(known, _)| *known == key).map(|(_, since)| *since)
+    }
+
+    /// Takes note of what every look tells, healthy or not: locks, busyness, the WAL scan.
+    pub fn note(&mut self, facts: &DatabaseFacts, now: Moment) {
+        self.locks = facts
+            .locks
+            .iter()
+            .filter(|held| held.blocks_writers)
+            .map(|held| (LockKey::of(held), self.held_since(held).unwrap_or(now)))
+            .collect();
+        if super::detect::answered_busy(facts) {
+            self.busy_since.get_or_insert(now);
+        } else {
+            self.busy_since = None;
+        }
+        if let Some(wal) = &facts.wal {
+            self.wal_mark = wal.mark;
+        }
+    }
+
+    /// Takes note of a healthy look.
+    pub fn note_healthy(&mut self, facts: &DatabaseFacts, now: Moment) {
+        self.healthy_at = Some(now.wall);
+        if facts.unchanged {
+            return;
+        }
+        let Some(fingerprint) = &facts.fingerprint else { return };
+        // Health that SQLite itself has not confirmed (busy, judged from outside) proves nothing about the content.
+        let Some(Ok(open)) = &facts.open else { return };
+        self.ever_healthy = true;
+        if let FileState::File(main) = &facts.main {
+            self.owner = Some(Owner::from(main));
+        }
+        self.note_schema(facts, open);
+        self.journal_mode = Some(open.journal_mode.clone());
+        self.place = Some(PlaceMemory {
+            fs_id: facts.place.fs_id.clone(),
+            boot_id: facts.place.boot_id.clone(),
+            volatile: facts.place.volatile,
+        });
+        if let Some(integrity) = facts.integrity.as_ref().filter(|integrity| integrity.ok) {
+            self.quick_at = Some(now.wall);
+            if integrity.level == crate::job::IntegrityLevel::Full {
+                self.full_at = Some(now.wall);
+            }
+        }
+        self.last_healthy = Some(fingerprint.clone());
+    }
+
+    fn note_schema(&mut self, facts: &DatabaseFacts, open: &OpenFacts) {
+        if let (Some(schema), Some(HeaderFacts::Good { schema_cookie, .. })) = (&open.schema, &facts.header) {
+            // An empty schema is never remembered over one with content: it would be all that is left to recreate from.
+            if open.objects > 0 || self.schema.is_none() {
+                self.schema = Some(schema.clone());
+                self.schema_cookie = Some(*schema_cookie);
+            }
+        }
+    }
+
+    /// Takes note of a verified backup: it proves that the database was healthy when it was taken.
+    pub fn note_backup(&mut self, entry: &BackupEntry) {
+        let manifest = &entry.manifest;
+        if self.backup.as_ref().is_none_or(|known| known.taken_at <= manifest.taken_at) {
+            self.backup = Some(BackupMemory {
+                taken_at: manifest.taken_at,
+                size: manifest.size,
+                tables: manifest.tables.clone(),
+            });
+        }
+        self.ever_healthy = true;
+        if self.schema.is_none() {
+            self.schema = Some(manifest.schema.clone());
+        }
+        if self.journal_mode.is_none() {
+            self.journal_mode = Some(manifest.journal_mode.clone());
+        }
+        if self.owner.is_none() {
+            self.owner = Some(manifest.owner);
+        }
+    }
+}

@@ -1,0 +1,381 @@
+//! The failure mode `database`: a SQLite database and its side files.
+//!
+//! [`detect`] judges, [`heal`] plans, [`memory`] remembers; this file ties them to one configured database. Nothing here
+//! does IO: looking and doing are jobs.
+
+pub mod config;
+pub mod detect;
+mod discover;
+mod errands;
+pub mod heal;
+pub mod kinds;
+pub mod memory;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::clock::Moment;
+use crate::job::{
+    DatabaseFacts, DatabaseProbe, DatabaseSite, DatabaseStep, FileState, IntegrityLevel, Job, Outcome, Phase, Progress,
+    StepJob,
+};
+use crate::model::{Check, Incident, Kind, Playbook, Policy, StepOutcome, StepSpec, Verdict};
+use crate::modes::{Action, Answer, Errand, ErrandResult, Look, Retry, Settings, StepResult, Supervised};
+
+use config::DatabaseConfig;
+pub use discover::Glob;
+use memory::Memory;
+
+/// The mode's name: the label in metrics.
+pub const MODE: &str = "database";
+
+/// Files of at most this size are checked within a sweep when something is suspicious: about 0.1 s.
+const INLINE_CHECK_MAX_BYTES: u64 = 64 * 1024 * 1024;
+/// While SQLite answers BUSY, look again this often.
+const BUSY_LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// A probe that has no large file to check is done in microseconds; this is for stuck disks and slow canaries.
+const SWEEP_PATIENCE: Duration = Duration::from_secs(10);
+/// Slower than any disk worth supervising: for deadlines of jobs that read a whole file several times.
+const SLOWEST_BYTES_PER_SECOND: u64 = 5_000_000;
+
+/// What every target shares: the daemon's own settings.
+#[derive(Debug, Clone)]
+pub struct Defaults {
+    /// Where guardiand keeps its state, absolute.
+    pub state_dir: PathBuf,
+    /// Look at least this often.
+    pub interval: Duration,
+    /// What may be done.
+    pub policy: Policy,
+}
+
+/// One database under supervision.
+pub struct Database {
+    settings: Settings,
+    config: DatabaseConfig,
+    scratch: PathBuf,
+    memory: Memory,
+    saved: Memory,
+    facts: Option<DatabaseFacts>,
+    healthy: bool,
+    kind: Option<Kind>,
+    /// A candidate that passed its full check was put in place during the present incident.
+    replaced: bool,
+    backups_listed: bool,
+}
+
+impl Database {
+    /// A database that nothing is known of yet.
+    pub fn new(config: DatabaseConfig, defaults: &Defaults) -> Database {
+        let watches = ["", "-wal", "-journal"].iter().map(|suffix| beside(&config.path, suffix)).collect();
+        let settings = Settings {
+            target: config.name.clone(),
+            mode: MODE,
+            interval: config.interval.unwrap_or(defaults.interval),
+            policy: config.policy.unwrap_or(defaults.policy),
+            retry: Retry {
+                attempts: config.retry.attempts,
+                initial: config.retry.initial,
+                factor: config.retry.factor,
+                max: config.retry.max,
+            },
+            watches,
+            layers: kinds::LAYERS,
+        };
+        Database {
+            settings,
+            scratch: defaults.state_dir.join("scratch"),
+            config,
+            memory: Memory::default(),
+            saved: Memory::default(),
+            facts: None,
+            healthy: false,
+            kind: None,
+            replaced: false,
+            backups_listed: false,
+        }
+    }
+
+    /// The folder of this target's backups, where backups are configured.
+    pub fn backup_folder(&self) -> Option<PathBuf> {
+        self.config.backup.as_ref().map(|backup| backup.folder(&self.config.name))
+    }
+
+    fn site(&self) -> DatabaseSite {
+        DatabaseSite {
+            path: self.config.path.clone(),
+            user: self.config.user.clone(),
+            scratch: self.scratch.clone(),
+            // A look never waits: being busy is a fact, and how long it lasts is judged from look to look.
+            busy_ms: 20,
+            block_max_ms: self.block_max_ms(),
+        }
+    }
+
+    fn block_max_ms(&self) -> u64 {
+        let block_max = self.config.backup.as_ref().map_or(Duration::from_secs(2), |backup| backup.block_max);
+        u64::try_from(block_max.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn probe(&self, look: Look, integrity: IntegrityLevel) -> DatabaseProbe {
+        let sweep = look == Look::Sweep;
+        // An unchanged file is only taken for healthy when nothing is being waited for.
+        let trust = sweep && self.healthy && self.memory.locks.is_empty() && integrity == IntegrityLevel::Suspicion;
+        let first = !self.memory.ever_healthy && !self.backups_listed;
+        DatabaseProbe {
+            site: self.site(),
+            integrity,
+            inline_max_bytes: if sweep { INLINE_CHECK_MAX_BYTES } else { u64::MAX },
+            known: self.memory.last_healthy.clone().filter(|_| trust),
+            last_healthy: self.memory.last_healthy.clone().filter(|_| look != Look::Prove),
+            wal_mark: self.memory.wal_mark.filter(|_| sweep),
+            canary: self.config.canary.clone(),
+            diagnose: look == Look::Confirm || first,
+            backups: self.backup_folder(),
+        }
+    }
+
+    /// How deep a look must go to see again what the last one saw.
+    fn depth(&self, look: Look) -> IntegrityLevel {
+        let seen = self.facts.as_ref().and_then(|facts| facts.integrity.as_ref()).filter(|integrity| !integrity.ok);
+        match look {
+            Look::Sweep => IntegrityLevel::Suspicion,
+            Look::Confirm => seen.map_or(IntegrityLevel::Suspicion, |integrity| integrity.level),
+            Look::Prove if self.kind.as_ref().is_some_and(kinds::is_destructive) && !self.replaced => {
+                IntegrityLevel::Full
+            }
+            Look::Prove => IntegrityLevel::Suspicion,
+            Look::Inspect => IntegrityLevel::Full,
+        }
+    }
+
+    /// Time for a job that reads and writes the whole database a few times.
+    fn whole_file_patience(&self) -> Duration {
+        let bytes = self.facts.as_ref().map_or(0, |facts| facts.main.size() + facts.wal_file.size());
+        let backup = self.memory.backup.as_ref().map_or(0, |backup| backup.size);
+        Duration::from_secs(60 + bytes.max(backup) / SLOWEST_BYTES_PER_SECOND)
+    }
+
+    fn conclude(&mut self, look: Look, answer: &Answer, now: Moment) -> Check {
+        let (verdict, facts) = match answer {
+            Ok(Outcome::Probed(facts)) => {
+                if let Some(diagnosis) = &facts.diagnosis {
+                    self.backups_listed = true;
+                    diagnosis.backups.iter().for_each(|backup| self.memory.note_backup(backup));
+                }
+                (detect::judge(facts, &self.memory, &self.config, now), Some(facts.as_ref()))
+            }
+            Ok(_) => (Verdict::Unknown("the probe answered something else".to_owned()), None),
+            Err(failure) => (detect::judge_failure(failure), None),
+        };
+        if let Some(facts) = facts {
+            self.memory.note(facts, now);
+            if verdict == Verdict::Healthy {
+                self.memory.note_healthy(facts, now);
+            }
+            if !facts.unchanged {
+                self.facts = Some(facts.clone());
+            }
+        }
+        self.healthy = verdict == Verdict::Healthy;
+        self.kind = verdict.findings().first().map(|finding| finding.kind.clone()).or(self.kind.take());
+        if self.healthy && look == Look::Prove {
+            self.replaced = false;
+        }
+        let layers = detect::layers(facts, &verdict);
+        Check {
+            target: self.settings.target.clone(),
+            mode: MODE,
+            verdict,
+            checked_at: facts.map_or(now.wall, |facts| facts.looked_at),
+            duration_seconds: layers.iter().map(|layer| layer.seconds).sum(),
+            layers,
+        }
+    }
+}
+
+/// `path` with `suffix` appended to its last component, byte for byte.
+pub fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+impl Supervised for Database {
+    fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    fn ask(&self, look: Look, _now: Moment) -> Job {
+        Job::Probe(Box::new(self.probe(look, self.depth(look))))
+    }
+
+    fn patience(&self, look: Look) -> Duration {
+        match look {
+            Look::Sweep => SWEEP_PATIENCE,
+            // What did not answer in time is not given minutes to not answer again.
+            Look::Confirm if self.kind.as_ref() == Some(&kinds::CONNECTION_FAILED) => SWEEP_PATIENCE,
+            Look::Confirm | Look::Prove | Look::Inspect => self.whole_file_patience(),
+        }
+    }
+
+    fn judge(&mut self, look: Look, answer: &Answer, now: Moment) -> Check {
+        self.conclude(look, answer, now)
+    }
+
+    fn look_again(&self) -> Option<Duration> {
+        if self.memory.busy_since.is_some() {
+            return Some(BUSY_LOOK_AGAIN);
+        }
+        // A lock that keeps writers out is looked at when it becomes too old, not a whole interval later.
+        (!self.memory.locks.is_empty()).then_some(self.config.lock_max_age)
+    }
+
+    fn fault_time(&self) -> Option<Timestamp> {
+        let facts = self.facts.as_ref()?;
+        let ns = match &facts.main {
+            FileState::File(main) => main.mtime_ns.max(main.ctime_ns),
+            _ if facts.place.folder_exists => facts.place.folder_mtime_ns,
+            _ => return None,
+        };
+        let at = Timestamp::from_nanosecond(i128::from(ns)).ok()?;
+        // What happened before the last healthy look is not what made it unhealthy.
+        self.memory.healthy_at.is_none_or(|healthy| healthy <= at).then_some(at)
+    }
+
+    fn needs_second_look(&self, kind: &Kind) -> bool {
+        kinds::is_destructive(kind)
+    }
+
+    fn plan(&self, incident: &Incident) -> Result<Vec<Playbook>, String> {
+        let facts = self.facts.as_ref().ok_or("nothing has been seen of it yet")?;
+        let kind = self.kind.as_ref().unwrap_or(&incident.kind);
+        heal::plan(kind, facts, &self.memory, &self.config)
+    }
+
+    fn action(&self, incident: &Incident, evidence: &Path, spec: &StepSpec, phase: Phase) -> Result<Action, String> {
+        if spec.name == heal::WAIT {
+            return Ok(Action::WaitUntilHealthy);
+        }
+        if spec.version > heal::STEP_VERSION {
+            return Err(format!("step `{}` is of version {}, written by a newer guardiand", spec.name, spec.version));
+        }
+        let step = serde_json::from_value::<DatabaseStep>(spec.args.clone())
+            .map_err(|error| format!("step `{}` cannot be read back: {error}", spec.name))?;
+        let mut site = self.site();
+        site.busy_ms = u64::try_from(self.config.busy_timeout.as_millis()).unwrap_or(u64::MAX);
+        Ok(Action::Run(Box::new(Job::Step(Box::new(StepJob {
+            site,
+            incident: incident.id.to_string(),
+            evidence: evidence.to_path_buf(),
+            phase,
+            step,
+        })))))
+    }
+
+    fn leaves_a_trace(&self, spec: &StepSpec) -> bool {
+        let step = serde_json::from_value::<DatabaseStep>(spec.args.clone());
+        matches!(
+            step,
+            Ok(DatabaseStep::Install
+                | DatabaseStep::BuildFromBackup { .. }
+                | DatabaseStep::BuildFromCopy { .. }
+                | DatabaseStep::BuildFromSchema { .. })
+        )
+    }
+
+    fn step_patience(&self, _step: &StepSpec) -> Duration {
+        self.whole_file_patience()
+    }
+
+    fn step_result(&mut self, spec: &StepSpec, _phase: Phase, answer: &Answer) -> StepResult {
+        let report = match answer {
+            Ok(Outcome::Stepped(report)) => report,
+            Ok(_) => return failed("the step answered something else".to_owned()),
+            Err(failure) => return failed(failure.message.clone()),
+        };
+        let outcome = match report.progress {
+            Progress::Done => StepOutcome::Ok,
+            Progress::Nothing => StepOutcome::Skipped,
+            Progress::Undone => StepOutcome::Undone,
+        };
+        let step = serde_json::from_value::<DatabaseStep>(spec.args.clone()).ok();
+        if matches!(step, Some(DatabaseStep::Install)) && outcome != StepOutcome::Undone {
+            self.replaced = true;
+        }
+        let loss = step.zip(report.candidate.as_ref()).and_then(|(step, candidate)| self.loss(&step, candidate));
+        StepResult { outcome, detail: report.detail.clone(), loss }
+    }
+
+    fn errand(&mut self, now: Moment) -> Option<Errand> {
+        self.due_errand(now)
+    }
+
+    fn next_errand(&self, now: Moment) -> Option<Duration> {
+        self.until_next_errand(now)
+    }
+
+    fn errand_now(&mut self, name: &str, now: Moment) -> Option<Errand> {
+        self.errand_on_demand(name, now)
+    }
+
+    fn errand_done(&mut self, name: &'static str, answer: &Answer, now: Moment) -> ErrandResult {
+        self.finish_errand(name, answer, now)
+    }
+
+    fn memory(&mut self) -> Option<serde_json::Value> {
+        // When it was last healthy changes with each look, and alone is not worth a write.
+        self.saved.healthy_at = self.memory.healthy_at;
+        let changed = serde_json::to_value(&self.memory).ok()?;
+        if serde_json::to_value(&self.saved).ok()? == changed {
+            return None;
+        }
+        self.saved = self.memory.clone();
+        Some(changed)
+    }
+
+    fn whole_memory(&self) -> serde_json::Value {
+        serde_json::to_value(&self.memory).unwrap_or_default()
+    }
+
+    fn remember(&mut self, memory: serde_json::Value, _now: Moment) {
+        match serde_json::from_value::<Memory>(memory) {
+            Ok(memory) => {
+                self.memory = memory;
+                self.saved = self.memory.clone();
+            }
+            Err(error) => {
+                tracing::warn!(target = self.settings.target, %error, "what was remembered cannot be read; starting afresh")
+            }
+        }
+    }
+}
+
+impl Database {
+    fn loss(&self, step: &DatabaseStep, candidate: &crate::job::Candidate) -> Option<crate::model::Loss> {
+        match step {
+            DatabaseStep::BuildFromBackup { backup, .. } => {
+                let diagnosis = self.facts.as_ref().and_then(|facts| facts.diagnosis.as_ref());
+                let entry =
+                    diagnosis.and_then(|diagnosis| diagnosis.backups.iter().find(|entry| entry.file == *backup));
+                Some(match entry {
+                    Some(entry) => heal::loss_of_backup(entry, &candidate.tables, &self.memory),
+                    None => heal::loss_unknown(candidate),
+                })
+            }
+            DatabaseStep::BuildFromCopy { .. } => Some(heal::loss_of_copy(&candidate.tables)),
+            DatabaseStep::BuildFromSchema { .. } => Some(heal::loss_of_recreation(&self.memory)),
+            DatabaseStep::Preserve
+            | DatabaseStep::RestoreAccess { .. }
+            | DatabaseStep::Checkpoint { .. }
+            | DatabaseStep::RebuildIndexes { .. }
+            | DatabaseStep::Install => None,
+        }
+    }
+}
+
+fn failed(detail: String) -> StepResult {
+    StepResult { outcome: StepOutcome::Failed, detail, loss: None }
+}

@@ -1,0 +1,62 @@
+//! A person asks for a heal: look in full, then plan or heal, whatever policy and gates say.
+
+use crate::journal::JournalError;
+use crate::model::{Playbook, Verdict};
+use crate::modes::{Look, Supervised};
+
+use super::attend::{Mandate, recovered};
+use super::{Attended, Case, Context, HealAnswer, attend};
+
+/// Looks at `target` in full and heals it; with `dry_run` only says what would be done.
+pub async fn heal_on_demand(
+    cx: &Context,
+    mut target: Box<dyn Supervised>,
+    mut case: Option<Case>,
+    dry_run: bool,
+) -> (HealAnswer, Attended) {
+    let opened = cx.now();
+    let answer = cx.look(target.as_ref(), Look::Inspect).await;
+    let mut check = target.judge(Look::Inspect, &answer, cx.now());
+    let unhealthy = matches!(check.verdict, Verdict::Unhealthy(_));
+    if !unhealthy || dry_run {
+        let mut plan = Ok(Vec::new());
+        if unhealthy {
+            let answer = cx.look(target.as_ref(), Look::Confirm).await;
+            check = target.judge(Look::Confirm, &answer, cx.now());
+            let draft = Case::draft(&check, opened, target.fault_time());
+            plan = target.plan(&draft);
+        } else if let Err(error) = end(cx, &mut case, &check.verdict, dry_run).await {
+            plan = Err(error.to_string());
+        }
+        let (playbooks, refused) = split(plan);
+        let incident = case.as_ref().map(|case| case.incident().clone());
+        let answer = HealAnswer { check: check.clone(), incident, playbooks, refused };
+        return (answer, Attended { target, case, check, retry_in: None });
+    }
+    let attended = attend(cx, target, case, check, opened, Mandate::Operator).await;
+    let incident = attended.case.as_ref().map(|case| case.incident().clone());
+    let refused = incident.as_ref().and_then(|incident| incident.reason.clone());
+    let playbooks = attended.case.as_ref().map(|case| case.story().playbooks.clone()).unwrap_or_default();
+    (HealAnswer { check: attended.check.clone(), incident, playbooks, refused }, attended)
+}
+
+/// Looks at `target` in full, and heals nothing.
+pub async fn check_on_demand(cx: &Context, mut target: Box<dyn Supervised>, case: Option<Case>) -> Attended {
+    let answer = cx.look(target.as_ref(), Look::Inspect).await;
+    let check = target.judge(Look::Inspect, &answer, cx.now());
+    Attended { target, case, check, retry_in: Some(std::time::Duration::ZERO) }
+}
+
+async fn end(cx: &Context, case: &mut Option<Case>, verdict: &Verdict, dry_run: bool) -> Result<(), JournalError> {
+    match case {
+        Some(case) if *verdict == Verdict::Healthy && !dry_run && case.is_open() => recovered(cx, case).await,
+        _ => Ok(()),
+    }
+}
+
+fn split(plan: Result<Vec<Playbook>, String>) -> (Vec<Playbook>, Option<String>) {
+    match plan {
+        Ok(playbooks) => (playbooks, None),
+        Err(reason) => (Vec::new(), Some(reason)),
+    }
+}

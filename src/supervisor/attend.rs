@@ -1,0 +1,242 @@
+//! Attending to one unhealthy target: a second look, an incident, a plan, the gates, the playbooks, the end.
+
+use std::time::Duration;
+
+use crate::clock::Moment;
+use crate::journal::{Entry, JournalError};
+use crate::model::{Check, IncidentState, Playbook, Policy, Resolution, Risk, Verdict};
+use crate::modes::{Look, Supervised};
+use crate::telemetry::{DeferReason, HealDeferred};
+
+use super::execute::{Ended, describe, prove, run_playbook};
+use super::policy::Admission;
+use super::{Case, Context};
+
+/// When the second look could not tell, or the journal could not write, look again after this.
+const UNSURE_RETRY: Duration = Duration::from_secs(5);
+
+/// On whose word a heal begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mandate {
+    /// guardiand's own: policy and gates decide.
+    Own,
+    /// A crash interrupted it, and it had passed the gates.
+    Resumed,
+    /// A person asked for it: policy and gates give way.
+    Operator,
+}
+
+/// What came of attending.
+pub struct Attended {
+    /// The target, back for its slot.
+    pub target: Box<dyn Supervised>,
+    /// Its incident, while it is open, or as it was closed just now.
+    pub case: Option<Case>,
+    /// The last thing that the detector said.
+    pub check: Check,
+    /// Look again after this, rather than after the interval.
+    pub retry_in: Option<Duration>,
+}
+
+/// Attends to a target that `check` found unhealthy at `opened`, or whose incident is open.
+pub async fn attend(
+    cx: &Context,
+    mut target: Box<dyn Supervised>,
+    mut case: Option<Case>,
+    check: Check,
+    opened: Moment,
+    mandate: Mandate,
+) -> Attended {
+    let mut visit = Visit { cx, target: target.as_mut(), case: &mut case, check, opened, mandate, retry_in: None };
+    if let Err(error) = visit.go().await {
+        visit.held_by_journal(&error);
+    }
+    let Visit { check, retry_in, .. } = visit;
+    Attended { target, case, check, retry_in }
+}
+
+/// Ends an open incident if the detector, in full, says healthy.
+pub async fn close_if_proven(cx: &Context, mut target: Box<dyn Supervised>, case: Case) -> Attended {
+    let check = prove(cx, target.as_mut()).await;
+    let mut case = case;
+    if check.verdict == Verdict::Healthy
+        && let Err(error) = recovered(cx, &mut case).await
+    {
+        tracing::error!(incident = %case.id(), %error, "a recovered incident could not be closed in the journal");
+    }
+    Attended { target, case: Some(case), check, retry_in: None }
+}
+
+pub(super) async fn recovered(cx: &Context, case: &mut Case) -> Result<(), JournalError> {
+    // After an escalation it was a person who brought it back, as far as anybody can tell.
+    let by = match case.state() {
+        IncidentState::Escalated => Resolution::ResolvedByOperator,
+        _ => Resolution::SelfResolved,
+    };
+    case.tell(cx, Entry::Recovered).await?;
+    case.close(cx, by).await
+}
+
+struct Visit<'a> {
+    cx: &'a Context,
+    target: &'a mut dyn Supervised,
+    case: &'a mut Option<Case>,
+    check: Check,
+    opened: Moment,
+    mandate: Mandate,
+    retry_in: Option<Duration>,
+}
+
+impl Visit<'_> {
+    async fn go(&mut self) -> Result<(), JournalError> {
+        let kind = self.check.verdict.findings().first().map(|finding| finding.kind.clone());
+        let destructive = kind.as_ref().is_some_and(|kind| self.target.needs_second_look(kind));
+        if destructive && !self.look_again().await {
+            return Ok(());
+        }
+        if self.case.is_none() {
+            let fault = self.target.fault_time();
+            *self.case = Some(Case::open(self.cx, &self.check, self.opened, fault).await?);
+        }
+        if !destructive && !self.look_again().await {
+            return self.end_if_healthy().await;
+        }
+        let Some(playbooks) = self.plan().await? else { return Ok(()) };
+        if self.admitted(&playbooks).await? {
+            self.heal(playbooks).await?;
+        }
+        Ok(())
+    }
+
+    /// The independent second look. True when it agrees that something is wrong.
+    async fn look_again(&mut self) -> bool {
+        let answer = self.cx.look(self.target, Look::Confirm).await;
+        self.check = self.target.judge(Look::Confirm, &answer, self.cx.now());
+        match &self.check.verdict {
+            Verdict::Unhealthy(_) => true,
+            Verdict::Healthy => false,
+            Verdict::Unknown(_) => {
+                self.retry_in = Some(UNSURE_RETRY);
+                false
+            }
+        }
+    }
+
+    async fn end_if_healthy(&mut self) -> Result<(), JournalError> {
+        match self.case {
+            Some(case) if self.check.verdict == Verdict::Healthy => recovered(self.cx, case).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// What may be tried, or `None` when a person is needed first.
+    async fn plan(&mut self) -> Result<Option<Vec<Playbook>>, JournalError> {
+        let Some(case) = self.case.as_mut() else { return Ok(None) };
+        match self.target.plan(case.incident()) {
+            Ok(playbooks) => {
+                let tried = !case.story().runs.is_empty();
+                let again = self.mandate == Mandate::Own && case.state() == IncidentState::Escalated && tried;
+                // What was given up is only tried again by itself where trying cannot cost anything.
+                let playbooks = playbooks.into_iter().filter(|playbook| !again || playbook.risk() <= Risk::Lossless);
+                Ok(Some(playbooks.collect::<Vec<_>>()).filter(|playbooks| !playbooks.is_empty()))
+            }
+            Err(reason) => {
+                case.escalate(self.cx, reason).await?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Policy and gates.
+    async fn admitted(&mut self, playbooks: &[Playbook]) -> Result<bool, JournalError> {
+        let settings = self.target.settings().clone();
+        let Some(case) = self.case.as_mut() else { return Ok(false) };
+        let now = self.cx.now();
+        if self.mandate != Mandate::Own {
+            self.cx.with_gates(|gates| gates.note(&settings.target, settings.mode, now));
+            return Ok(true);
+        }
+        match settings.policy {
+            Policy::Heal => {}
+            Policy::Observe => {
+                let reason = "the policy is `observe`: nothing is touched".to_owned();
+                defer(self.cx, case, DeferReason::Policy, reason).await?;
+                return Ok(false);
+            }
+            Policy::Approve => {
+                if case.state() == IncidentState::Open {
+                    case.tell(self.cx, Entry::Planned { playbooks: playbooks.to_vec() }).await?;
+                    let names = playbooks.iter().map(|playbook| playbook.name.as_str()).collect::<Vec<_>>().join(", ");
+                    let reason =
+                        format!("the policy is `approve`: run `guardiand heal {}` to try {names}", settings.target);
+                    case.tell(self.cx, Entry::Asked { reason }).await?;
+                    emit_deferred(case, DeferReason::Policy, "waits for approval");
+                }
+                return Ok(false);
+            }
+        }
+        match self.cx.with_gates(|gates| gates.admit(&settings.target, settings.mode, now)) {
+            Admission::Go => Ok(true),
+            Admission::Hold { reason, left } => {
+                self.retry_in = Some(left);
+                let words =
+                    format!("{} holds the next attempt back for another {:.0} s", reason.name(), left.as_secs_f64());
+                defer(self.cx, case, reason, words).await?;
+                Ok(false)
+            }
+        }
+    }
+
+    async fn heal(&mut self, playbooks: Vec<Playbook>) -> Result<(), JournalError> {
+        let Some(case) = self.case.as_mut() else { return Ok(()) };
+        case.tell(self.cx, Entry::Planned { playbooks: playbooks.clone() }).await?;
+        let mut tried = Vec::new();
+        for (index, playbook) in playbooks.iter().enumerate() {
+            match run_playbook(self.cx, self.target, case, index, playbook).await? {
+                Ended::Proved(check) => {
+                    self.check = check;
+                    return case.close(self.cx, Resolution::Healed).await;
+                }
+                Ended::NotHealed(why) => tried.push(why),
+                Ended::Parked => return Ok(()),
+            }
+        }
+        let seen = describe(&self.check.verdict);
+        let reason = format!(
+            "nothing that was tried healed it ({}); it is still {seen}; the files as they were are in {}",
+            tried.join("; "),
+            case.incident().evidence.as_deref().unwrap_or("the incident's folder"),
+        );
+        case.escalate(self.cx, reason).await
+    }
+
+    fn held_by_journal(&mut self, error: &JournalError) {
+        self.retry_in = Some(UNSURE_RETRY);
+        let settings = self.target.settings();
+        tracing::error!(
+            target = settings.target,
+            mode = settings.mode,
+            %error,
+            "no heal without a durable intent: make room for the state directory, then guardiand goes on"
+        );
+        if let Some(case) = self.case {
+            emit_deferred(case, DeferReason::Journal, &error.to_string());
+        }
+    }
+}
+
+async fn defer(cx: &Context, case: &mut Case, reason: DeferReason, words: String) -> Result<(), JournalError> {
+    // Said once for each reason, not at every look; the seconds in it change.
+    let known =
+        case.incident().reason.as_deref().is_some_and(|known| known.starts_with(reason.name()) || *known == words);
+    if !known {
+        emit_deferred(case, reason, &words);
+        case.tell(cx, Entry::Deferred { reason: words }).await?;
+    }
+    Ok(())
+}
+
+fn emit_deferred(case: &Case, reason: DeferReason, detail: &str) {
+    let incident = case.incident();
+    HealDeferred { incident: &incident.id, target: &incident.target, mode: &incident.mode, reason, detail }.emit();
+}

@@ -1,0 +1,148 @@
+//! One incident under way: its story, told to the journal before it is acted on.
+
+use crate::clock::Moment;
+use crate::journal::{Entry, Journal, JournalError, LeftOpen, Replayed};
+use crate::model::{Check, Incident, IncidentId, IncidentState, Resolution};
+use crate::telemetry::{IncidentClosed, IncidentEscalated, IncidentOpened};
+
+use super::Context;
+
+/// An open incident. What it holds is what its log amounts to, entry by entry: the same `match` serves both.
+#[derive(Debug, Clone)]
+pub struct Case {
+    story: Replayed,
+    seq: u64,
+    /// Opened by this process: the boot-time clock measures it. After a restart only the wall clock does.
+    ours: bool,
+}
+
+impl Case {
+    /// Opens an incident for what `check` found.
+    ///
+    /// # Errors
+    /// When its log cannot be made durable: then nothing may be healed.
+    pub(super) async fn open(
+        cx: &Context,
+        check: &Check,
+        opened: Moment,
+        fault_time: Option<jiff::Timestamp>,
+    ) -> Result<Case, JournalError> {
+        let incident = Case::draft(check, opened, fault_time);
+        let mut case = Case { story: Replayed::begin(incident.clone(), opened), seq: 0, ours: true };
+        case.story.incident.evidence = Some(evidence(&cx.journal, &incident.id));
+        let entry = Entry::Opened { incident: Box::new(case.story.incident.clone()) };
+        cx.journal.append(&incident.id, entry).await?;
+        IncidentOpened(&case.story.incident).emit();
+        Ok(case)
+    }
+
+    /// The incident that [`Case::open`] would open.
+    pub(super) fn draft(check: &Check, opened: Moment, fault_time: Option<jiff::Timestamp>) -> Incident {
+        let id = crate::journal::new_id(opened.wall);
+        let kind = check.verdict.findings().first().map(|finding| finding.kind.clone());
+        Incident {
+            id,
+            target: check.target.clone(),
+            mode: check.mode.to_owned(),
+            kind: kind.unwrap_or_else(|| crate::model::Kind::new("unknown")),
+            opened_at: opened.wall,
+            closed_at: None,
+            state: IncidentState::Open,
+            outcome: None,
+            detection_seconds: fault_time.map(|fault| seconds_between(fault, opened.wall)),
+            mttr_seconds: None,
+            heal_seconds: None,
+            playbook: String::new(),
+            steps: Vec::new(),
+            loss: None,
+            evidence: None,
+            reason: None,
+            findings: check.verdict.findings().to_vec(),
+        }
+    }
+
+    /// Takes up an incident that an earlier process left open.
+    pub(super) fn carry_on(left: LeftOpen) -> Case {
+        Case { story: left.replayed, seq: u64::MAX / 2, ours: false }
+    }
+
+    /// Makes `entry` durable, then takes it into account.
+    ///
+    /// # Errors
+    /// When it cannot be made durable, or cannot follow: then it must not be acted on.
+    pub(super) async fn tell(&mut self, cx: &Context, entry: Entry) -> Result<(), JournalError> {
+        let id = self.story.incident.id.clone();
+        cx.journal.append(&id, entry.clone()).await?;
+        self.seq += 1;
+        if let Err(illegal) = self.story.apply(self.seq, cx.now(), &entry) {
+            // The journal checks the same before it writes, so this cannot be; said rather than trusted.
+            tracing::error!(incident = %id, error = %illegal, "the story and its log have parted");
+        }
+        Ok(())
+    }
+
+    /// The incident as it stands.
+    pub fn incident(&self) -> &Incident {
+        &self.story.incident
+    }
+
+    pub(super) fn story(&self) -> &Replayed {
+        &self.story
+    }
+
+    pub(super) fn id(&self) -> &IncidentId {
+        &self.story.incident.id
+    }
+
+    /// Not closed yet.
+    pub fn is_open(&self) -> bool {
+        self.state() != IncidentState::Closed
+    }
+
+    pub(super) fn state(&self) -> IncidentState {
+        self.story.incident.state
+    }
+
+    /// Ends it; `resolution` says how.
+    ///
+    /// # Errors
+    /// As [`Case::tell`].
+    pub(super) async fn close(&mut self, cx: &Context, resolution: Resolution) -> Result<(), JournalError> {
+        let now = cx.now();
+        let mut incident = self.story.incident.clone();
+        incident.closed_at = Some(now.wall);
+        incident.outcome = Some(resolution);
+        incident.mttr_seconds = Some(match self.ours {
+            true => now.since(self.story.opened).as_secs_f64(),
+            false => seconds_between(incident.opened_at, now.wall),
+        });
+        let healing = self.story.runs.iter().filter_map(|run| run.seconds).sum::<f64>();
+        incident.heal_seconds = (!self.story.runs.is_empty()).then_some(healing);
+        incident.reason = None;
+        self.tell(cx, Entry::Closed { incident: Box::new(incident.clone()) }).await?;
+        self.story.incident = incident;
+        IncidentClosed(&self.story.incident).emit();
+        Ok(())
+    }
+
+    /// Hands it to a person, with the reason and the next command. Said once for the same reason.
+    ///
+    /// # Errors
+    /// As [`Case::tell`].
+    pub(super) async fn escalate(&mut self, cx: &Context, reason: String) -> Result<(), JournalError> {
+        if self.state() == IncidentState::Escalated && self.story.incident.reason.as_ref() == Some(&reason) {
+            return Ok(());
+        }
+        self.tell(cx, Entry::Escalated { reason: reason.clone() }).await?;
+        IncidentEscalated { incident: &self.story.incident, reason: &reason }.emit();
+        Ok(())
+    }
+}
+
+fn evidence(journal: &Journal, id: &IncidentId) -> String {
+    journal.evidence(id).display().to_string()
+}
+
+fn seconds_between(earlier: jiff::Timestamp, later: jiff::Timestamp) -> f64 {
+    later.duration_since(earlier).as_secs_f64().max(0.0)
+}

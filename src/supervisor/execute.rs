@@ -1,0 +1,217 @@
+//! Running one playbook: intent made durable, step applied, result made durable; then proof.
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+
+use crate::job::Phase;
+use crate::journal::{Entry, JournalError};
+use crate::model::{Check, Playbook, StepOutcome, StepRecord, StepSpec, Verdict};
+use crate::modes::{Action, Look, StepResult, Supervised};
+use crate::telemetry::{PlaybookBegan, PlaybookEnded, PlaybookOutcome, StepEnded};
+
+use super::{Case, Context};
+
+/// How a playbook ended.
+pub(super) enum Ended {
+    /// The detector says healthy.
+    Proved(Check),
+    /// It does not; why, for the next rung and for people.
+    NotHealed(String),
+    /// guardiand is stopping; the rest is the next start's.
+    Parked,
+}
+
+/// Runs `playbook`, which is number `index` of the incident's plan.
+pub(super) async fn run_playbook(
+    cx: &Context,
+    target: &mut dyn Supervised,
+    case: &mut Case,
+    index: usize,
+    playbook: &Playbook,
+) -> Result<Ended, JournalError> {
+    let began = cx.now();
+    case.tell(cx, Entry::PlaybookBegan { index, name: playbook.name.clone() }).await?;
+    let incident = case.incident();
+    PlaybookBegan {
+        incident: &incident.id,
+        target: &incident.target,
+        mode: &incident.mode,
+        playbook: &playbook.name,
+        why: &playbook.why,
+    }
+    .emit();
+    let ended = take_steps(cx, target, case, index, playbook).await?;
+    let outcome = match &ended {
+        Ended::Proved(_) => PlaybookOutcome::Ok,
+        Ended::NotHealed(_) => PlaybookOutcome::Failed,
+        Ended::Parked => return Ok(ended),
+    };
+    let incident = case.incident();
+    PlaybookEnded {
+        incident: &incident.id,
+        target: &incident.target,
+        mode: &incident.mode,
+        playbook: &playbook.name,
+        outcome,
+        seconds: cx.now().since(began).as_secs_f64(),
+    }
+    .emit();
+    Ok(ended)
+}
+
+async fn take_steps(
+    cx: &Context,
+    target: &mut dyn Supervised,
+    case: &mut Case,
+    index: usize,
+    playbook: &Playbook,
+) -> Result<Ended, JournalError> {
+    let mut done = Vec::new();
+    for (number, spec) in playbook.steps.iter().enumerate() {
+        if cx.is_stopping() {
+            return Ok(Ended::Parked);
+        }
+        let result = take_step(cx, target, case, (index, number), spec, Phase::Apply).await?;
+        match result.outcome {
+            StepOutcome::Ok | StepOutcome::Skipped => done.push((number, spec)),
+            StepOutcome::Failed | StepOutcome::Undone => {
+                if cx.is_stopping() {
+                    return Ok(Ended::Parked);
+                }
+                take_back(cx, target, case, index, &done).await?;
+                return Ok(Ended::NotHealed(format!("step `{}` of `{}`: {}", spec.name, playbook.name, result.detail)));
+            }
+        }
+    }
+    case.tell(cx, Entry::Verifying).await?;
+    let check = prove(cx, target).await;
+    let told = serde_json::to_value(&check).unwrap_or_default();
+    if check.verdict == Verdict::Healthy {
+        case.tell(cx, Entry::Proved { check: told }).await?;
+        return Ok(Ended::Proved(check));
+    }
+    let seen = describe(&check.verdict);
+    case.tell(cx, Entry::Disproved { check: told }).await?;
+    take_back(cx, target, case, index, &done).await?;
+    Ok(Ended::NotHealed(format!("after `{}` the detector says: {seen}", playbook.name)))
+}
+
+/// The detector, in full.
+pub(super) async fn prove(cx: &Context, target: &mut dyn Supervised) -> Check {
+    let answer = cx.look(target, Look::Prove).await;
+    target.judge(Look::Prove, &answer, cx.now())
+}
+
+/// What a verdict says, for people.
+pub(super) fn describe(verdict: &Verdict) -> String {
+    match verdict {
+        Verdict::Healthy => "healthy".to_owned(),
+        Verdict::Unknown(reason) => format!("unknown: {reason}"),
+        Verdict::Unhealthy(findings) => findings
+            .iter()
+            .map(|finding| format!("{}: {}", finding.kind, finding.detail))
+            .collect::<Vec<_>>()
+            .join("; "),
+    }
+}
+
+/// Takes back what a playbook did, the last step first. A step that cannot be taken back says so, and stays: the evidence
+/// has what was there.
+pub(super) async fn take_back(
+    cx: &Context,
+    target: &mut dyn Supervised,
+    case: &mut Case,
+    index: usize,
+    done: &[(usize, &StepSpec)],
+) -> Result<(), JournalError> {
+    for (number, spec) in done.iter().rev() {
+        if target.leaves_a_trace(spec) {
+            take_step(cx, target, case, (index, *number), spec, Phase::Undo).await?;
+        }
+    }
+    Ok(())
+}
+
+/// One step in one phase, between its two journal entries.
+pub(super) async fn take_step(
+    cx: &Context,
+    target: &mut dyn Supervised,
+    case: &mut Case,
+    (playbook, index): (usize, usize),
+    spec: &StepSpec,
+    phase: Phase,
+) -> Result<StepResult, JournalError> {
+    case.tell(cx, Entry::StepIntended { playbook, index, spec: spec.clone(), phase }).await?;
+    let (result, record) = apply(cx, target, case, spec, phase).await;
+    case.tell(cx, Entry::StepEnded { playbook, index, record, loss: result.loss.clone() }).await?;
+    Ok(result)
+}
+
+/// Does the step, and says so.
+pub(super) async fn apply(
+    cx: &Context,
+    target: &mut dyn Supervised,
+    case: &Case,
+    spec: &StepSpec,
+    phase: Phase,
+) -> (StepResult, StepRecord) {
+    let began = cx.now();
+    let evidence = cx.journal.evidence(case.id());
+    let result = match target.action(case.incident(), &evidence, spec, phase) {
+        Err(detail) => StepResult { outcome: StepOutcome::Failed, detail, loss: None },
+        Ok(Action::Run(job)) => {
+            let answer = cx.run(*job, target.step_patience(spec)).await;
+            target.step_result(spec, phase, &answer)
+        }
+        Ok(Action::WaitUntilHealthy) => wait_until_healthy(cx, target).await,
+    };
+    let record = StepRecord {
+        step: spec.name.clone(),
+        outcome: result.outcome,
+        seconds: cx.now().since(began).as_secs_f64(),
+        detail: result.detail.clone(),
+    };
+    let incident = case.incident();
+    StepEnded {
+        incident: &incident.id,
+        target: &incident.target,
+        mode: &incident.mode,
+        step: &record.step,
+        outcome: record.outcome,
+        seconds: record.seconds,
+        detail: &record.detail,
+    }
+    .emit();
+    (result, record)
+}
+
+/// Looks again after growing delays, with jitter so that a thousand targets behind one disk do not look in step.
+async fn wait_until_healthy(cx: &Context, target: &mut dyn Supervised) -> StepResult {
+    let retry = target.settings().retry;
+    let delays = ExponentialBuilder::default()
+        .with_min_delay(retry.initial)
+        .with_factor(retry.factor as f32)
+        .with_max_delay(retry.max)
+        .with_max_times(retry.attempts as usize)
+        .with_jitter()
+        .build();
+    let mut looks = 0;
+    let mut seen = String::new();
+    for delay in delays {
+        if !cx.rest(delay).await {
+            return StepResult { outcome: StepOutcome::Failed, detail: "guardiand is stopping".to_owned(), loss: None };
+        }
+        looks += 1;
+        let answer = cx.look(target, Look::Confirm).await;
+        let check = target.judge(Look::Confirm, &answer, cx.now());
+        if check.verdict == Verdict::Healthy {
+            let detail = format!("healthy again at look {looks}");
+            return StepResult { outcome: StepOutcome::Ok, detail, loss: None };
+        }
+        seen = describe(&check.verdict);
+    }
+    StepResult {
+        outcome: StepOutcome::Failed,
+        detail: format!("still unhealthy after {looks} looks: {seen}"),
+        loss: None,
+    }
+}

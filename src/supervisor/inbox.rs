@@ -1,0 +1,85 @@
+//! What can happen to the supervisor: everything arrives in one inbox, so that nothing happens at the same time.
+
+use std::path::PathBuf;
+
+use tokio::sync::oneshot;
+
+use crate::model::{Check, Incident, Playbook};
+use crate::modes::Answer;
+
+use super::{Attended, GatesConfig, Plant};
+
+/// Names a slot for as long as the daemon runs.
+pub(super) type SlotId = u64;
+
+/// One thing that happened.
+pub enum Message {
+    /// A file changed, as far as an event can be believed.
+    Changed(PathBuf),
+    /// So much changed that nobody kept count.
+    ChangedEverything,
+    /// A look came back.
+    #[doc(hidden)]
+    Looked(u64, Answer),
+    /// A sweep's last look came back.
+    #[doc(hidden)]
+    SweepDone,
+    /// A target comes back from being attended.
+    #[doc(hidden)]
+    Attended(u64, Box<Attended>),
+    /// An errand came back.
+    #[doc(hidden)]
+    ErrandDone(u64, &'static str, Answer, Option<oneshot::Sender<Answer>>),
+    /// A glob was listed.
+    #[doc(hidden)]
+    Listed(usize, Answer),
+    /// A person or the daemon asks for something.
+    Command(Command),
+}
+
+/// What can be asked of a running supervisor.
+pub enum Command {
+    /// Look at a target now and heal it; policy and gates give way to the person who asks.
+    Heal {
+        /// The configured name.
+        target: String,
+        /// Only say what would be done.
+        dry_run: bool,
+        /// The answer; an error when there is no such target, or it is being attended already.
+        reply: oneshot::Sender<Result<HealAnswer, String>>,
+    },
+    /// Look at a target now, in full, and heal nothing.
+    Check {
+        /// The configured name.
+        target: String,
+        /// The answer.
+        reply: oneshot::Sender<Result<Check, String>>,
+    },
+    /// Take a backup now.
+    Backup {
+        /// The configured name.
+        target: String,
+        /// The answer.
+        reply: oneshot::Sender<Result<Answer, String>>,
+    },
+    /// Another configuration from now on.
+    Reconfigure {
+        /// All targets and globs of it.
+        plant: Plant,
+        /// Its gates.
+        gates: GatesConfig,
+    },
+}
+
+/// What a heal that was asked for came to.
+#[derive(Debug)]
+pub struct HealAnswer {
+    /// What the detector says now.
+    pub check: Check,
+    /// The incident, if there was one.
+    pub incident: Option<Incident>,
+    /// What was or would be tried.
+    pub playbooks: Vec<Playbook>,
+    /// Why nothing may be tried.
+    pub refused: Option<String>,
+}

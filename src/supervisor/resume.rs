@@ -1,0 +1,89 @@
+//! Going on after a crash: every unfinished step is finished or taken back before anything else happens to its target.
+
+use crate::job::Phase;
+use crate::journal::{Entry, JournalError, LeftOpen};
+use crate::model::{Check, IncidentState, Resolution, Verdict};
+use crate::modes::{Look, Supervised};
+use crate::telemetry::IncidentResumed;
+
+use super::attend::Mandate;
+use super::execute::{apply, prove, take_back};
+use super::{Attended, Case, Context, attend};
+
+/// Takes up an incident that an earlier process left open.
+pub async fn resume(cx: &Context, mut target: Box<dyn Supervised>, left: LeftOpen) -> Attended {
+    let mut case = Case::carry_on(left);
+    IncidentResumed(case.incident()).emit();
+    match settle(cx, target.as_mut(), &mut case).await {
+        Ok(Settled::Proved(check)) => Attended { target, case: Some(case), check, retry_in: None },
+        Ok(Settled::GoOn(check)) => {
+            let opened = cx.now();
+            attend(cx, target, Some(case), check, opened, Mandate::Resumed).await
+        }
+        Ok(Settled::Waiting) => {
+            let answer = cx.look(target.as_ref(), Look::Sweep).await;
+            let check = target.judge(Look::Sweep, &answer, cx.now());
+            Attended { target, case: Some(case), check, retry_in: None }
+        }
+        Err(error) => {
+            tracing::error!(incident = %case.id(), %error, "an interrupted heal cannot be resumed: its journal cannot be written");
+            let answer = cx.look(target.as_ref(), Look::Sweep).await;
+            let check = target.judge(Look::Sweep, &answer, cx.now());
+            Attended { target, case: Some(case), check, retry_in: None }
+        }
+    }
+}
+
+enum Settled {
+    /// The interrupted playbook had healed.
+    Proved(Check),
+    /// Its steps are taken back; to be planned anew.
+    GoOn(Check),
+    /// No playbook was under way.
+    Waiting,
+}
+
+async fn settle(cx: &Context, target: &mut dyn Supervised, case: &mut Case) -> Result<Settled, JournalError> {
+    if let Some(open) = case.story().unfinished.clone() {
+        let phase = match open.phase {
+            Phase::Apply | Phase::Resume => Phase::Resume,
+            Phase::Undo => Phase::Undo,
+        };
+        let (result, record) = apply(cx, target, case, &open.spec, phase).await;
+        let (playbook, index) = (open.playbook, open.index);
+        case.tell(cx, Entry::StepResumed { playbook, index, record, loss: result.loss }).await?;
+    }
+    if !matches!(case.state(), IncidentState::Healing | IncidentState::Verifying) {
+        return Ok(match case.state() {
+            // It had been recorded as proven, or as recovered, and only the last line is missing.
+            IncidentState::Closed => {
+                let check = prove(cx, target).await;
+                case.close(cx, closing(case)).await?;
+                Settled::Proved(check)
+            }
+            _ => Settled::Waiting,
+        });
+    }
+    let check = prove(cx, target).await;
+    let told = serde_json::to_value(&check).unwrap_or_default();
+    if check.verdict == Verdict::Healthy {
+        case.tell(cx, Entry::Proved { check: told }).await?;
+        case.close(cx, Resolution::Healed).await?;
+        return Ok(Settled::Proved(check));
+    }
+    if case.state() == IncidentState::Verifying {
+        case.tell(cx, Entry::Disproved { check: told }).await?;
+    }
+    if let Some(index) = case.story().current {
+        let steps = case.story().playbooks.get(index).map(|playbook| playbook.steps.clone()).unwrap_or_default();
+        let begun = steps.iter().enumerate().collect::<Vec<_>>();
+        take_back(cx, target, case, index, &begun).await?;
+    }
+    case.tell(cx, Entry::Interrupted).await?;
+    Ok(Settled::GoOn(check))
+}
+
+fn closing(case: &Case) -> Resolution {
+    let healed = case.story().runs.last().is_some_and(|run| run.success == Some(true));
+    if healed { Resolution::Healed } else { Resolution::SelfResolved }
+}

@@ -1,0 +1,155 @@
+//! When to look next: spread over the interval, at once after a change, and less often at what changes all the time.
+
+use std::time::Duration;
+
+use crate::clock::Moment;
+
+/// So many targets are looked at together; more are spread over the interval, so that a thousand do not start at once.
+pub(super) const TOGETHER: usize = 64;
+/// Events within this after a look were most likely caused by it: SQLite makes and removes side files (rule 25).
+const OWN_EVENTS: Duration = Duration::from_millis(25);
+/// A file that keeps changing is looked at no more often than this on account of it.
+const BUSY_GAP_MAX: Duration = Duration::from_secs(1);
+/// The first pause between two looks at a file that keeps changing.
+const BUSY_GAP_MIN: Duration = Duration::from_millis(50);
+
+/// The share of an interval within which looks that are due soon join one that is due now.
+const SLACK_SHARE: u32 = 10;
+
+/// One target's next look.
+#[derive(Debug, Clone)]
+pub(super) struct Due {
+    interval: Duration,
+    at: Moment,
+    looked: Option<Moment>,
+    gap: Duration,
+    jitter: u64,
+}
+
+impl Due {
+    /// Target number `index` of `of`, from `now` on. `seed` spreads the later looks.
+    pub(super) fn first(index: usize, of: usize, interval: Duration, now: Moment, seed: u64) -> Due {
+        let groups = of.div_ceil(TOGETHER).max(1);
+        let group = index / TOGETHER;
+        let wait = interval.mul_f64(group as f64 / groups as f64);
+        Due { interval, at: now.after(wait), looked: None, gap: Duration::ZERO, jitter: seed | 1 }
+    }
+
+    /// When.
+    pub(super) fn at(&self) -> Moment {
+        self.at
+    }
+
+    /// Due now, or so soon that it may join what is due now.
+    pub(super) fn is_due(&self, now: Moment) -> bool {
+        let early = self.interval / SLACK_SHARE;
+        self.at.boot_ms <= now.after(if self.looked.is_some() { early } else { Duration::ZERO }).boot_ms
+    }
+
+    /// A look is under way, or was just made: the next is an interval away at most.
+    pub(super) fn looked(&mut self, now: Moment, again: Option<Duration>) {
+        // xorshift: the point is only that targets do not stay in step.
+        self.jitter ^= self.jitter << 13;
+        self.jitter ^= self.jitter >> 7;
+        self.jitter ^= self.jitter << 17;
+        let early = self.interval.mul_f64((self.jitter % 1000) as f64 / 1000.0 / f64::from(SLACK_SHARE));
+        let regular = self.interval.saturating_sub(early);
+        self.at = now.after(again.map_or(regular, |again| again.min(regular)));
+        self.looked = Some(now);
+    }
+
+    /// The interval changed.
+    pub(super) fn reinterval(&mut self, interval: Duration) {
+        self.interval = interval;
+    }
+
+    /// A file of the target changed: look at once, or when the pause of a busy file is over.
+    pub(super) fn wake(&mut self, now: Moment) {
+        let Some(looked) = self.looked else {
+            self.at = now;
+            return;
+        };
+        let quiet = now.since(looked);
+        let at = if quiet > self.gap.max(OWN_EVENTS) {
+            // The first change after a quiet time is seen at once.
+            self.gap = if quiet > BUSY_GAP_MAX { Duration::ZERO } else { self.gap };
+            now
+        } else {
+            let pause = self.gap.max(OWN_EVENTS);
+            looked.after(pause)
+        };
+        if at.boot_ms < self.at.boot_ms {
+            self.at = at;
+            self.gap = (self.gap * 2).clamp(BUSY_GAP_MIN, BUSY_GAP_MAX);
+        }
+    }
+
+    /// Look at once, whatever else.
+    pub(super) fn now(&mut self, now: Moment) {
+        self.at = now;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> Moment {
+        Moment { wall: jiff::Timestamp::UNIX_EPOCH, boot_ms: 0 }.after(Duration::from_millis(ms))
+    }
+
+    const INTERVAL: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn a_few_targets_start_at_once_and_a_thousand_do_not() {
+        assert!((0..TOGETHER).all(|index| Due::first(index, TOGETHER, INTERVAL, at(0), 7).at() == at(0)));
+        let starts =
+            (0..1000).map(|index| Due::first(index, 1000, INTERVAL, at(0), 7).at().boot_ms).collect::<Vec<_>>();
+        let most = starts.iter().map(|start| starts.iter().filter(|other| *other == start).count()).max();
+        assert_eq!(most, Some(TOGETHER));
+        assert!(starts.iter().all(|start| *start < 30_000));
+    }
+
+    #[test]
+    fn every_target_is_looked_at_at_least_each_interval() {
+        let mut due = Due::first(0, 1, INTERVAL, at(0), 99);
+        let mut now = at(0);
+        for _ in 0..100 {
+            due.looked(now, None);
+            let next = due.at();
+            assert!(next.since(now) <= INTERVAL && next.since(now) >= INTERVAL * 8 / 10);
+            now = next;
+        }
+    }
+
+    #[test]
+    fn the_first_change_after_a_quiet_time_is_looked_at_at_once() {
+        let mut due = Due::first(0, 1, INTERVAL, at(0), 3);
+        due.looked(at(0), None);
+        due.wake(at(5_000));
+        assert_eq!(due.at(), at(5_000));
+    }
+
+    #[test]
+    fn what_our_own_look_stirred_up_is_looked_at_once_more_and_not_for_ever() {
+        let mut due = Due::first(0, 1, INTERVAL, at(0), 3);
+        due.looked(at(0), None);
+        due.wake(at(1));
+        assert_eq!(due.at(), at(25));
+    }
+
+    #[test]
+    fn a_file_that_keeps_changing_is_looked_at_about_once_a_second() {
+        let mut due = Due::first(0, 1, INTERVAL, at(0), 3);
+        let mut looks = 0;
+        due.looked(at(0), None);
+        for ms in 0..20_000 {
+            due.wake(at(ms));
+            if due.at().boot_ms <= ms {
+                due.looked(at(ms), None);
+                looks += 1;
+            }
+        }
+        assert!((15..40).contains(&looks), "{looks} looks in 20 s");
+    }
+}

@@ -1,0 +1,93 @@
+//! One target's place in the supervisor.
+
+use std::time::Duration;
+
+use tokio::task::AbortHandle;
+
+use crate::clock::Moment;
+use crate::model::IncidentState;
+use crate::modes::Supervised;
+
+use super::Case;
+use super::schedule::Due;
+
+/// An incident that a person must look at is looked at again by itself after this at first, and then less and less often.
+const ESCALATED_RETRY_MAX: Duration = Duration::from_secs(3600);
+
+/// One target under supervision. While it is attended, the target itself is away: nothing else can touch it.
+pub(super) struct Slot {
+    pub(super) name: String,
+    pub(super) mode: &'static str,
+    /// `None` while it is attended.
+    pub(super) target: Option<Box<dyn Supervised>>,
+    /// What takes its place when it comes back: the configuration changed meanwhile.
+    pub(super) replacement: Option<Box<dyn Supervised>>,
+    /// To be dropped when it comes back.
+    pub(super) gone: bool,
+    /// The glob that it came from.
+    pub(super) origin: Option<String>,
+    pub(super) due: Due,
+    pub(super) looking: bool,
+    pub(super) changed_meanwhile: bool,
+    pub(super) errand: Option<AbortHandle>,
+    pub(super) case: Option<Case>,
+    retry_at: Option<Moment>,
+    retry_gap: Duration,
+}
+
+impl Slot {
+    pub(super) fn new(target: Box<dyn Supervised>, origin: Option<String>, due: Due) -> Slot {
+        let settings = target.settings();
+        Slot {
+            name: settings.target.clone(),
+            mode: settings.mode,
+            retry_gap: settings.interval,
+            target: Some(target),
+            replacement: None,
+            gone: false,
+            origin,
+            due,
+            looking: false,
+            changed_meanwhile: false,
+            errand: None,
+            case: None,
+            retry_at: None,
+        }
+    }
+
+    /// The open incident, if any.
+    pub(super) fn open_case(&self) -> Option<&Case> {
+        self.case.as_ref().filter(|case| case.is_open())
+    }
+
+    /// True when an unhealthy look shall be attended now, and not merely be counted.
+    pub(super) fn wants_attention(&self, now: Moment) -> bool {
+        match self.open_case().map(Case::state) {
+            None => true,
+            Some(IncidentState::AwaitingApproval) => false,
+            Some(_) => self.retry_at.is_none_or(|at| at.boot_ms <= now.boot_ms),
+        }
+    }
+
+    /// After attending: when to attend again if the incident is still open.
+    pub(super) fn pace(&mut self, now: Moment, retry_in: Option<Duration>, interval: Duration) {
+        match self.open_case().map(Case::state) {
+            Some(IncidentState::Escalated) => {
+                self.retry_at = Some(now.after(self.retry_gap));
+                self.retry_gap = (self.retry_gap * 2).min(ESCALATED_RETRY_MAX);
+            }
+            Some(_) => self.retry_at = retry_in.map(|left| now.after(left)),
+            None => {
+                self.retry_at = None;
+                self.retry_gap = interval;
+            }
+        }
+    }
+
+    /// Something changed: what was given up may be worth another look.
+    pub(super) fn forget_pace(&mut self) {
+        if self.open_case().is_some_and(|case| case.state() == IncidentState::Escalated) {
+            self.retry_at = None;
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! The events: one struct each, and `emit` writes the log line and moves the metrics.
+//!
+//! Fields have the same name everywhere: `incident`, `target`, `mode`, `step`, `outcome`, `seconds`.
+
+mod backup;
+mod check;
+mod daemon;
+mod heal;
+mod incident;
+
+pub use backup::{BackupBlocked, BackupFailed, BackupOutcome, BackupTaken, BackupsKnown, DatabaseMeasured};
+pub use check::CheckDone;
+pub use daemon::{ConfigRefused, ConfigReloaded, ConfigWarning, ControlAsked, RestartReason, WorkerRestarted};
+pub use heal::{DeferReason, HealDeferred, PlaybookBegan, PlaybookEnded, PlaybookOutcome, StepEnded};
+pub use incident::{IncidentClosed, IncidentEscalated, IncidentOpened, IncidentResumed};
+
+/// Seconds since the epoch, with a fraction: what Prometheus takes for a time.
+fn epoch_seconds(at: jiff::Timestamp) -> f64 {
+    at.as_duration().as_secs_f64()
+}

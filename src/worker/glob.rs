@@ -1,0 +1,158 @@
+//! Matching one name against one component of a pattern, and what its wildcards matched.
+
+/// True when `component` has a wildcard: `*`, `?` or `[`.
+pub(super) fn is_wild(component: &str) -> bool {
+    component.contains(['*', '?', '['])
+}
+
+/// What the wildcards of `pattern` matched in `name`, each apart, in order; `None` when it does not match.
+///
+/// `*` is any run of characters, as short as possible; `?` is one; `[a-z]` is one of these, `[!a-z]` one of the others. As in
+/// a shell, a wildcard in front does not match a leading dot: hidden files are asked for by name.
+pub(super) fn captures(pattern: &str, name: &str) -> Option<Vec<String>> {
+    if name.starts_with('.') && !pattern.starts_with('.') {
+        return None;
+    }
+    let parts = parse(pattern);
+    let name: Vec<char> = name.chars().collect();
+    let mut found = Vec::new();
+    matches(&parts, &name, &mut found).then_some(found)
+}
+
+enum Part {
+    Literal(char),
+    AnyRun,
+    AnyOne,
+    Class { ranges: Vec<(char, char)>, negated: bool },
+}
+
+impl Part {
+    fn takes(&self, c: char) -> bool {
+        match self {
+            Part::Literal(literal) => *literal == c,
+            Part::AnyRun | Part::AnyOne => true,
+            Part::Class { ranges, negated } => ranges.iter().any(|(from, to)| (*from..=*to).contains(&c)) != *negated,
+        }
+    }
+}
+
+fn parse(pattern: &str) -> Vec<Part> {
+    let chars: Vec<char> = pattern.chars().collect();
+    let mut parts: Vec<Part> = Vec::new();
+    let mut at = 0;
+    while let Some(&c) = chars.get(at) {
+        at += 1;
+        match c {
+            // Two stars in a row are one: only a component that is `**` alone spans folders.
+            '*' if matches!(parts.last(), Some(Part::AnyRun)) => {}
+            '*' => parts.push(Part::AnyRun),
+            '?' => parts.push(Part::AnyOne),
+            '[' => match class(&chars[at..]) {
+                Some((class, length)) => {
+                    parts.push(class);
+                    at += length;
+                }
+                // Without its end it is a bracket like any other letter.
+                None => parts.push(Part::Literal('[')),
+            },
+            literal => parts.push(Part::Literal(literal)),
+        }
+    }
+    parts
+}
+
+/// The class that begins after its `[`, and how many characters it takes with its `]`.
+fn class(chars: &[char]) -> Option<(Part, usize)> {
+    let negated = matches!(chars.first(), Some('!' | '^'));
+    let first = usize::from(negated);
+    // A `]` in front is a member: `[]]`.
+    let end = (first + 1..chars.len()).find(|&at| chars[at] == ']')?;
+    let members = &chars[first..end];
+    let (mut ranges, mut at) = (Vec::new(), 0);
+    while at < members.len() {
+        match members.get(at..at + 3) {
+            Some(&[from, '-', to]) => {
+                ranges.push((from, to));
+                at += 3;
+            }
+            _ => {
+                ranges.push((members[at], members[at]));
+                at += 1;
+            }
+        }
+    }
+    Some((Part::Class { ranges, negated }, end + 1))
+}
+
+/// Greedy from the left with one step back to the last star: linear in pattern times name, whatever the pattern.
+fn matches(parts: &[Part], name: &[char], found: &mut Vec<String>) -> bool {
+    let (mut p, mut n) = (0, 0);
+    let mut star: Option<(usize, usize, usize, usize)> = None;
+    loop {
+        match parts.get(p) {
+            Some(Part::AnyRun) => {
+                star = Some((p, n, n, found.len()));
+                found.push(String::new());
+                p += 1;
+                continue;
+            }
+            Some(part) if n < name.len() && part.takes(name[n]) => {
+                if !matches!(part, Part::Literal(_)) {
+                    found.push(name[n].to_string());
+                }
+                p += 1;
+                n += 1;
+                continue;
+            }
+            None if n == name.len() => return true,
+            _ => {}
+        }
+        let Some((at, from, to, captured)) = star else { return false };
+        if to >= name.len() {
+            return false;
+        }
+        found.truncate(captured);
+        found.push(name[from..=to].iter().collect());
+        star = Some((at, from, to + 1, captured));
+        p = at + 1;
+        n = to + 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wildcards_capture_what_they_matched() {
+        let table: [(&str, &str, Option<&[&str]>); 16] = [
+            ("app.db", "app.db", Some(&[])),
+            ("*.db", "app.db", Some(&["app"])),
+            ("*.db", "app.db.bak", None),
+            ("db*.sqlite", "db.sqlite", Some(&[""])),
+            ("*-*.db", "a-b-c.db", Some(&["a", "b-c"])),
+            ("shard-??.db", "shard-07.db", Some(&["0", "7"])),
+            ("shard-??.db", "shard-7.db", None),
+            ("[a-c]x", "bx", Some(&["b"])),
+            ("[!a-c]x", "bx", None),
+            ("[!a-c]x", "dx", Some(&["d"])),
+            ("[]]x", "]x", Some(&["]"])),
+            ("[x", "[x", Some(&[])),
+            ("*", ".hidden", None),
+            (".*", ".hidden", Some(&["hidden"])),
+            ("*ab", "aab", Some(&["a"])),
+            ("é?", "éß", Some(&["ß"])),
+        ];
+        for (pattern, name, expected) in table {
+            let expected = expected.map(|found| found.iter().map(|&one| one.to_owned()).collect::<Vec<_>>());
+            assert_eq!(captures(pattern, name), expected, "{pattern} on {name}");
+        }
+    }
+
+    #[test]
+    fn a_hostile_pattern_costs_no_more_than_pattern_times_name() {
+        let pattern = "*a".repeat(64);
+        let name = "a".repeat(255) + "b";
+        assert_eq!(captures(&pattern, &name), None);
+    }
+}

@@ -1,0 +1,121 @@
+//! What SQLite itself says: open, integrity, canary. All raw descriptors are closed by now.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::job::{FaultClass, IntegrityFacts, IntegrityLevel, OpenFacts, QueryFacts, SqliteFault, TableRows};
+use crate::sqlite::{self, Access, Database, Deadline, IntegrityReport};
+
+/// Lines of a check that are kept.
+const LINES: u32 = 20;
+/// Rows of a canary that are stepped through: enough to know that it answers.
+const CANARY_ROWS: usize = 1000;
+
+/// A file to open, and how.
+pub(super) struct Content<'a> {
+    pub(super) path: &'a Path,
+    pub(super) access: Access,
+    /// How long SQLite waits for a lock.
+    pub(super) busy: Duration,
+}
+
+impl Content<'_> {
+    fn with<T>(
+        &self,
+        deadline: Deadline,
+        work: impl FnOnce(&Database) -> Result<T, sqlite::SqliteFault>,
+    ) -> Result<T, sqlite::SqliteFault> {
+        let database = Database::open(self.path, self.access, self.busy, deadline)?;
+        let result = work(&database);
+        // What closing could not do (a checkpoint, say) the program's own close will.
+        let _ = database.close();
+        result
+    }
+
+    /// Opens it and reads the schema. The schema's text is told when its cookie is not `remembered`.
+    pub(super) fn open(&self, remembered: Option<u32>) -> Result<OpenFacts, SqliteFault> {
+        self.with(Deadline::never(), |database| {
+            let schema_version = database.schema_version()?;
+            let objects = database.touch_schema()?;
+            let known = remembered.is_some_and(|cookie| i64::from(cookie.cast_signed()) == schema_version);
+            let count = objects.tables.len() + objects.indexes.len() + objects.triggers.len() + objects.views.len();
+            Ok(OpenFacts {
+                schema_version,
+                journal_mode: database.journal_mode()?,
+                objects: u32::try_from(count).unwrap_or(u32::MAX),
+                // Without a text nothing is remembered, and that is no failure of the database.
+                schema: if known { None } else { database.schema_sql().ok() },
+            })
+        })
+        .map_err(fault)
+    }
+
+    /// Checks it, for at most `limit` where it may block writers.
+    pub(super) fn check(&self, level: IntegrityLevel, limit: Option<Duration>) -> IntegrityFacts {
+        let deadline = limit.map_or_else(Deadline::never, Deadline::after);
+        let run = |database: &Database| {
+            Ok(match level {
+                IntegrityLevel::Full => database.integrity_check(LINES),
+                IntegrityLevel::Quick | IntegrityLevel::Suspicion => database.quick_check(LINES),
+            })
+        };
+        match self.with(deadline, run) {
+            Ok(report) => facts(level, report),
+            Err(error) => facts(level, IntegrityReport { fault: Some(error), ..IntegrityReport::default() }),
+        }
+    }
+
+    /// Runs the user's query.
+    pub(super) fn query(&self, canary: &str) -> Result<QueryFacts, SqliteFault> {
+        let rows = self.with(Deadline::after(self.busy), |database| database.canary(canary, CANARY_ROWS));
+        rows.map(|rows| QueryFacts { rows: rows as u64 }).map_err(fault)
+    }
+
+    /// Counts the rows of every table that can be read.
+    pub(super) fn rows(&self) -> Result<Vec<TableRows>, SqliteFault> {
+        let counts = self.with(Deadline::never(), Database::row_counts).map_err(fault)?;
+        Ok(counts.into_iter().map(|(table, rows)| TableRows { table, rows }).collect())
+    }
+}
+
+fn facts(level: IntegrityLevel, report: IntegrityReport) -> IntegrityFacts {
+    IntegrityFacts {
+        level,
+        ok: report.ok,
+        messages: report.messages,
+        damaged_indexes: report.damaged_indexes,
+        only_indexes: report.only_indexes,
+        constraint_messages: report.content,
+        fault: report.fault.map(fault),
+        unfinished: None,
+    }
+}
+
+/// True when the check was ended by its limit.
+pub(super) fn was_interrupted(facts: &IntegrityFacts) -> bool {
+    facts.fault.as_ref().is_some_and(|fault| fault.class == FaultClass::Interrupted)
+}
+
+/// True when the error speaks of damaged bytes, so that a check is due.
+pub(super) fn speaks_of_damage<T>(result: Option<&Result<T, SqliteFault>>) -> bool {
+    matches!(result, Some(Err(fault)) if fault.class == FaultClass::Corrupt)
+}
+
+/// The room's fault as the wire has it.
+fn fault(fault: sqlite::SqliteFault) -> SqliteFault {
+    let class = match fault.class {
+        sqlite::FaultClass::Busy => FaultClass::Busy,
+        sqlite::FaultClass::NotADatabase => FaultClass::NotADatabase,
+        sqlite::FaultClass::Corrupt => FaultClass::Corrupt,
+        sqlite::FaultClass::CannotOpen => FaultClass::CannotOpen,
+        sqlite::FaultClass::ReadOnly => FaultClass::ReadOnly,
+        sqlite::FaultClass::Full => FaultClass::Full,
+        sqlite::FaultClass::Io => FaultClass::Io,
+        sqlite::FaultClass::NoMemory => FaultClass::NoMemory,
+        sqlite::FaultClass::Schema => FaultClass::Schema,
+        sqlite::FaultClass::Interrupted => FaultClass::Interrupted,
+        sqlite::FaultClass::Permission => FaultClass::Permission,
+        sqlite::FaultClass::Constraint | sqlite::FaultClass::Other => FaultClass::Other,
+    };
+    SqliteFault { code: fault.code, message: fault.message, errno: fault.errno, class }
+}

@@ -1,0 +1,108 @@
+//! All that a plan needs beyond the layers: who has it open, what a settled copy holds, which backups there are.
+
+use std::io;
+use std::time::Duration;
+
+use super::content::Content;
+use super::copy;
+use super::files::{Files, Looked};
+use crate::host::{Scan, Sought, find_holders};
+use crate::job::{DatabaseSite, Diagnosis, HolderFacts, IntegrityLevel, SettledCopy};
+use crate::sqlite::Access;
+use crate::worker::{backup, sweep::Sweep};
+
+/// Looks for the holders of the database and its side files, ourselves and our parent left out.
+pub(super) fn holders(files: &Files, sweep: &Sweep) -> (Vec<HolderFacts>, Vec<String>) {
+    let sides = [("main", &files.main), ("wal", &files.wal), ("shm", &files.shm), ("journal", &files.journal)];
+    let sought: Vec<Sought<&'static str>> =
+        sides.into_iter().flat_map(|(tag, looked)| sought(tag, looked, sweep)).collect();
+    let except = rustix::process::getppid().map(|parent| parent.as_raw_nonzero().get());
+    let scan = Scan { maps: false, except: except.into_iter().collect() };
+    let found = match find_holders(&sought, &scan) {
+        Ok(found) => found,
+        Err(error) => return (Vec::new(), vec![error.to_string()]),
+    };
+    let mut holders: Vec<HolderFacts> = Vec::new();
+    for one in found.found {
+        let holder = match holders.iter().position(|holder| holder.pid == one.pid) {
+            Some(at) => &mut holders[at],
+            None => {
+                let (pid, comm, state) = (one.pid, one.comm.clone(), one.state);
+                holders.push(HolderFacts { pid, comm, state, files: Vec::new(), unlinked: Vec::new() });
+                let last = holders.len() - 1;
+                &mut holders[last]
+            }
+        };
+        let mut note = |list: fn(&mut HolderFacts) -> &mut Vec<String>| {
+            let list = list(holder);
+            if !list.iter().any(|tag| tag == one.what) {
+                list.push(one.what.to_owned());
+            }
+        };
+        note(|holder| &mut holder.files);
+        if one.deleted {
+            note(|holder| &mut holder.unlinked);
+        }
+    }
+    let mut blind = found.blind;
+    blind.extend(found.blind_for.into_iter().map(|(what, why)| format!("{what}: {why}")));
+    (holders, blind)
+}
+
+/// The file that is there, and any that was there before and lives on in a process.
+fn sought(tag: &'static str, looked: &Looked, sweep: &Sweep) -> Vec<Sought<&'static str>> {
+    let mut sought = vec![Sought::UnlinkedFrom { tag, path: looked.path.clone() }];
+    if let Some(facts) = &looked.host {
+        let device = sweep.mounts().lock_device(facts, &looked.path);
+        sought.push(Sought::File { tag, facts: facts.clone(), device });
+    }
+    sought
+}
+
+/// What a private copy looks like after SQLite has recovered it.
+pub(super) fn settle(copy: &io::Result<copy::PrivateCopy>) -> SettledCopy {
+    let copy = match copy {
+        Ok(copy) => copy,
+        Err(error) => {
+            let detail = format!("no private copy could be made: {error}");
+            return SettledCopy { sound: false, detail, tables: Vec::new() };
+        }
+    };
+    let main = copy.main();
+    let content = Content { path: &main, access: Access::Copy, busy: Duration::ZERO };
+    let opened = content.open(None);
+    let check = content.check(IntegrityLevel::Full, None);
+    let (tables, uncounted) = match content.rows() {
+        Ok(tables) => (tables, String::new()),
+        Err(fault) => (Vec::new(), format!("; its rows could not be counted: {}", fault.message)),
+    };
+    let (sound, detail) = match opened {
+        Err(fault) => (false, format!("a private copy does not open: {}", fault.message)),
+        Ok(open) if open.objects == 0 => (false, "a private copy has no schema after recovery".to_owned()),
+        Ok(_) if check.ok => (true, "a private copy passes integrity_check after recovery".to_owned()),
+        Ok(_) => {
+            let first = check.messages.first().or(check.fault.as_ref().map(|fault| &fault.message));
+            (
+                false,
+                format!("a private copy fails integrity_check: {}", first.map_or("no reason given", String::as_str)),
+            )
+        }
+    };
+    SettledCopy { sound, detail: detail + &uncounted, tables }
+}
+
+/// The rest of the diagnosis.
+pub(super) fn conclude(
+    (holders, blind): (Vec<HolderFacts>, Vec<String>),
+    settled: Option<SettledCopy>,
+    backups: Option<&std::path::Path>,
+) -> Diagnosis {
+    // A folder that cannot be listed has no backup to offer; the playbook without one says so.
+    let backups = backups.and_then(|folder| backup::list(folder).ok()).unwrap_or_default();
+    Diagnosis { holders, blind, settled, backups }
+}
+
+/// A copy for [`settle`], of a database that was looked at in place.
+pub(super) fn copy_of(site: &DatabaseSite) -> io::Result<copy::PrivateCopy> {
+    copy::of_all(site)
+}

@@ -1,0 +1,195 @@
+//! What `stat` says of a database and its side files, and of the place they are in: nothing is opened here.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::host::{self, FileKind, FsId, HostError, Space};
+use crate::job::{FileFacts, FileState, Fingerprint, Place};
+use crate::worker::sweep::Sweep;
+
+/// A path as it was looked at.
+pub(super) struct Looked {
+    /// Where.
+    pub(super) path: PathBuf,
+    /// For the facts.
+    pub(super) state: FileState,
+    /// For the host's own tables of locks and mounts.
+    pub(super) host: Option<host::FileFacts>,
+}
+
+/// A database and its side files.
+pub(super) struct Files {
+    pub(super) main: Looked,
+    pub(super) wal: Looked,
+    pub(super) shm: Looked,
+    pub(super) journal: Looked,
+}
+
+impl Files {
+    /// Looks at all four.
+    pub(super) fn look(main: &Path) -> Files {
+        Files {
+            main: Looked::at(main.to_owned()),
+            wal: Looked::at(with_suffix(main, "-wal")),
+            shm: Looked::at(with_suffix(main, "-shm")),
+            journal: Looked::at(with_suffix(main, "-journal")),
+        }
+    }
+
+    /// What of a fingerprint `stat` can tell; counters are those of `known`, which were read when it was like this.
+    pub(super) fn same_as(&self, known: &Fingerprint) -> bool {
+        let regular = |looked: &Looked| matches!(looked.state, FileState::Missing | FileState::File(_));
+        !known.locked
+            && self.main.state.file() == Some(&known.main)
+            && self.wal.state.file() == known.wal.as_ref()
+            && self.journal.state.file() == known.journal.as_ref()
+            && regular(&self.wal)
+            && regular(&self.journal)
+    }
+}
+
+/// `path` with `suffix` behind its name, as SQLite names its side files.
+pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+impl Looked {
+    pub(super) fn at(path: PathBuf) -> Looked {
+        match host::FileFacts::of_path(&path, false) {
+            Ok(facts) => Looked { state: state(&path, &facts), host: Some(facts), path },
+            Err(error) => Looked { state: failed(&path, &error), host: None, path },
+        }
+    }
+
+    /// Looks again and tells whether it is still the same.
+    pub(super) fn is_still_so(&self) -> bool {
+        Looked::at(self.path.clone()).state == self.state
+    }
+}
+
+fn state(path: &Path, facts: &host::FileFacts) -> FileState {
+    match facts.kind {
+        FileKind::Regular => FileState::File(FileFacts {
+            dev: rustix::fs::makedev(facts.id.dev.major, facts.id.dev.minor),
+            ino: facts.id.ino,
+            size: facts.size,
+            mtime_ns: nanoseconds(facts.mtime_ns),
+            ctime_ns: nanoseconds(facts.ctime_ns),
+            uid: facts.uid,
+            gid: facts.gid,
+            mode: facts.mode,
+            nlink: u64::from(facts.nlink),
+        }),
+        FileKind::Symlink => FileState::Symlink { target: std::fs::read_link(path).unwrap_or_default() },
+        other => {
+            let what = match other {
+                FileKind::Folder => "a directory",
+                FileKind::Fifo => "a FIFO",
+                other => other.words(),
+            };
+            FileState::Other { what: what.to_owned() }
+        }
+    }
+}
+
+/// Time stamps beyond the year 2262 do not fit, and mean nothing.
+fn nanoseconds(ns: i128) -> i64 {
+    i64::try_from(ns).unwrap_or(if ns < 0 { i64::MIN } else { i64::MAX })
+}
+
+fn failed(path: &Path, error: &HostError) -> FileState {
+    if error.is_absent() {
+        return FileState::Missing;
+    }
+    let errno = error.errno().map_or(0, |errno| errno.raw_os_error());
+    let denied = path.ancestors().skip(1).find(|folder| host::FileFacts::of_path(folder, true).is_ok());
+    let message = match denied {
+        Some(folder) => {
+            let mode = host::FileFacts::of_path(folder, true).map(|facts| facts.mode_words()).unwrap_or_default();
+            format!("{error}; the way ends at {} ({mode})", folder.display())
+        }
+        None => error.to_string(),
+    };
+    FileState::Unreadable { errno, message }
+}
+
+/// The file system under the database's folder, and this boot.
+pub(super) fn place(main: &Looked, sweep: &Sweep) -> Place {
+    let folder = main.path.parent().unwrap_or_else(|| Path::new("/"));
+    let mut place = Place { boot_id: sweep.boot_id().to_owned(), free_inodes: u64::MAX, ..Place::default() };
+    let Ok(facts) = host::FileFacts::of_path(folder, true) else { return place };
+    place.folder_exists = facts.kind == FileKind::Folder;
+    place.folder_mtime_ns = nanoseconds(facts.mtime_ns);
+    // A file can be a mount of its own.
+    let (facts, path) = main.host.as_ref().map_or((&facts, folder), |file| (file, main.path.as_path()));
+    if let Some(mount) = sweep.mounts().of_file(facts, path) {
+        place.fs_type = mount.fs_type.clone();
+        place.volatile = mount.is_volatile();
+        place.observe_only = mount.observe_only();
+        place.read_only = mount.read_only();
+    } else {
+        place.observe_only = Some(format!("the mount of {} is not in the table of mounts", path.display()));
+    }
+    if let Ok(space) = Space::at(folder) {
+        place.free_bytes = space.free_bytes;
+        place.free_inodes = space.free_inodes.unwrap_or(u64::MAX);
+        place.read_only |= space.read_only;
+    }
+    if let Ok(id) = FsId::of(folder) {
+        // The device's number may change from boot to boot; it counts only where there is nothing better.
+        place.fs_id = match id.fsid {
+            0 => format!("{:x}/dev {}", id.fs_type, id.dev),
+            fsid => format!("{:x}/{fsid:x}", id.fs_type),
+        };
+    }
+    place
+}
+
+/// Opens a regular file for raw reading. A link in the last component, a FIFO or a device put there meanwhile is an error,
+/// never a hang.
+pub(super) fn open_raw(looked: &Looked) -> io::Result<std::fs::File> {
+    use rustix::fs::{Mode, OFlags};
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = std::fs::File::from(rustix::fs::open(&looked.path, flags, Mode::empty())?);
+    let facts = host::FileFacts::of_fd(&file).map_err(io::Error::other)?;
+    if facts.kind != FileKind::Regular {
+        return Err(io::Error::other(format!("{} is {}", looked.path.display(), facts.kind.words())));
+    }
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_of_thing_in_the_way_is_named_and_none_is_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::write(at("file"), b"12345").unwrap();
+        std::os::unix::fs::symlink("file", at("link")).unwrap();
+        std::fs::create_dir(at("folder")).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, at("fifo"), rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        let state = |name: &str| Looked::at(at(name)).state;
+        assert_eq!(state("file").size(), 5);
+        assert_eq!(state("none"), FileState::Missing);
+        assert_eq!(state("link"), FileState::Symlink { target: "file".into() });
+        assert_eq!(state("folder"), FileState::Other { what: "a directory".into() });
+        assert_eq!(state("fifo"), FileState::Other { what: "a FIFO".into() });
+        assert!(matches!(state("file/below"), FileState::Unreadable { errno: 20, .. }));
+        assert!(open_raw(&Looked::at(at("fifo"))).is_err());
+        assert!(open_raw(&Looked::at(at("link"))).is_err());
+    }
+
+    #[test]
+    fn a_place_is_told_even_when_the_file_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let place_of = |path: PathBuf| place(&Looked::at(path), &Sweep::default());
+        let there = place_of(dir.path().join("none.db"));
+        assert!(there.folder_exists && !there.fs_id.is_empty() && there.free_bytes > 0 && !there.boot_id.is_empty());
+        let gone = place_of(dir.path().join("no/folder.db"));
+        assert!(!gone.folder_exists && gone.fs_id.is_empty());
+    }
+}

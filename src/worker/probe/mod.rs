@@ -1,0 +1,425 @@
+//! One look at one database, cheapest first: `stat`, then raw bytes, and SQLite only where looking cannot hurt.
+//!
+//! Everything is a fact, also what could not be looked at; what it means is the mode's to judge. In this process raw
+//! descriptors and SQLite's connections to a database never overlap (rule 7): each stage closes what it opened.
+
+mod content;
+mod copy;
+mod diagnose;
+mod files;
+mod likeness;
+mod locks;
+mod opening;
+mod raw;
+mod suspicion;
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use rustix::time::{ClockId, clock_gettime};
+
+use self::content::Content;
+use self::files::Files;
+use self::opening::{Before, Opening};
+use super::sweep::Sweep;
+use crate::host;
+use crate::job::{
+    Access, DatabaseFacts, DatabaseProbe, FileState, Fingerprint, HeaderFacts, IntegrityFacts, IntegrityLevel,
+    JournalState, LayerTime, WalState,
+};
+
+/// A file that changed less long ago than this may change again within the same tick of its time stamp, in nanoseconds.
+const TICK_NS: i64 = 20_000_000;
+/// From this size on a check is preceded by reading the file in order (rule 12), in bytes.
+const READ_AHEAD_FROM: u64 = 8 << 20;
+/// At most so much is read ahead, and for so long: more than fits into memory would push itself out again.
+const READ_AHEAD_MAX: u64 = 2 << 30;
+const READ_AHEAD_TIME: Duration = Duration::from_secs(20);
+
+/// Looks.
+pub(super) fn run(probe: &DatabaseProbe, sweep: &Sweep) -> DatabaseFacts {
+    let mut look = Look::begin(probe, sweep);
+    if look.is_unchanged() {
+        return look.facts;
+    }
+    look.access();
+    look.raw();
+    look.locks();
+    look.fingerprint();
+    match look.decide() {
+        Opening::InPlace => look.in_place(crate::sqlite::Access::Probe),
+        Opening::Immutable => look.in_place(crate::sqlite::Access::Immutable),
+        Opening::OnCopy(why) => look.on_copy(why),
+        Opening::Not(why) => look.facts.not_opened = Some(why),
+    }
+    look.diagnose();
+    look.facts
+}
+
+struct Look<'a> {
+    probe: &'a DatabaseProbe,
+    sweep: &'a Sweep,
+    files: Files,
+    facts: DatabaseFacts,
+    /// Set by the raw look.
+    counters_differ: bool,
+    index: Option<crate::format::WalIndex>,
+    unread: Option<String>,
+    suspicion: Option<IntegrityLevel>,
+    /// Kept for the diagnosis, when the content was judged on one.
+    copy: Option<io::Result<copy::PrivateCopy>>,
+}
+
+impl<'a> Look<'a> {
+    fn begin(probe: &'a DatabaseProbe, sweep: &'a Sweep) -> Look<'a> {
+        let (started, looked_at) = (Instant::now(), Timestamp::now());
+        let files = Files::look(&probe.site.path);
+        let facts = DatabaseFacts {
+            unchanged: false,
+            main: files.main.state.clone(),
+            wal_file: files.wal.state.clone(),
+            shm_file: files.shm.state.clone(),
+            journal_file: files.journal.state.clone(),
+            place: files::place(&files.main, sweep),
+            access: None,
+            header: None,
+            wal: None,
+            journal: None,
+            locks: Vec::new(),
+            dotfile_lock: None,
+            behind_sqlite: None,
+            on_copy: None,
+            not_opened: None,
+            open: None,
+            integrity: None,
+            query: None,
+            fingerprint: None,
+            diagnosis: None,
+            layers: Vec::new(),
+            looked_at,
+        };
+        let mut look = Look {
+            probe,
+            sweep,
+            files,
+            facts,
+            counters_differ: false,
+            index: None,
+            unread: None,
+            suspicion: None,
+            copy: None,
+        };
+        look.time("exists", started);
+        look
+    }
+
+    fn time(&mut self, layer: &str, since: Instant) {
+        let seconds = since.elapsed().as_secs_f64();
+        match self.facts.layers.iter_mut().find(|time| time.layer == layer) {
+            Some(time) => time.seconds += seconds,
+            None => self.facts.layers.push(LayerTime { layer: layer.to_owned(), seconds }),
+        }
+    }
+
+    /// Nothing that `stat` and the table of locks can tell differs from `known`: no file was opened to say so.
+    fn is_unchanged(&mut self) -> bool {
+        let Some(known) = &self.probe.known else { return false };
+        if !self.files.same_as(known) || locks::any_in_table(&self.files, self.sweep, known.wal_mode) {
+            return false;
+        }
+        self.facts.unchanged = true;
+        self.facts.fingerprint = Some(known.clone());
+        true
+    }
+
+    fn access(&mut self) {
+        let started = Instant::now();
+        if let Some(file) = self.files.main.state.file() {
+            let user = match &self.probe.site.user {
+                Some(name) => host::User::named(name),
+                None => host::User::numbered(file.uid),
+            };
+            let uid = user.as_ref().map_or(file.uid, |user| user.uid);
+            let access = user.and_then(|user| host::Access::of(&user, &self.files.main.path));
+            let ours = files::open_raw(&self.files.main).is_ok();
+            self.facts.access = match access {
+                Ok(access) => Some(Access {
+                    uid,
+                    read: access.readable,
+                    write: access.writable,
+                    folder_write: access.folder_writable,
+                    detail: access.denied.unwrap_or_default(),
+                    ours,
+                }),
+                Err(error) => {
+                    // An unknown user, or a folder that we may not look into: nothing was granted, and why is said.
+                    self.unread = (!ours).then(|| error.to_string());
+                    None
+                }
+            };
+        }
+        self.time("readable", started);
+    }
+
+    fn raw(&mut self) {
+        let started = Instant::now();
+        match raw::header(&self.files.main) {
+            Some(Ok(header)) => {
+                self.counters_differ = header.counters_differ;
+                self.facts.header = Some(header.facts);
+            }
+            Some(Err(error)) => self.unread = Some(format!("its header could not be read: {error}")),
+            None => {}
+        }
+        self.time("readable", started);
+
+        let started = Instant::now();
+        match raw::wal(&self.files, self.probe.wal_mark.as_ref(), booted_ns()) {
+            Ok(wal) => {
+                self.index = wal.index;
+                self.facts.wal = Some(wal.facts);
+            }
+            Err(error) => self.leave_unread(format!("its WAL could not be read: {error}")),
+        }
+        self.dotfile();
+        let page_size = match self.facts.header {
+            Some(HeaderFacts::Good { page_size, .. }) => Some(page_size),
+            _ => None,
+        };
+        match raw::journal(&self.files, page_size, self.facts.dotfile_lock.is_some()) {
+            Ok(journal) => self.facts.journal = Some(journal),
+            // Without a main file nobody can be asked who writes; there is nothing to open either.
+            Err(_) if self.files.main.state.file().is_none() => {}
+            Err(error) => self.leave_unread(format!("its rollback journal could not be read: {error}")),
+        }
+        self.time("wal", started);
+    }
+
+    fn leave_unread(&mut self, why: String) {
+        self.unread.get_or_insert(why);
+    }
+
+    fn dotfile(&mut self) {
+        let path = files::with_suffix(&self.files.main.path, ".lock");
+        if !matches!(files::Looked::at(path.clone()).state, FileState::Missing) {
+            self.facts.dotfile_lock = Some(path);
+        }
+    }
+
+    fn wal_mode(&self) -> bool {
+        matches!(self.facts.header, Some(HeaderFacts::Good { wal_mode: true, .. }))
+    }
+
+    fn locks(&mut self) {
+        let started = Instant::now();
+        if self.files.main.state.file().is_some() {
+            self.facts.locks = locks::held(&self.files, self.sweep, self.wal_mode(), self.index.as_ref());
+            if let Some(wal) = &mut self.facts.wal {
+                wal.held_back_by = locks::holding_back(&self.facts.locks, self.index.as_ref());
+            }
+        }
+        self.time("locks", started);
+    }
+
+    /// The fingerprint is of the files as they were when this look began: a change since then shows at the next.
+    fn fingerprint(&mut self) {
+        let (Some(main), Some(HeaderFacts::Good { change_counter, schema_cookie, wal_mode, .. })) =
+            (self.files.main.state.file(), &self.facts.header)
+        else {
+            return;
+        };
+        let sides = [self.files.wal.state.file(), self.files.journal.state.file()];
+        let now_ns = i64::try_from(self.facts.looked_at.as_nanosecond()).unwrap_or(i64::MAX);
+        let fresh = |file: &crate::job::FileFacts| now_ns.saturating_sub(file.mtime_ns.max(file.ctime_ns)) < TICK_NS;
+        let fingerprint = Fingerprint {
+            main: *main,
+            wal: sides[0].copied(),
+            journal: sides[1].copied(),
+            change_counter: *change_counter,
+            schema_cookie: *schema_cookie,
+            wal_mode: *wal_mode,
+            locked: !self.facts.locks.is_empty() || fresh(main) || sides.into_iter().flatten().any(fresh),
+        };
+        let before = self.probe.last_healthy.as_ref();
+        if let Some(found) = suspicion::behind_sqlite(before, &fingerprint, self.counters_differ) {
+            self.facts.behind_sqlite = Some(found.why);
+            self.suspicion = Some(found.level);
+        }
+        self.facts.fingerprint = Some(fingerprint);
+    }
+
+    fn decide(&self) -> Opening {
+        opening::decide(&Before {
+            main: &self.facts.main,
+            header: self.facts.header.as_ref(),
+            wal: self.facts.wal.as_ref(),
+            journal: self.facts.journal.as_ref(),
+            place: &self.facts.place,
+            dotfile: self.facts.dotfile_lock.is_some(),
+            writable: self.is_writable_for_us(),
+            shm: self.files.shm.state.file().is_some(),
+            unread: self.unread.as_deref(),
+        })
+    }
+
+    fn is_writable_for_us(&self) -> bool {
+        use rustix::fs::{Access as Ask, AtFlags, CWD, accessat};
+        let main = &self.files.main.path;
+        let folder = main.parent().unwrap_or(main);
+        accessat(CWD, main, Ask::WRITE_OK, AtFlags::EACCESS).is_ok()
+            && accessat(CWD, folder, Ask::WRITE_OK | Ask::EXEC_OK, AtFlags::EACCESS).is_ok()
+    }
+
+    /// Which checks are due before the database is opened, in order.
+    fn due(&self, on_demand: bool) -> Vec<IntegrityLevel> {
+        let size = self.files.main.state.size() + self.files.wal.state.size();
+        let suspected = match (on_demand, self.suspicion) {
+            (true, _) if size <= self.probe.inline_max_bytes => Some(IntegrityLevel::Full),
+            (true, _) => Some(IntegrityLevel::Quick),
+            (false, level) => level,
+        };
+        // Mere suspicion does not hold up a sweep for a large file: the mode sees it in the facts, and has it checked.
+        let suspected = suspected.filter(|_| on_demand || size <= self.probe.inline_max_bytes);
+        let wanted = suspected.map_or(self.probe.integrity, |level| level.max(self.probe.integrity));
+        match wanted {
+            IntegrityLevel::Suspicion => Vec::new(),
+            IntegrityLevel::Quick => vec![IntegrityLevel::Quick],
+            IntegrityLevel::Full if suspected.is_some() && size > suspicion::FULL_AT_ONCE => {
+                vec![IntegrityLevel::Quick, IntegrityLevel::Full]
+            }
+            IntegrityLevel::Full => vec![IntegrityLevel::Full],
+        }
+    }
+
+    fn in_place(&mut self, access: crate::sqlite::Access) {
+        let path = self.files.main.path.clone();
+        let busy = Duration::from_millis(self.probe.site.busy_ms);
+        let content = Content { path: &path, access, busy };
+        self.ask(&content);
+    }
+
+    fn on_copy(&mut self, why: String) {
+        let made = copy::of_all(&self.probe.site);
+        match &made {
+            Ok(copy) => {
+                let path = copy.main();
+                self.facts.on_copy = Some(why);
+                let access = crate::sqlite::Access::Copy;
+                self.ask(&Content { path: &path, access, busy: Duration::ZERO });
+            }
+            Err(error) => self.facts.not_opened = Some(format!("{why}; and no private copy could be made: {error}")),
+        }
+        self.copy = Some(made);
+    }
+
+    /// Opens, checks and queries `content`.
+    fn ask(&mut self, content: &Content<'_>) {
+        let due = self.due(false);
+        if !due.is_empty() && self.facts.on_copy.is_none() {
+            let started = Instant::now();
+            self.read_ahead();
+            self.time("integrity", started);
+        }
+        let started = Instant::now();
+        let remembered = self.probe.last_healthy.as_ref().map(|before| before.schema_cookie);
+        self.facts.open = Some(content.open(remembered));
+        self.time("open", started);
+        let opened = self.facts.open.as_ref().is_some_and(Result::is_ok);
+
+        self.check(content, &due);
+        if let (Some(canary), true) = (&self.probe.canary, opened) {
+            let started = Instant::now();
+            self.facts.query = Some(content.query(canary));
+            self.time("query", started);
+        }
+        let damaged =
+            content::speaks_of_damage(self.facts.open.as_ref()) || content::speaks_of_damage(self.facts.query.as_ref());
+        if damaged && self.facts.integrity.is_none() {
+            let due = self.due(true);
+            self.check(content, &due);
+        }
+    }
+
+    /// Runs the checks until one finds something.
+    fn check(&mut self, content: &Content<'_>, due: &[IntegrityLevel]) {
+        let started = Instant::now();
+        for &level in due {
+            let found = self.check_once(content, level);
+            let go_on = found.ok;
+            self.facts.integrity = Some(found);
+            if !go_on {
+                break;
+            }
+        }
+        if !due.is_empty() {
+            self.time("integrity", started);
+        }
+    }
+
+    /// In WAL mode a check blocks nobody. In rollback mode it keeps writers out for its whole length (rule 11), so in place
+    /// it is ended after `block_max`, and goes on on a copy that was taken under SHARED.
+    fn check_once(&self, content: &Content<'_>, level: IntegrityLevel) -> IntegrityFacts {
+        let blocks = self.facts.on_copy.is_none() && !self.wal_mode();
+        let limit = blocks.then(|| Duration::from_millis(self.probe.site.block_max_ms));
+        let mut found = content.check(level, limit);
+        if !(blocks && content::was_interrupted(&found)) {
+            return found;
+        }
+        match copy::under_shared_lock(&self.probe.site) {
+            Ok(copy) => {
+                let path = copy.main();
+                Content { path: &path, access: crate::sqlite::Access::Copy, busy: Duration::ZERO }.check(level, None)
+            }
+            Err(error) => {
+                found.unfinished =
+                    Some(format!("it would have kept writers out too long, and no copy could be taken: {error}"));
+                found
+            }
+        }
+    }
+
+    fn read_ahead(&self) {
+        let size = self.files.main.state.size();
+        if size < READ_AHEAD_FROM {
+            return;
+        }
+        if let Ok(main) = files::open_raw(&self.files.main) {
+            // A bad sector is for the check itself to find, and to name.
+            let _ = host::read_ahead(&main, READ_AHEAD_MAX, Instant::now() + READ_AHEAD_TIME);
+        }
+    }
+
+    fn diagnose(&mut self) {
+        if !self.probe.diagnose {
+            return;
+        }
+        let holders = diagnose::holders(&self.files, self.sweep);
+        if self.copy.is_none() && self.is_damaged_in_place() {
+            self.copy = Some(diagnose::copy_of(&self.probe.site));
+        }
+        let settled = self.copy.as_ref().map(diagnose::settle);
+        self.facts.diagnosis = Some(diagnose::conclude(holders, settled, self.probe.backups.as_deref()));
+    }
+
+    /// Opened where it is, and found damaged.
+    fn is_damaged_in_place(&self) -> bool {
+        let journal = self.facts.journal.as_ref().map(|journal| journal.state);
+        let wal = self.facts.wal.as_ref().map(|wal| wal.state);
+        let raw = matches!(journal, Some(JournalState::Hot | JournalState::Damaged)) || wal == Some(WalState::Damaged);
+        let checked = self.facts.integrity.as_ref().is_some_and(|found| {
+            !found.messages.is_empty() || content::speaks_of_damage(Some(&found.fault.clone().map_or(Ok(()), Err)))
+        });
+        let opened = content::speaks_of_damage(self.facts.open.as_ref());
+        // A missing main file has nothing to copy, and one without a byte nothing to settle.
+        self.files.main.state.size() > 0 && (raw || checked || opened)
+    }
+}
+
+/// When this boot began, on the wall clock, in nanoseconds since the epoch.
+fn booted_ns() -> i64 {
+    let boot = clock_gettime(ClockId::Boottime);
+    let now = Timestamp::now().as_nanosecond();
+    let since = i128::from(boot.tv_sec) * 1_000_000_000 + i128::from(boot.tv_nsec);
+    i64::try_from(now - since).unwrap_or(i64::MAX)
+}

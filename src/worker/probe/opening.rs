@@ -1,0 +1,209 @@
+//! Whether SQLite may open a database where it is, decided from raw facts alone. Looking is not harmless (rules 1, 8, 19).
+
+use crate::job::{FileState, HeaderFacts, JournalFacts, JournalState, Place, WalFacts, WalState};
+
+/// What is known before SQLite opens anything.
+pub(super) struct Before<'a> {
+    pub(super) main: &'a FileState,
+    pub(super) header: Option<&'a HeaderFacts>,
+    pub(super) wal: Option<&'a WalFacts>,
+    pub(super) journal: Option<&'a JournalFacts>,
+    pub(super) place: &'a Place,
+    /// A lock entry of the dotfile VFS is there.
+    pub(super) dotfile: bool,
+    /// We ourselves may write the file, and make files beside it.
+    pub(super) writable: bool,
+    /// `-shm` is there.
+    pub(super) shm: bool,
+    /// Why the raw look failed.
+    pub(super) unread: Option<&'a str>,
+}
+
+/// What may be opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Opening {
+    /// The database itself, through SQLite's own locking.
+    InPlace,
+    /// The database itself, without locks: nobody can write it, and SQLite could make no side files.
+    Immutable,
+    /// A private copy, for this reason.
+    OnCopy(String),
+    /// Nothing, for this reason.
+    Not(String),
+}
+
+/// Decides.
+pub(super) fn decide(before: &Before<'_>) -> Opening {
+    let not = |reason: &str| Opening::Not(reason.to_owned());
+    match before.main {
+        FileState::File(_) => {}
+        FileState::Missing => return not("the file is missing"),
+        FileState::Symlink { .. } => return not("a symbolic link is never followed: give the path it leads to"),
+        FileState::Other { what } => return Opening::Not(format!("it is {what}")),
+        FileState::Unreadable { message, .. } => return Opening::Not(message.clone()),
+    }
+    if let Some(reason) = before.unread {
+        return not(reason);
+    }
+    let wal_mode = match before.header {
+        Some(HeaderFacts::Good { wal_mode, .. }) => *wal_mode,
+        Some(HeaderFacts::Empty) => {
+            return not("it has no byte, and opening it would destroy a WAL or journal beside it");
+        }
+        // The newest page 1 may be in the WAL, and the oldest in a hot journal: SQLite would find it there.
+        Some(HeaderFacts::Bad { reason, .. }) if page_one_may_be_beside(before) => {
+            return Opening::OnCopy(format!(
+                "its header is damaged ({reason}), and its WAL or journal may have a sound one"
+            ));
+        }
+        Some(HeaderFacts::Bad { reason, .. }) => return not(reason),
+        None => return not("its header was not read"),
+    };
+    if before.dotfile {
+        return not("a program of the dotfile VFS has it locked, and no other kind of lock would show what it does");
+    }
+    if let Some(journal) = before.journal {
+        match journal.state {
+            JournalState::Hot | JournalState::Damaged => {
+                return Opening::OnCopy(format!("the first look would roll back its journal: {}", journal.detail));
+            }
+            JournalState::Absent | JournalState::InUse | JournalState::NotAFile => {}
+        }
+    }
+    let wal_state = before.wal.map_or(WalState::Absent, |wal| wal.state);
+    match (wal_state, before.wal) {
+        (WalState::Damaged, Some(wal)) => {
+            return Opening::OnCopy(format!("its WAL is damaged, and opening it would hide that: {}", wal.detail));
+        }
+        _ if !wal_mode => return Opening::InPlace,
+        _ => {}
+    }
+    let wal_is_empty = matches!(wal_state, WalState::Absent | WalState::Unused);
+    match () {
+        () if before.place.observe_only.is_some() && !before.place.read_only => {
+            not("its WAL index cannot be shared safely on this file system")
+        }
+        () if before.place.read_only && wal_is_empty => Opening::Immutable,
+        () if before.place.read_only => {
+            Opening::OnCopy("its WAL cannot be read in place on a read-only file system".to_owned())
+        }
+        // SQLite would make -wal and -shm, and could not take them away again.
+        () if !before.writable && !before.shm => {
+            Opening::OnCopy("guardiand may not write it, and would leave side files behind".to_owned())
+        }
+        () => Opening::InPlace,
+    }
+}
+
+fn page_one_may_be_beside(before: &Before<'_>) -> bool {
+    before.wal.is_some_and(|wal| wal.state == WalState::Sound && wal.mark.is_some_and(|mark| mark.last_commit > 0))
+        || before.journal.is_some_and(|journal| journal.state == JournalState::Hot)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::FileFacts;
+
+    fn file() -> FileState {
+        let facts =
+            FileFacts { dev: 1, ino: 2, size: 4096, mtime_ns: 0, ctime_ns: 0, uid: 0, gid: 0, mode: 0o600, nlink: 1 };
+        FileState::File(facts)
+    }
+
+    fn header(wal_mode: bool) -> HeaderFacts {
+        HeaderFacts::Good {
+            page_size: 4096,
+            page_count: Some(1),
+            change_counter: 1,
+            schema_cookie: 1,
+            wal_mode,
+            encoding: "UTF-8".into(),
+            sqlite_version: 3_054_001,
+            missing_bytes: 0,
+            extra_bytes: 0,
+        }
+    }
+
+    fn wal(state: WalState) -> WalFacts {
+        WalFacts {
+            state,
+            detail: "x".into(),
+            mark: None,
+            stranded_commits: 0,
+            index_max_frame: None,
+            index_backfill: None,
+            held_back_by: Vec::new(),
+        }
+    }
+
+    struct Case {
+        main: FileState,
+        header: HeaderFacts,
+        wal: WalState,
+        journal: JournalState,
+        place: Place,
+        dotfile: bool,
+        writable: bool,
+    }
+
+    fn sound(wal_mode: bool) -> Case {
+        Case {
+            main: file(),
+            header: header(wal_mode),
+            wal: WalState::Absent,
+            journal: JournalState::Absent,
+            place: Place::default(),
+            dotfile: false,
+            writable: true,
+        }
+    }
+
+    fn opened(case: &Case) -> &'static str {
+        let decision = decide(&Before {
+            main: &case.main,
+            header: Some(&case.header),
+            wal: Some(&wal(case.wal)),
+            journal: Some(&JournalFacts { state: case.journal, detail: "x".into() }),
+            place: &case.place,
+            dotfile: case.dotfile,
+            writable: case.writable,
+            shm: false,
+            unread: None,
+        });
+        match decision {
+            Opening::InPlace => "in place",
+            Opening::Immutable => "immutable",
+            Opening::OnCopy(_) => "copy",
+            Opening::Not(_) => "not",
+        }
+    }
+
+    #[test]
+    fn only_what_looking_cannot_hurt_is_opened_in_place() {
+        let read_only = Place { read_only: true, ..Place::default() };
+        let remote = Place { observe_only: Some("nfs".into()), ..Place::default() };
+        let table: [(&str, Case, &str); 17] = [
+            ("sound, rollback", sound(false), "in place"),
+            ("sound, WAL", sound(true), "in place"),
+            ("a WAL with frames", Case { wal: WalState::Sound, ..sound(true) }, "in place"),
+            ("a damaged WAL", Case { wal: WalState::Damaged, ..sound(true) }, "copy"),
+            ("a damaged WAL beside rollback mode", Case { wal: WalState::Damaged, ..sound(false) }, "copy"),
+            ("a hot journal", Case { journal: JournalState::Hot, ..sound(false) }, "copy"),
+            ("a damaged journal", Case { journal: JournalState::Damaged, ..sound(false) }, "copy"),
+            ("a transaction under way", Case { journal: JournalState::InUse, ..sound(false) }, "in place"),
+            ("no byte", Case { header: HeaderFacts::Empty, ..sound(false) }, "not"),
+            ("no header", Case { header: HeaderFacts::Bad { reason: "x".into() }, ..sound(false) }, "not"),
+            ("missing", Case { main: FileState::Missing, ..sound(false) }, "not"),
+            ("dotfile", Case { dotfile: true, ..sound(false) }, "not"),
+            ("read-only mount", Case { place: read_only.clone(), ..sound(false) }, "in place"),
+            ("read-only mount, WAL mode", Case { place: read_only.clone(), ..sound(true) }, "immutable"),
+            ("read-only mount, WAL", Case { place: read_only, wal: WalState::Sound, ..sound(true) }, "copy"),
+            ("NFS, WAL mode", Case { place: remote, ..sound(true) }, "not"),
+            ("not ours to write, WAL mode", Case { writable: false, ..sound(true) }, "copy"),
+        ];
+        for (name, case, expected) in table {
+            assert_eq!(opened(&case), expected, "{name}");
+        }
+    }
+}

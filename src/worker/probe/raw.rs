@@ -1,0 +1,299 @@
+//! The raw bytes, read before SQLite opens anything: header, WAL, WAL index, rollback journal (rule 19).
+//!
+//! Every descriptor opened here is closed on return: SQLite takes its locks in this process only afterwards (rule 7).
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use super::files::{Files, Looked, open_raw};
+use crate::format::wal_index::WAL_INDEX_HEAD_LEN;
+use crate::format::{
+    self, Encoding, Header, JournalScan, SizeVerdict, WalHeaderError, WalHeaderState, WalIndex, WalScan,
+};
+use crate::host::{LockMode, SqliteLock, ask_lock};
+use crate::job::{FileState, HeaderFacts, JournalFacts, JournalState, WalFacts, WalMark, WalState};
+
+/// A live writer can rewrite what is being read: damage counts when so many scans in a row see the same.
+const LOOKS: u32 = 3;
+
+/// The header and what the facts do not carry of it.
+pub(super) struct RawHeader {
+    pub(super) facts: HeaderFacts,
+    /// The change counter and its witness differ, though a writer of today's kind wrote last.
+    pub(super) counters_differ: bool,
+}
+
+/// Reads the header; `None` when the main file is not a regular file that we may read.
+pub(super) fn header(main: &Looked) -> Option<io::Result<RawHeader>> {
+    let size = main.state.file()?.size;
+    Some(read_header(main, size))
+}
+
+fn read_header(main: &Looked, size: u64) -> io::Result<RawHeader> {
+    let bad = |reason: String, pages_like_sqlite| RawHeader {
+        facts: HeaderFacts::Bad { reason, pages_like_sqlite },
+        counters_differ: false,
+    };
+    if size == 0 {
+        return Ok(RawHeader { facts: HeaderFacts::Empty, counters_differ: false });
+    }
+    let mut bytes = [0; format::header::HEADER_LEN];
+    let file = open_raw(main)?;
+    let length = read_up_to(&file, &mut bytes)?;
+    let header = match Header::parse(&bytes[..length]) {
+        Ok(header) => header,
+        Err(error) => return Ok(bad(error.to_string(), super::likeness::of_pages(&file, size)?)),
+    };
+    let page = u64::from(header.page_size);
+    let counted = header.counted_pages();
+    let promised = counted.map_or(0, |pages| u64::from(pages) * page);
+    let (missing_bytes, extra_bytes) = match header.page_count_in(size) {
+        SizeVerdict::Truncated { .. } => (promised.saturating_sub(size), 0),
+        SizeVerdict::Longer { .. } | SizeVerdict::PartialPage { .. } => (0, size.saturating_sub(promised)),
+        SizeVerdict::Agrees | SizeVerdict::Uncounted => (0, 0),
+    };
+    let facts = HeaderFacts::Good {
+        page_size: header.page_size,
+        page_count: counted,
+        change_counter: header.change_counter,
+        schema_cookie: header.schema_cookie,
+        wal_mode: header.is_wal(),
+        encoding: match header.encoding {
+            Encoding::Utf8 => "UTF-8".to_owned(),
+            Encoding::Utf16Le => "UTF-16le".to_owned(),
+            Encoding::Utf16Be => "UTF-16be".to_owned(),
+            Encoding::Odd(number) => format!("odd ({number})"),
+        },
+        sqlite_version: header.sqlite_version,
+        missing_bytes,
+        extra_bytes,
+    };
+    let counters_differ = header.sqlite_version >= 3_007_000 && header.change_counter != header.version_valid_for;
+    Ok(RawHeader { facts, counters_differ })
+}
+
+/// Fills as much of `bytes` as the file has.
+fn read_up_to(file: &File, bytes: &mut [u8]) -> io::Result<usize> {
+    read_up_to_at(file, bytes, 0)
+}
+
+/// Fills as much of `bytes` as the file has from `offset` on.
+pub(super) fn read_up_to_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut length = 0;
+    while length < bytes.len() {
+        match file.read_at(&mut bytes[length..], offset + length as u64) {
+            Ok(0) => break,
+            Ok(read) => length += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(length)
+}
+
+/// The WAL and what its index says.
+pub(super) struct RawWal {
+    pub(super) facts: WalFacts,
+    /// The index, when it can be believed and is of this WAL's generation.
+    pub(super) index: Option<WalIndex>,
+}
+
+/// Scans the WAL, on from `mark` where that still fits. `booted_ns`: when this boot began, on the wall clock.
+pub(super) fn wal(files: &Files, mark: Option<&WalMark>, booted_ns: i64) -> io::Result<RawWal> {
+    let without = |state, detail: String| RawWal {
+        facts: WalFacts {
+            state,
+            detail,
+            mark: None,
+            stranded_commits: 0,
+            index_max_frame: None,
+            index_backfill: None,
+            held_back_by: Vec::new(),
+        },
+        index: None,
+    };
+    match &files.wal.state {
+        FileState::Missing => return Ok(without(WalState::Absent, "there is none".to_owned())),
+        FileState::File(file) if file.size == 0 => return Ok(without(WalState::Absent, "it is empty".to_owned())),
+        FileState::File(_) => {}
+        FileState::Symlink { .. } => return Ok(without(WalState::NotAFile, "it is a symbolic link".to_owned())),
+        FileState::Other { what } => return Ok(without(WalState::NotAFile, format!("it is {what}"))),
+        FileState::Unreadable { message, .. } => return Err(io::Error::other(message.clone())),
+    }
+    let mark = mark.map(to_format);
+    let mut seen = None;
+    let mut result = without(WalState::Absent, String::new());
+    for look in 0..LOOKS {
+        // The index first: what it promises must then be in the WAL, which only grows.
+        let index = wal_index(&files.shm, booted_ns);
+        let scan = match scan_wal(&files.wal, if look == 0 { mark.as_ref() } else { None }) {
+            Ok(scan) => scan,
+            // Cut while we read, by a checkpoint.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && look + 1 < LOOKS => continue,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(without(WalState::Absent, "it went away while it was read".to_owned()));
+            }
+            Err(error) => return Err(error),
+        };
+        result = judge(&scan, index);
+        if result.facts.state != WalState::Damaged || seen.as_ref() == Some(&result.facts) {
+            return Ok(result);
+        }
+        seen = Some(result.facts.clone());
+    }
+    Ok(result)
+}
+
+fn scan_wal(wal: &Looked, mark: Option<&format::WalMark>) -> io::Result<WalScan> {
+    let file = open_raw(wal)?;
+    let length = file.metadata()?.len();
+    format::scan_wal(length, mark, |at, buffer| file.read_exact_at(buffer, at))
+}
+
+/// The head of the index, when SQLite could believe it. One from before this boot is not believed: it is never made
+/// durable on its own, so after a power cut it may promise frames that were never acknowledged.
+fn wal_index(shm: &Looked, booted_ns: i64) -> Option<WalIndex> {
+    let facts = shm.state.file()?;
+    if facts.mtime_ns < booted_ns {
+        return None;
+    }
+    let mut head = [0; WAL_INDEX_HEAD_LEN];
+    let length = read_up_to(&open_raw(shm).ok()?, &mut head).ok()?;
+    WalIndex::parse(&head[..length]).ok().filter(WalIndex::is_settled)
+}
+
+fn judge(scan: &WalScan, index: Option<WalIndex>) -> RawWal {
+    let index = index.filter(|index| match scan.header {
+        WalHeaderState::Ok(header) => (header.salt1, header.salt2) == (index.salt1, index.salt2),
+        WalHeaderState::Empty | WalHeaderState::Bad(_) => false,
+    });
+    let promised = index.map_or(0, |index| index.mx_frame);
+    let (state, detail) = match &scan.header {
+        WalHeaderState::Empty => (WalState::Absent, "it is empty".to_owned()),
+        WalHeaderState::Bad(error) if scan.stranded_commits > 0 => {
+            (WalState::Damaged, format!("{error}, and {} commits stand behind it", scan.stranded_commits))
+        }
+        WalHeaderState::Bad(
+            error @ (WalHeaderError::Short(_) | WalHeaderError::AllZero | WalHeaderError::NewerVersion(_)),
+        ) => (WalState::Unused, error.to_string()),
+        // No healthy program leaves such a header, and SQLite would write over whatever is behind it.
+        WalHeaderState::Bad(error) => (WalState::Damaged, error.to_string()),
+        WalHeaderState::Ok(_) if scan.is_damaged() => {
+            let frame = scan.first_bad.map_or(0, |(frame, _)| frame);
+            let (frames, commits) = (scan.stranded_frames, scan.stranded_commits);
+            (
+                WalState::Damaged,
+                format!("frame {frame} is damaged; {frames} frames with {commits} commits stand behind it"),
+            )
+        }
+        WalHeaderState::Ok(_) if promised > scan.last_commit => {
+            let last = scan.last_commit;
+            (WalState::Damaged, format!("its index promises {promised} frames, and only {last} verify"))
+        }
+        WalHeaderState::Ok(_) if scan.frames_valid == 0 => (WalState::Unused, "no frame is valid".to_owned()),
+        WalHeaderState::Ok(_) => {
+            let (frames, commit) = (scan.frames_valid, scan.last_commit);
+            (WalState::Sound, format!("{frames} frames, the last commit at frame {commit}"))
+        }
+    };
+    let facts = WalFacts {
+        state,
+        detail,
+        mark: scan.mark.as_ref().map(from_format),
+        stranded_commits: scan.stranded_commits,
+        index_max_frame: index.map(|index| index.mx_frame),
+        index_backfill: index.map(|index| index.backfilled),
+        held_back_by: Vec::new(),
+    };
+    RawWal { facts, index }
+}
+
+fn to_format(mark: &WalMark) -> format::WalMark {
+    format::WalMark {
+        salt1: mark.salt[0],
+        salt2: mark.salt[1],
+        page_size: mark.page_size,
+        frames_valid: mark.frames,
+        last_commit: mark.last_commit,
+        checksum: mark.checksum,
+        big_endian: mark.big_endian,
+        database_pages: mark.database_pages,
+    }
+}
+
+fn from_format(mark: &format::WalMark) -> WalMark {
+    WalMark {
+        salt: [mark.salt1, mark.salt2],
+        page_size: mark.page_size,
+        big_endian: mark.big_endian,
+        frames: mark.frames_valid,
+        last_commit: mark.last_commit,
+        checksum: mark.checksum,
+        database_pages: mark.database_pages,
+    }
+}
+
+/// Scans the rollback journal and tells a living writer's from one that was left behind. `dotfile`: a lock entry of the
+/// dotfile VFS is there, whose programs take no other locks.
+pub(super) fn journal(files: &Files, page_size: Option<u32>, dotfile: bool) -> io::Result<JournalFacts> {
+    let facts = |state, detail: &str| Ok(JournalFacts { state, detail: detail.to_owned() });
+    for _ in 0..LOOKS {
+        let journal = Looked::at(files.journal.path.clone());
+        let scan = match &journal.state {
+            FileState::Missing => return facts(JournalState::Absent, "there is none"),
+            FileState::File(file) if file.size == 0 => return facts(JournalState::Absent, "it is empty"),
+            FileState::File(_) => match scan_journal(&journal, page_size) {
+                Ok(scan) => scan,
+                // Deleted or cut by its writer's commit while we read.
+                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) => {
+                    continue;
+                }
+                Err(error) => return Err(error),
+            },
+            FileState::Symlink { .. } => return facts(JournalState::NotAFile, "it is a symbolic link"),
+            FileState::Other { what } => return facts(JournalState::NotAFile, &format!("it is {what}")),
+            FileState::Unreadable { message, .. } => return Err(io::Error::other(message.clone())),
+        };
+        if !scan.may_be_hot() {
+            return facts(JournalState::Absent, "it is at rest");
+        }
+        if dotfile {
+            return facts(JournalState::InUse, "a program of the dotfile VFS has the database locked");
+        }
+        if is_reserved(&files.main)? {
+            return facts(JournalState::InUse, "a transaction is under way");
+        }
+        // The same before and after, and in between nobody held RESERVED: nobody's but a dead writer's.
+        if journal.is_still_so() {
+            let (have, promised) = (scan.records_valid, scan.records_promised);
+            return match (scan.is_sound(), scan.first_bad) {
+                (true, _) => {
+                    facts(JournalState::Hot, &format!("left by a writer that died; all {promised} records verify"))
+                }
+                (false, Some(bad)) => {
+                    let detail = format!(
+                        "left by a writer that died; record {bad} of {promised} is damaged or missing ({have} verify)"
+                    );
+                    facts(JournalState::Damaged, &detail)
+                }
+                (false, None) => facts(JournalState::Damaged, "left by a writer that died; its header is damaged"),
+            };
+        }
+    }
+    facts(JournalState::InUse, "it changed whenever it was looked at")
+}
+
+fn scan_journal(journal: &Looked, page_size: Option<u32>) -> io::Result<JournalScan> {
+    let file = open_raw(journal)?;
+    let length = file.metadata()?.len();
+    format::scan_journal(length, page_size, |at, buffer| file.read_exact_at(buffer, at))
+}
+
+/// Whether a writer lives: it holds RESERVED as long as its journal is its own. Asked of the kernel, not of /proc/locks, which
+/// does not show a writer in another PID namespace.
+fn is_reserved(main: &Looked) -> io::Result<bool> {
+    let file = open_raw(main)?;
+    let held = ask_lock(&file, SqliteLock::Reserved.bytes(), LockMode::Write).map_err(io::Error::other)?;
+    Ok(held.is_some())
+}

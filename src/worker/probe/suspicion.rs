@@ -1,0 +1,109 @@
+//! Whether a database changed in a way that SQLite does not change it, judged from what `stat` and the header say.
+
+use crate::job::{Fingerprint, IntegrityLevel};
+
+/// Beyond this size a full check on mere suspicion is preceded by a quick one, in bytes.
+pub(super) const FULL_AT_ONCE: u64 = 64 << 20;
+
+/// A suspicion in words, and the check it calls for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Suspicion {
+    pub(super) why: String,
+    pub(super) level: IntegrityLevel,
+}
+
+/// Compares the files now with those of the last healthy look. `counters_differ`: the header's change counter and its
+/// witness (`version-valid-for`) are not the same, though a writer of today's kind wrote last.
+pub(super) fn behind_sqlite(
+    before: Option<&Fingerprint>,
+    now: &Fingerprint,
+    counters_differ: bool,
+) -> Option<Suspicion> {
+    let full = |why: String| Some(Suspicion { why, level: IntegrityLevel::Full });
+    let Some(before) = before else {
+        return if counters_differ { full("the header's two counters of changes differ".to_owned()) } else { None };
+    };
+    let (old, new) = (&before.main, &now.main);
+    // A device's number may change with the boot; an inode's does not.
+    if old.ino != new.ino {
+        return full(format!("the file was replaced: it is inode {} and was {}", new.ino, old.ino));
+    }
+    let touched = (old.size, old.mtime_ns) != (new.size, new.mtime_ns);
+    if !touched {
+        return None;
+    }
+    if counters_differ {
+        return full("the file changed, and the header's two counters of changes differ".to_owned());
+    }
+    if now.change_counter != before.change_counter {
+        // It wraps around; half of its range tells back from forth.
+        let back = now.change_counter.wrapping_sub(before.change_counter) > u32::MAX / 2;
+        let (now, then) = (now.change_counter, before.change_counter);
+        return if back { full(format!("the change counter went back from {then} to {now}")) } else { None };
+    }
+    if !before.wal_mode && !now.wal_mode {
+        return full("the file changed, and its change counter did not".to_owned());
+    }
+    match (&before.wal, &now.wal) {
+        (then, now) if then == now && now.is_some() => {
+            full("the file changed, and neither its change counter nor its WAL did".to_owned())
+        }
+        // A program that came, wrote through a WAL and closed it leaves the same picture: a cheaper look will do.
+        (None, None) => Some(Suspicion {
+            why: "the file changed, its change counter did not, and there is no WAL".to_owned(),
+            level: IntegrityLevel::Quick,
+        }),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::FileFacts;
+
+    fn print(ino: u64, mtime_ns: i64, change_counter: u32, wal: Option<(bool, i64)>) -> Fingerprint {
+        let file =
+            |mtime_ns| FileFacts { dev: 1, ino, size: 4096, mtime_ns, ctime_ns: 0, uid: 0, gid: 0, mode: 0, nlink: 1 };
+        Fingerprint {
+            main: file(mtime_ns),
+            wal: wal.filter(|(there, _)| *there).map(|(_, mtime)| file(mtime)),
+            journal: None,
+            change_counter,
+            schema_cookie: 1,
+            wal_mode: wal.is_some(),
+            locked: false,
+        }
+    }
+
+    #[test]
+    fn what_sqlite_itself_does_is_never_suspected_in_full_and_what_it_does_not_do_is() {
+        use IntegrityLevel::{Full, Quick};
+        let rollback = |mtime, counter| print(1, mtime, counter, None);
+        let wal = |mtime, counter, wal_mtime| print(1, mtime, counter, Some((true, wal_mtime)));
+        let closed = |mtime, counter| print(1, mtime, counter, Some((false, 0)));
+        let table = [
+            ("nothing changed", rollback(1, 1), rollback(1, 1), None),
+            ("a commit", rollback(1, 1), rollback(2, 2), None),
+            ("a commit when the counter wraps", rollback(1, u32::MAX), rollback(2, 0), None),
+            ("a flipped byte", rollback(1, 1), rollback(2, 1), Some(Full)),
+            ("an older copy was put there", rollback(1, 9), rollback(2, 5), Some(Full)),
+            ("another file", rollback(1, 1), print(2, 1, 1, None), Some(Full)),
+            ("a checkpoint", wal(1, 1, 1), wal(2, 1, 2), None),
+            ("a flipped byte beside a WAL", wal(1, 1, 1), wal(2, 1, 1), Some(Full)),
+            ("written and closed", closed(1, 1), closed(2, 1), Some(Quick)),
+            ("the WAL was closed", wal(1, 1, 1), closed(2, 1), None),
+        ];
+        for (name, before, now, expected) in table {
+            assert_eq!(behind_sqlite(Some(&before), &now, false).map(|found| found.level), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn differing_counters_are_suspected_once_and_not_for_ever() {
+        let print = print(1, 1, 1, None);
+        assert!(behind_sqlite(None, &print, true).is_some());
+        assert!(behind_sqlite(Some(&print), &print, true).is_none());
+        assert!(behind_sqlite(None, &print, false).is_none());
+    }
+}
