@@ -63,6 +63,9 @@ pub struct PlaceMemory {
 pub struct BackupMemory {
     /// When its content was current.
     pub taken_at: Timestamp,
+    /// When it last passed its full check.
+    #[serde(default)]
+    pub verified_at: Option<Timestamp>,
     /// Bytes.
     pub size: u64,
     /// Rows per table.
@@ -154,6 +157,7 @@ impl Memory {
         if self.backup.as_ref().is_none_or(|known| known.taken_at <= manifest.taken_at) {
             self.backup = Some(BackupMemory {
                 taken_at: manifest.taken_at,
+                verified_at: Some(manifest.verified_at),
                 size: manifest.size,
                 tables: manifest.tables.clone(),
             });

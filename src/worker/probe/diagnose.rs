@@ -69,7 +69,7 @@ pub(super) fn settle(copy: &io::Result<copy::PrivateCopy>) -> SettledCopy {
         }
     };
     let main = copy.main();
-    let content = Content { path: &main, access: Access::Copy, busy: Duration::ZERO };
+    let content = Content { path: &main, access: Access::Copy, busy: Duration::ZERO, query: Duration::ZERO };
     let opened = content.open(None);
     let check = content.check(IntegrityLevel::Full, None);
     let (tables, uncounted) = match content.rows() {

@@ -284,6 +284,7 @@ impl<'a> Look<'a> {
         let wanted = suspected.map_or(self.probe.integrity, |level| level.max(self.probe.integrity));
         match wanted {
             IntegrityLevel::Suspicion => Vec::new(),
+            _ if self.is_in_passing() && size > self.probe.inline_max_bytes => Vec::new(),
             IntegrityLevel::Quick => vec![IntegrityLevel::Quick],
             IntegrityLevel::Full if suspected.is_some() && size > suspicion::FULL_AT_ONCE => {
                 vec![IntegrityLevel::Quick, IntegrityLevel::Full]
@@ -295,22 +296,37 @@ impl<'a> Look<'a> {
     fn in_place(&mut self, access: crate::sqlite::Access) {
         let path = self.files.main.path.clone();
         let busy = Duration::from_millis(self.probe.site.busy_ms);
-        let content = Content { path: &path, access, busy };
+        let content = Content { path: &path, access, busy, query: self.query_time() };
         self.ask(&content);
     }
 
+    /// Nobody asked for a check or a diagnosis: this look shares its child, and its time, with others.
+    fn is_in_passing(&self) -> bool {
+        self.probe.integrity == IntegrityLevel::Suspicion && !self.probe.diagnose
+    }
+
     fn on_copy(&mut self, why: String) {
+        let size = self.files.main.state.size() + self.files.wal.state.size();
+        if self.is_in_passing() && size > self.probe.inline_max_bytes {
+            self.facts.not_opened = Some(format!("{why}; a private copy of it waits for a look of its own"));
+            return;
+        }
         let made = copy::of_all(&self.probe.site);
         match &made {
             Ok(copy) => {
                 let path = copy.main();
                 self.facts.on_copy = Some(why);
                 let access = crate::sqlite::Access::Copy;
-                self.ask(&Content { path: &path, access, busy: Duration::ZERO });
+                self.ask(&Content { path: &path, access, busy: Duration::ZERO, query: self.query_time() });
             }
             Err(error) => self.facts.not_opened = Some(format!("{why}; and no private copy could be made: {error}")),
         }
         self.copy = Some(made);
+    }
+
+    /// The canary's time: not how long SQLite waits for a lock, which may be a blink, but how long writers may be blocked.
+    fn query_time(&self) -> Duration {
+        Duration::from_millis(self.probe.site.busy_ms.max(self.probe.site.block_max_ms))
     }
 
     /// Opens, checks and queries `content`.
@@ -369,7 +385,8 @@ impl<'a> Look<'a> {
         match copy::under_shared_lock(&self.probe.site) {
             Ok(copy) => {
                 let path = copy.main();
-                Content { path: &path, access: crate::sqlite::Access::Copy, busy: Duration::ZERO }.check(level, None)
+                let access = crate::sqlite::Access::Copy;
+                Content { path: &path, access, busy: Duration::ZERO, query: Duration::ZERO }.check(level, None)
             }
             Err(error) => {
                 found.unfinished =
