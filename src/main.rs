@@ -3,9 +3,9 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // Before anything else: a worker costs about a millisecond, and has no runtime, no logger and no parser of arguments.
-    if std::env::args_os().nth(1).is_some_and(|first| first == "worker") {
+    // A child is started for every sweep: it must not pay for the parsing of a command line that it does not have.
+    if std::env::args_os().nth(1).is_some_and(|argument| argument == "worker") {
         return guardian::worker::main();
     }
-    ExitCode::SUCCESS
+    guardian::cli::main()
 }

@@ -49,7 +49,9 @@ pub enum BackupError {
         reason: String,
     },
     /// The disk would get too full.
-    #[error("{folder} has {free} bytes free; {needed} for the copy and a floor of {floor} are needed: free space, or lower `backup.max`")]
+    #[error(
+        "{folder} has {free} bytes free; {needed} for the copy and a floor of {floor} are needed: free space, or lower `backup.max`"
+    )]
     Space {
         /// The backup's folder.
         folder: PathBuf,

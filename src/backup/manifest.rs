@@ -112,7 +112,8 @@ fn entry(folder: &Folder, name: &str) -> Result<BackupEntry, BackupError> {
     let facts = folder.stat_in(name).map_err(BackupError::host("looking at a backup"))?;
     let file = folder.path().join(name);
     if facts.kind != FileKind::Regular || facts.size != manifest.size {
-        let reason = format!("it is {} of {} bytes, its manifest says {}", facts.kind.words(), facts.size, manifest.size);
+        let reason =
+            format!("it is {} of {} bytes, its manifest says {}", facts.kind.words(), facts.size, manifest.size);
         return Err(BackupError::Unsound { path: file, reason });
     }
     Ok(BackupEntry { file, manifest })

@@ -77,6 +77,9 @@ mod tests {
     const HOUR: i64 = 3600;
     const DAY: i64 = 86_400;
 
+    /// What it shows, the backups' ages, the rules, and the ages that go.
+    type Case<'a> = (&'a str, &'a [i64], Keep, Option<u64>, &'a [i64]);
+
     /// Names of what goes, of backups that are so many seconds old and 10 bytes each.
     fn gone(ages: &[i64], keep: Keep, max_bytes: Option<u64>) -> Vec<i64> {
         // Wednesday 2026-11-25, 12:30 UTC.
@@ -91,7 +94,7 @@ mod tests {
     fn the_rules_keep_what_they_say() {
         let minutes: Vec<i64> = (0..8).map(|number| number * 15 * 60).collect();
         let days: Vec<i64> = (0..10).map(|number| number * DAY).collect();
-        let cases: &[(&str, &[i64], Keep, Option<u64>, &[i64])] = &[
+        let cases: &[Case<'_>] = &[
             ("nothing there", &[], NONE, Some(0), &[]),
             ("the only one stays whatever the rules", &[90 * DAY], NONE, Some(0), &[]),
             ("at least one stays", &[0, 60, 120], NONE, None, &[120, 60]),

@@ -17,11 +17,12 @@ use tokio::sync::{mpsc, watch};
 
 use crate::config::Config;
 use crate::journal::StateError;
+use crate::supervisor::Supervisor;
 use crate::supervisor::status::{Pulse, StatusBoard};
-use crate::supervisor::{Message, Supervisor};
 use crate::telemetry;
 
 use foundation::Foundation;
+use reload::Reloader;
 
 /// The main loop comes round at least this often, so that its pulse is known.
 const BEAT: Duration = Duration::from_secs(5);
@@ -79,7 +80,8 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
 
     let mut supervisor = Supervisor::new(foundation.cx.clone(), (outbox.clone(), inbox), wanted, Arc::clone(&board));
     supervisor.on_beat(systemd::beat_interval().unwrap_or(BEAT).min(BEAT), beat(&board, &pulse, &foundation));
-    serve::listen(&config, &foundation.cx, &board, &pulse, &outbox).await?;
+    let reloader = Reloader::new(config.clone(), outbox.clone());
+    serve::listen(&config, &foundation.cx, (&board, &pulse), &outbox, reloader.clone()).await?;
     let (remembered, left_open) = foundation.recall(config.gates.heals.per).await;
     supervisor.recall(remembered, left_open);
     supervisor.plant(targets::plant(&config));
@@ -89,7 +91,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     }
     tokio::spawn(watching::watch_files(watches, outbox.clone()));
     tokio::spawn(expire(foundation.cx.journal.clone(), config.guardian.evidence.keep, config.guardian.evidence.max));
-    tokio::spawn(obey_signals(config, outbox, foundation.stop.clone()).map_err(DaemonError::Signals)?);
+    tokio::spawn(obey_signals(reloader, foundation.stop.clone()).map_err(DaemonError::Signals)?);
     systemd::ready();
     supervisor.run().await;
     tracing::info!("stopped; what was under way is in the journal");
@@ -118,11 +120,7 @@ fn beat(
 }
 
 /// SIGTERM and SIGINT stop, SIGHUP reloads.
-fn obey_signals(
-    mut config: Config,
-    outbox: mpsc::UnboundedSender<Message>,
-    stop: watch::Sender<bool>,
-) -> std::io::Result<impl Future<Output = ()> + Send> {
+fn obey_signals(reloader: Reloader, stop: watch::Sender<bool>) -> std::io::Result<impl Future<Output = ()> + Send> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -131,7 +129,7 @@ fn obey_signals(
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
-                _ = hangup.recv() => reload::reload(&mut config, &outbox),
+                _ = hangup.recv() => drop(reloader.reload().await),
             }
         }
         systemd::stopping();

@@ -1,1 +1,354 @@
-//! One pass without the long run: check, heal, backup.
+//! One pass for the command line: no loop, no HTTP, no socket. Plain values in, documents out.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::clock::Clock;
+use crate::config::{Config, Environment};
+use crate::job::{BackupEntry, Client, Job, Outcome, RestoreJob, Restored};
+use crate::journal::Remembered;
+use crate::model::{Check, Incident, Playbook, Policy, Resolution, Verdict};
+use crate::modes::database::config::DatabaseConfig;
+use crate::modes::database::{Database, Defaults, Glob};
+use crate::modes::{Discovery as _, Look, Supervised};
+use crate::supervisor::{GatesConfig, HealAnswer, heal_on_demand, resume};
+
+use super::foundation::{self, Foundation};
+use super::{DaemonError, block_on, targets};
+
+/// What a command is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    /// A configured target, or the name of a glob: all of its targets.
+    Named(String),
+    /// A database file, supervised with defaults.
+    Path(PathBuf),
+}
+
+/// Where a command works.
+#[derive(Debug, Clone, Default)]
+pub struct Scope {
+    /// The configuration, where one was given or found.
+    pub config: Option<Config>,
+    /// `--state-dir`, which goes before the configuration's.
+    pub state_dir: Option<PathBuf>,
+}
+
+/// Why a command did not do its work.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct PassError {
+    /// The exit status: 1 failed, 2 wrong usage, 3 could not tell.
+    pub exit: u8,
+    /// What was tried, on what, and what to do about it.
+    pub message: String,
+}
+
+/// What `heal` came to.
+#[derive(Debug, Clone, Serialize)]
+pub struct HealReport {
+    /// The target's name.
+    pub target: String,
+    /// How it ended.
+    pub outcome: HealOutcome,
+    /// The last look: the proof, where something was healed.
+    pub check: Check,
+    /// What would be tried, in order; only of a dry run.
+    pub playbooks: Vec<Playbook>,
+    /// Why nothing may be tried, with the next command for a person.
+    pub reason: Option<String>,
+    /// The incident, where one was opened.
+    pub incident: Option<Incident>,
+}
+
+/// How `heal` ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HealOutcome {
+    /// Nothing was wrong.
+    Healthy,
+    /// Healed and proven.
+    Healed,
+    /// A dry run: see `playbooks`.
+    Planned,
+    /// Still unhealthy: see `reason` and `incident`.
+    Failed,
+    /// It could not be told.
+    Unknown,
+}
+
+impl HealOutcome {
+    /// The command's exit status (INTERFACE).
+    pub fn exit(self) -> u8 {
+        match self {
+            HealOutcome::Healthy | HealOutcome::Healed | HealOutcome::Planned => 0,
+            HealOutcome::Failed => 1,
+            HealOutcome::Unknown => 3,
+        }
+    }
+}
+
+/// Which backup to restore.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RestoreFrom {
+    /// The newest that passes its check.
+    Newest(Subject),
+    /// This file.
+    Backup(PathBuf),
+}
+
+/// Looks once at each subject, or at every configured target; heals nothing.
+///
+/// # Errors
+/// When nothing could be looked at.
+pub fn check(scope: &Scope, subjects: &[Subject]) -> Result<Vec<Check>, PassError> {
+    block_on(async {
+        let site = Site::of(scope);
+        let jobs = foundation::client(site.workers);
+        let clock = Clock::system();
+        let mut checks = Vec::new();
+        for mut target in site.targets(&jobs, subjects).await? {
+            let job = target.ask(Look::Inspect, clock.now());
+            let answer = jobs.run(job, target.patience(Look::Inspect)).await;
+            checks.push(target.judge(Look::Inspect, &answer, clock.now()));
+        }
+        Ok(checks)
+    })?
+}
+
+/// Detects, heals and proves once; `dry_run` plans and touches nothing.
+///
+/// # Errors
+/// When the state directory is held by another guardiand, or nothing could be looked at.
+pub fn heal(scope: &Scope, subject: &Subject, dry_run: bool) -> Result<HealReport, PassError> {
+    block_on(async {
+        let site = Site::of(scope);
+        let foundation = Foundation::lay(&site.state_dir, site.workers, site.gates)?;
+        let cx = &foundation.cx;
+        let mut targets = site.targets(&cx.jobs, std::slice::from_ref(subject)).await?;
+        let Some(mut target) = targets.pop() else { return Err(failed("nothing matches".to_owned())) };
+        if !targets.is_empty() {
+            return Err(PassError { exit: 2, message: "name one target: several match".to_owned() });
+        }
+        let (remembered, left_open) = foundation.recall(site.gates.heals_per).await;
+        let (name, mode) = (target.settings().target.clone(), target.settings().mode);
+        let known = remembered.into_iter().find(|memory| memory.target == name && memory.mode == mode);
+        if let Some(known) = known {
+            target.remember(known.memory, cx.clock.now());
+        }
+        let mut case = None;
+        let of_target = |incident: &Incident| incident.target == name && incident.mode == mode;
+        if let Some(left) = left_open.into_iter().find(|left| of_target(&left.replayed.incident)) {
+            let attended = resume(cx, target, left).await;
+            (target, case) = (attended.target, attended.case);
+        }
+        let (answer, mut attended) = heal_on_demand(cx, target, case, dry_run).await;
+        if let Some(memory) = attended.target.memory() {
+            let saved = Remembered { target: name.clone(), mode: mode.to_owned(), memory };
+            cx.journal.save_memory(vec![saved]).await.map_err(|error| failed(error.to_string()))?;
+        }
+        Ok(report(name, answer, dry_run))
+    })?
+}
+
+/// What the command prints of a heal that was asked for.
+pub(super) fn report(target: String, answer: HealAnswer, dry_run: bool) -> HealReport {
+    let HealAnswer { check, incident, playbooks, refused } = answer;
+    let healed = incident.as_ref().is_some_and(|incident| incident.outcome == Some(Resolution::Healed));
+    let outcome = match (&check.verdict, dry_run) {
+        (Verdict::Healthy, _) if healed => HealOutcome::Healed,
+        (Verdict::Healthy, _) => HealOutcome::Healthy,
+        (Verdict::Unknown(_), _) => HealOutcome::Unknown,
+        (Verdict::Unhealthy(_), true) => HealOutcome::Planned,
+        (Verdict::Unhealthy(_), false) => HealOutcome::Failed,
+    };
+    let playbooks = if dry_run { playbooks } else { Vec::new() };
+    HealReport { target, outcome, check, playbooks, reason: refused, incident }
+}
+
+/// Takes a verified backup now.
+///
+/// # Errors
+/// When none could be taken.
+pub fn backup(scope: &Scope, subject: &Subject) -> Result<BackupEntry, PassError> {
+    block_on(async {
+        let site = Site::of(scope);
+        let jobs = foundation::client(site.workers);
+        let mut databases = site.databases(&jobs, std::slice::from_ref(subject)).await?;
+        let Some(mut database) = databases.pop() else { return Err(failed("nothing matches".to_owned())) };
+        let errand = database
+            .errand_now("backup", Clock::system().now())
+            .ok_or_else(|| failed("it has no `backup` table in the configuration".to_owned()))?;
+        match jobs.run(errand.job, errand.deadline).await {
+            Ok(Outcome::BackedUp(entry)) => Ok(*entry),
+            Ok(_) => Err(failed("the backup's job answered something else".to_owned())),
+            Err(failure) => Err(failed(failure.message)),
+        }
+    })?
+}
+
+/// Lists backups, newest first.
+///
+/// # Errors
+/// When they could not be listed.
+pub fn backups(scope: &Scope, subject: &Subject) -> Result<Vec<BackupEntry>, PassError> {
+    block_on(async {
+        let site = Site::of(scope);
+        let jobs = foundation::client(site.workers);
+        let mut all = Vec::new();
+        for database in site.databases(&jobs, std::slice::from_ref(subject)).await? {
+            all.extend(list(&jobs, &database).await?);
+        }
+        Ok(all)
+    })?
+}
+
+/// Restores a backup to a path where nothing is.
+///
+/// # Errors
+/// When no backup passes, or something is there.
+pub fn restore(scope: &Scope, from: &RestoreFrom, to: &Path) -> Result<Restored, PassError> {
+    block_on(async {
+        let site = Site::of(scope);
+        let jobs = foundation::client(site.workers);
+        let candidates = match from {
+            RestoreFrom::Backup(file) => vec![absolute(file)],
+            RestoreFrom::Newest(subject) => {
+                let databases = site.databases(&jobs, std::slice::from_ref(subject)).await?;
+                let Some(database) = databases.first() else { return Err(failed("nothing matches".to_owned())) };
+                list(&jobs, database).await?.into_iter().map(|entry| entry.file).collect()
+            }
+        };
+        let mut tried = Vec::new();
+        for backup in candidates {
+            let job = Job::Restore(RestoreJob { backup: backup.clone(), to: absolute(to) });
+            match jobs.run(job, RESTORE_PATIENCE).await {
+                Ok(Outcome::Restored(restored)) => return Ok(restored),
+                Ok(_) => return Err(failed("the restore's job answered something else".to_owned())),
+                Err(failure) => tried.push(failure.message),
+            }
+        }
+        Err(failed(match tried.is_empty() {
+            true => "there is no backup of it".to_owned(),
+            false => tried.join("; "),
+        }))
+    })?
+}
+
+/// A restore reads and writes a whole database; slower than any disk worth supervising.
+const RESTORE_PATIENCE: Duration = Duration::from_secs(3600);
+
+async fn list(jobs: &Client, database: &Database) -> Result<Vec<BackupEntry>, PassError> {
+    let folder = database.backup_folder();
+    let folder = folder.ok_or_else(|| failed("it has no `backup` table in the configuration".to_owned()))?;
+    match jobs.run(Job::ListBackups { folder }, LIST_PATIENCE).await {
+        Ok(Outcome::Backups { backups }) => Ok(backups),
+        Ok(_) => Err(failed("the listing's job answered something else".to_owned())),
+        Err(failure) => Err(failed(failure.message)),
+    }
+}
+
+/// Listing reads small files in one folder.
+const LIST_PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a command works on, resolved.
+struct Site<'a> {
+    config: Option<&'a Config>,
+    state_dir: PathBuf,
+    workers: usize,
+    gates: GatesConfig,
+    defaults: Defaults,
+}
+
+impl Site<'_> {
+    fn of(scope: &Scope) -> Site<'_> {
+        let config = scope.config.as_ref();
+        let state_dir = scope.state_dir.as_deref().map(absolute);
+        let state_dir = state_dir
+            .or_else(|| config.map(|config| config.guardian.state_dir.clone()))
+            .unwrap_or_else(|| Environment::of_process().state_dir());
+        let defaults = match config {
+            Some(config) => Defaults { state_dir: state_dir.clone(), ..targets::defaults(config) },
+            None => Defaults { state_dir: state_dir.clone(), interval: Duration::from_secs(30), policy: Policy::Heal },
+        };
+        Site {
+            config,
+            state_dir,
+            workers: config.map_or(1, |config| config.guardian.workers),
+            gates: config.map_or(
+                GatesConfig { cooldown: Duration::ZERO, heals_max: u32::MAX, heals_per: Duration::from_secs(3600) },
+                targets::gates,
+            ),
+            defaults,
+        }
+    }
+
+    async fn targets(&self, jobs: &Client, subjects: &[Subject]) -> Result<Vec<Box<dyn Supervised>>, PassError> {
+        let databases = self.databases(jobs, subjects).await?;
+        Ok(databases.into_iter().map(|database| Box::new(database) as Box<dyn Supervised>).collect())
+    }
+
+    /// The databases that are meant; all that are configured when nothing is named.
+    async fn databases(&self, jobs: &Client, subjects: &[Subject]) -> Result<Vec<Database>, PassError> {
+        let mut all = Vec::new();
+        for subject in subjects {
+            if let Subject::Path(path) = subject {
+                let folder = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
+                all.push(self.database(DatabaseConfig::for_path(path, &folder)));
+            }
+        }
+        let named = |config: &DatabaseConfig| {
+            subjects.is_empty()
+                || subjects.iter().any(|subject| matches!(subject, Subject::Named(name) if config.name == *name))
+        };
+        for config in self.config.iter().flat_map(|config| &config.databases) {
+            if !config.is_glob() {
+                all.extend(named(config).then(|| self.database(config.clone())));
+                continue;
+            }
+            let below = |name: &str| name.strip_prefix(&config.name).is_some_and(|rest| rest.starts_with('/'));
+            let asked = subjects.iter().any(|subject| matches!(subject, Subject::Named(name) if below(name)));
+            if named(config) || asked {
+                let found = self.expand(jobs, config).await?.into_iter();
+                let wanted = found.filter(|database| named(config) || named(database));
+                all.extend(wanted.map(|database| self.database(database)));
+            }
+        }
+        match all.is_empty() {
+            true => Err(failed("no target matches".to_owned())),
+            false => Ok(all),
+        }
+    }
+
+    async fn expand(&self, jobs: &Client, config: &DatabaseConfig) -> Result<Vec<DatabaseConfig>, PassError> {
+        let job = Glob::new(config.clone(), &self.defaults).ask();
+        match jobs.run(job, LIST_PATIENCE).await {
+            Ok(Outcome::Expanded { matches, .. }) => {
+                let matches = matches.into_iter();
+                Ok(matches.map(|(path, matched)| config.for_match(path, &matched)).collect())
+            }
+            Ok(_) => Err(failed("the listing's job answered something else".to_owned())),
+            Err(failure) => Err(failed(failure.message)),
+        }
+    }
+
+    fn database(&self, config: DatabaseConfig) -> Database {
+        Database::new(config, &self.defaults)
+    }
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf())
+}
+
+fn failed(message: String) -> PassError {
+    PassError { exit: 1, message }
+}
+
+impl From<DaemonError> for PassError {
+    fn from(error: DaemonError) -> PassError {
+        failed(error.to_string())
+    }
+}

@@ -1,6 +1,8 @@
 //! Reading the configuration again: all of it comes into force, or none.
 
-use tokio::sync::mpsc;
+use std::sync::Arc;
+
+use tokio::sync::{Mutex, mpsc};
 
 use crate::config::Config;
 use crate::supervisor::{Command, Message};
@@ -8,27 +10,49 @@ use crate::telemetry::{ConfigRefused, ConfigReloaded, ConfigWarning};
 
 use super::{systemd, targets};
 
-/// Reads `running`'s file again. A bad one is refused with its errors, and `running` stays.
-pub(super) fn reload(running: &mut Config, outbox: &mpsc::UnboundedSender<Message>) {
-    systemd::reloading();
-    match Config::load(&running.source) {
-        Err(errors) => ConfigRefused { path: &running.source, errors: &errors.to_string() }.emit(),
-        Ok(mut config) => {
-            config.warnings.iter().for_each(|warning| ConfigWarning(warning).emit());
-            let waiting = config.needs_restart(running);
-            // What needs a restart stays as it is, also for the targets: their scratch is in the state directory.
-            config.guardian.state_dir.clone_from(&running.guardian.state_dir);
-            config.guardian.http = running.guardian.http;
-            config.guardian.control.clone_from(&running.guardian.control);
-            let command = Command::Reconfigure { plant: targets::plant(&config), gates: targets::gates(&config) };
-            let _ = outbox.send(Message::Command(command));
-            let detail = match waiting.is_empty() {
-                true => "in force".to_owned(),
-                false => format!("in force, but for {}, which need a restart", waiting.join(", ")),
-            };
-            ConfigReloaded { path: &running.source, detail: &detail }.emit();
-            *running = config;
-        }
+/// Holds the running configuration; clones share it.
+#[derive(Clone)]
+pub(super) struct Reloader {
+    running: Arc<Mutex<Config>>,
+    outbox: mpsc::UnboundedSender<Message>,
+}
+
+impl Reloader {
+    pub(super) fn new(running: Config, outbox: mpsc::UnboundedSender<Message>) -> Reloader {
+        Reloader { running: Arc::new(Mutex::new(running)), outbox }
     }
-    systemd::ready();
+
+    /// Reads the file again. A bad one is refused with its errors, and the running configuration stays.
+    pub(super) async fn reload(&self) -> Result<String, String> {
+        let mut running = self.running.lock().await;
+        systemd::reloading();
+        let result = match Config::load(&running.source) {
+            Err(errors) => {
+                let errors = errors.to_string();
+                ConfigRefused { path: &running.source, errors: &errors }.emit();
+                Err(errors)
+            }
+            Ok(config) => Ok(self.take_over(&mut running, config)),
+        };
+        systemd::ready();
+        result
+    }
+
+    fn take_over(&self, running: &mut Config, mut config: Config) -> String {
+        config.warnings.iter().for_each(|warning| ConfigWarning(warning).emit());
+        let waiting = config.needs_restart(running);
+        // What needs a restart stays as it is, also for the targets: their scratch is in the state directory.
+        config.guardian.state_dir.clone_from(&running.guardian.state_dir);
+        config.guardian.http = running.guardian.http;
+        config.guardian.control.clone_from(&running.guardian.control);
+        let command = Command::Reconfigure { plant: targets::plant(&config), gates: targets::gates(&config) };
+        let _ = self.outbox.send(Message::Command(command));
+        let detail = match waiting.is_empty() {
+            true => "in force".to_owned(),
+            false => format!("in force, but for {}, which need a restart", waiting.join(", ")),
+        };
+        ConfigReloaded { path: &running.source, detail: &detail }.emit();
+        *running = config;
+        detail
+    }
 }

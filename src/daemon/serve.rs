@@ -1,21 +1,187 @@
-//! HTTP and the control socket.
+//! HTTP and the control socket: what they read, and what they may ask the supervisor.
 
-use std::sync::{Arc, RwLock};
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError, RwLock};
 
-use tokio::sync::mpsc;
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
 
+use crate::api::control::{self, ControlReply, ControlRequest, Handler, Peer};
+use crate::api::{self, Fetched, Hosts, IncidentSource, Run, Shared, Story};
 use crate::config::Config;
+use crate::job::Outcome;
+use crate::journal::{Filter, History, Journal};
+use crate::model::{Incident, IncidentId, Verdict};
 use crate::supervisor::status::{Pulse, StatusBoard};
-use crate::supervisor::{Context, Message};
+use crate::supervisor::{Command, Context, Message};
+use crate::telemetry::ControlAsked;
 
-use super::DaemonError;
+use super::{DaemonError, one_pass, reload::Reloader};
 
+/// Starts answering on both; the sockets listen when this returns.
+///
+/// # Errors
+/// When one cannot listen.
 pub(super) async fn listen(
-    _config: &Config,
-    _cx: &Context,
-    _board: &Arc<RwLock<StatusBoard>>,
-    _pulse: &Arc<Pulse>,
-    _outbox: &mpsc::UnboundedSender<Message>,
+    config: &Config,
+    cx: &Context,
+    (board, pulse): (&Arc<RwLock<StatusBoard>>, &Arc<Pulse>),
+    outbox: &mpsc::UnboundedSender<Message>,
+    reloader: Reloader,
 ) -> Result<(), DaemonError> {
+    let incidents: Arc<dyn IncidentSource> = Arc::new(Incidents(cx.journal.clone()));
+    if let Some(address) = config.guardian.http {
+        let cannot =
+            |error| DaemonError::Listen(format!("HTTP cannot listen on {address}: {error}; set another `http`"));
+        let listener = TcpListener::bind(address).await.map_err(cannot)?;
+        let bound = listener.local_addr().map_err(cannot)?;
+        tracing::info!(address = %bound, "HTTP listens");
+        let shared = Shared {
+            board: Arc::clone(board),
+            pulse: Arc::clone(pulse),
+            clock: cx.clock.clone(),
+            incidents: Arc::clone(&incidents),
+            process: Arc::new(crate::host::process_sample),
+            hosts: Hosts::new(bound, &config.guardian.http_hosts),
+            started_at: cx.clock.now().wall,
+        };
+        let mut stopping = cx.stopping.clone();
+        let stop = async move { drop(stopping.wait_for(|stop| *stop).await) };
+        tokio::spawn(async move {
+            if let Err(error) = api::serve(listener, shared, stop).await {
+                tracing::error!(%error, "HTTP ended");
+            }
+        });
+    }
+    let desk = Arc::new(Desk { board: Arc::clone(board), incidents, outbox: outbox.clone(), reloader });
+    let handler: Handler = Arc::new(move |request, peer| {
+        let desk = Arc::clone(&desk);
+        Box::pin(async move { desk.answer(request, peer).await }) as Pin<Box<dyn Future<Output = ControlReply> + Send>>
+    });
+    let serving =
+        control::serve(&config.guardian.control, handler).map_err(|error| DaemonError::Listen(error.to_string()))?;
+    let mut stopping = cx.stopping.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            () = serving => {}
+            _ = stopping.wait_for(|stop| *stop) => {}
+        }
+    });
     Ok(())
+}
+
+/// Incidents from the journal.
+struct Incidents(Journal);
+
+impl IncidentSource for Incidents {
+    fn incidents(&self, target: Option<String>, state: Option<String>, limit: usize) -> Fetched<'_, Vec<Incident>> {
+        let filter = Filter { target, state, limit };
+        Box::pin(async move { self.0.incidents(filter).await.map_err(|error| error.to_string()) })
+    }
+
+    fn incident(&self, id: IncidentId) -> Fetched<'_, Option<Incident>> {
+        Box::pin(async move { self.0.incident(&id).await.map_err(|error| error.to_string()) })
+    }
+
+    fn history(&self, hours: u32) -> Fetched<'_, Vec<Story>> {
+        Box::pin(async move {
+            let history = self.0.stats(hours).await.map_err(|error| error.to_string())?;
+            Ok(history.into_iter().map(story).collect())
+        })
+    }
+}
+
+fn story(past: History) -> Story {
+    let runs = past.runs.into_iter().map(|run| Run {
+        playbook: run.playbook,
+        began_at: run.began_at,
+        seconds: run.seconds,
+        success: run.success,
+    });
+    Story { incident: past.incident, runs: runs.collect() }
+}
+
+/// Answers what the control socket is asked.
+struct Desk {
+    board: Arc<RwLock<StatusBoard>>,
+    incidents: Arc<dyn IncidentSource>,
+    outbox: mpsc::UnboundedSender<Message>,
+    reloader: Reloader,
+}
+
+impl Desk {
+    async fn answer(&self, request: ControlRequest, peer: Peer) -> ControlReply {
+        let (command, subject) = request.subject();
+        ControlAsked { command, target: subject, pid: peer.pid, uid: peer.uid }.emit();
+        let answered = match request {
+            ControlRequest::Heal { target, dry_run } => self.heal(target, dry_run).await,
+            ControlRequest::Check { targets } => self.check(targets).await,
+            ControlRequest::Backup { target } => self.backup(target).await,
+            ControlRequest::Status => Ok(self.status()),
+            ControlRequest::Incidents { target, state, limit } => {
+                let found = self.incidents.incidents(target, state, limit.unwrap_or(100)).await;
+                found.map(|found| (0, json!({ "incidents": found })))
+            }
+            ControlRequest::Incident { id } => match self.incidents.incident(IncidentId(id.clone())).await {
+                Ok(Some(incident)) => Ok((0, json!(incident))),
+                Ok(None) => Err(format!("there is no incident {id}")),
+                Err(error) => Err(error),
+            },
+            ControlRequest::Reload => self.reloader.reload().await.map(|detail| (0, json!({ "reloaded": detail }))),
+        };
+        match answered {
+            Ok((exit, result)) => ControlReply::Done { exit, result },
+            Err(message) => ControlReply::Refused { exit: 1, message },
+        }
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, String> {
+        let (reply, answer) = oneshot::channel();
+        let gone = || "guardiand is stopping".to_owned();
+        self.outbox.send(Message::Command(command(reply))).map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())
+    }
+
+    async fn heal(&self, target: String, dry_run: bool) -> Result<(u8, serde_json::Value), String> {
+        let name = target.clone();
+        let answer = self.ask(|reply| Command::Heal { target, dry_run, reply }).await??;
+        let report = one_pass::report(name, answer, dry_run);
+        Ok((report.outcome.exit(), json!(report)))
+    }
+
+    async fn check(&self, targets: Vec<String>) -> Result<(u8, serde_json::Value), String> {
+        let named = match targets.is_empty() {
+            false => targets,
+            true => {
+                let board = self.board.read().unwrap_or_else(PoisonError::into_inner);
+                board.targets().map(|target| target.name.clone()).collect()
+            }
+        };
+        let mut checks = Vec::new();
+        for target in named {
+            checks.push(self.ask(|reply| Command::Check { target, reply }).await??);
+        }
+        let is = |wanted: fn(&Verdict) -> bool| checks.iter().any(|check| wanted(&check.verdict));
+        let exit = match () {
+            () if is(|verdict| matches!(verdict, Verdict::Unhealthy(_))) => 1,
+            () if is(|verdict| matches!(verdict, Verdict::Unknown(_))) => 3,
+            () => 0,
+        };
+        Ok((exit, json!(checks)))
+    }
+
+    async fn backup(&self, target: String) -> Result<(u8, serde_json::Value), String> {
+        match self.ask(|reply| Command::Backup { target, reply }).await?? {
+            Ok(Outcome::BackedUp(entry)) => Ok((0, json!(entry))),
+            Ok(_) => Err("the backup's job answered something else".to_owned()),
+            Err(failure) => Err(failure.message),
+        }
+    }
+
+    fn status(&self) -> (u8, serde_json::Value) {
+        let board = self.board.read().unwrap_or_else(PoisonError::into_inner);
+        let targets = board.targets().collect::<Vec<_>>();
+        (0, json!({ "totals": board.totals(), "targets": targets }))
+    }
 }

@@ -40,6 +40,13 @@ pub async fn heal_on_demand(
     (HealAnswer { check: attended.check.clone(), incident, playbooks, refused }, attended)
 }
 
+/// Looks at `target` in full, and heals nothing.
+pub async fn check_on_demand(cx: &Context, mut target: Box<dyn Supervised>, case: Option<Case>) -> Attended {
+    let answer = cx.look(target.as_ref(), Look::Inspect).await;
+    let check = target.judge(Look::Inspect, &answer, cx.now());
+    Attended { target, case, check, retry_in: Some(std::time::Duration::ZERO) }
+}
+
 async fn end(cx: &Context, case: &mut Option<Case>, verdict: &Verdict, dry_run: bool) -> Result<(), JournalError> {
     match case {
         Some(case) if *verdict == Verdict::Healthy && !dry_run && case.is_open() => recovered(cx, case).await,

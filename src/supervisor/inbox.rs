@@ -48,6 +48,13 @@ pub enum Command {
         /// The answer; an error when there is no such target, or it is being attended already.
         reply: oneshot::Sender<Result<HealAnswer, String>>,
     },
+    /// Look at a target now, in full, and heal nothing.
+    Check {
+        /// The configured name.
+        target: String,
+        /// The answer.
+        reply: oneshot::Sender<Result<Check, String>>,
+    },
     /// Take a backup now.
     Backup {
         /// The configured name.

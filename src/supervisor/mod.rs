@@ -20,7 +20,7 @@ mod slot;
 pub mod status;
 mod sweep;
 
-pub use ask::heal_on_demand;
+pub use ask::{check_on_demand, heal_on_demand};
 pub use attend::{Attended, Mandate, attend};
 pub use case::Case;
 pub use inbox::{Command, HealAnswer, Message};

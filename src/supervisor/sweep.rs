@@ -20,7 +20,9 @@ use super::inbox::SlotId;
 use super::schedule::Due;
 use super::slot::Slot;
 use super::status::StatusBoard;
-use super::{Attended, Case, Command, Context, GatesConfig, HealAnswer, Message, attend, heal_on_demand, resume};
+use super::{
+    Attended, Case, Command, Context, GatesConfig, HealAnswer, Message, attend, check_on_demand, heal_on_demand, resume,
+};
 
 /// Globs are listed again at least this often; events make it sooner.
 const LISTING_INTERVAL: Duration = Duration::from_secs(30);
@@ -454,6 +456,7 @@ impl Supervisor {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Heal { target, dry_run, reply } => self.heal_now(&target, dry_run, reply),
+            Command::Check { target, reply } => self.check_now(&target, reply),
             Command::Backup { target, reply } => self.backup_now(&target, reply),
             Command::Reconfigure { plant, gates } => self.reconfigure(plant, gates),
         }
@@ -469,22 +472,40 @@ impl Supervisor {
     }
 
     fn heal_now(&mut self, name: &str, dry_run: bool, reply: oneshot::Sender<Result<HealAnswer, String>>) {
-        let id = match self.find(name) {
-            Ok(id) => id,
+        let (id, target, case) = match self.borrow(name) {
+            Ok(borrowed) => borrowed,
             Err(error) => return drop(reply.send(Err(error))),
         };
         let (cx, outbox) = (self.cx.clone(), self.outbox.clone());
-        let Some(slot) = self.slots.get_mut(&id) else { return };
-        let Some(target) = slot.target.take() else { return };
-        if let Some(errand) = slot.errand.take() {
-            errand.abort();
-        }
-        let case = slot.case.take();
         tokio::spawn(async move {
             let (answer, attended) = heal_on_demand(&cx, target, case, dry_run).await;
             let _ = reply.send(Ok(answer));
             let _ = outbox.send(Message::Attended(id, Box::new(attended)));
         });
+    }
+
+    fn check_now(&mut self, name: &str, reply: oneshot::Sender<Result<Check, String>>) {
+        let (id, target, case) = match self.borrow(name) {
+            Ok(borrowed) => borrowed,
+            Err(error) => return drop(reply.send(Err(error))),
+        };
+        let (cx, outbox) = (self.cx.clone(), self.outbox.clone());
+        tokio::spawn(async move {
+            let attended = check_on_demand(&cx, target, case).await;
+            let _ = reply.send(Ok(attended.check.clone()));
+            let _ = outbox.send(Message::Attended(id, Box::new(attended)));
+        });
+    }
+
+    /// Takes a target out of its slot for somebody who asked for it by name.
+    fn borrow(&mut self, name: &str) -> Result<(SlotId, Box<dyn Supervised>, Option<Case>), String> {
+        let id = self.find(name)?;
+        let slot = self.slots.get_mut(&id).ok_or("it is gone")?;
+        let target = slot.target.take().ok_or("it is being attended to")?;
+        if let Some(errand) = slot.errand.take() {
+            errand.abort();
+        }
+        Ok((id, target, slot.case.take().filter(Case::is_open)))
     }
 
     fn backup_now(&mut self, name: &str, reply: oneshot::Sender<Result<Answer, String>>) {

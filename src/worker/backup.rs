@@ -1,25 +1,42 @@
-//! Backups.
+//! The worker's jobs on backups.
 
 use std::path::{Path, PathBuf};
 
-use crate::job::{BackupEntry, BackupJob, FailureKind, JobFailure, PruneJob, RestoreJob, Restored};
+use crate::backup;
+use crate::job::{BackupEntry, BackupJob, JobFailure, PruneJob, RestoreJob, Restored};
 
-fn missing() -> JobFailure {
-    JobFailure { kind: FailureKind::Refused, message: "backups are not built yet".to_owned() }
+/// Takes a verified backup.
+///
+/// # Errors
+/// Why there is none.
+pub fn take(job: &BackupJob) -> Result<BackupEntry, JobFailure> {
+    Ok(backup::take(job)?)
 }
 
-pub(super) fn take(_: &BackupJob) -> Result<BackupEntry, JobFailure> {
-    Err(missing())
+/// Applies the retention; the deleted files.
+///
+/// # Errors
+/// Why nothing, or not all, could be deleted.
+pub fn prune(job: &PruneJob) -> Result<Vec<PathBuf>, JobFailure> {
+    Ok(backup::prune(job)?)
 }
 
-pub(super) fn prune(_: &PruneJob) -> Result<Vec<PathBuf>, JobFailure> {
-    Err(missing())
+/// Lists a folder's backups, newest first.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub fn list(folder: &Path) -> Result<Vec<BackupEntry>, JobFailure> {
+    let listing = backup::list(folder)?;
+    for skipped in &listing.skipped {
+        tracing::warn!(skipped, "a backup is left out of the list");
+    }
+    Ok(listing.entries)
 }
 
-pub(super) fn list(_: &Path) -> Result<Vec<BackupEntry>, JobFailure> {
-    Err(missing())
-}
-
-pub(super) fn restore(_: &RestoreJob) -> Result<Restored, JobFailure> {
-    Err(missing())
+/// Restores a backup to a path where nothing is.
+///
+/// # Errors
+/// Why nothing was restored.
+pub fn restore(job: &RestoreJob) -> Result<Restored, JobFailure> {
+    Ok(backup::restore(job)?)
 }

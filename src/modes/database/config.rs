@@ -254,6 +254,11 @@ impl DatabaseConfig {
         has_wildcard(self.path.as_os_str().as_encoded_bytes())
     }
 
+    /// The target that a match of this glob is: `matched` is what the wildcards matched.
+    pub fn for_match(&self, path: PathBuf, matched: &str) -> DatabaseConfig {
+        DatabaseConfig { name: format!("{}/{matched}", self.name), path, ..self.clone() }
+    }
+
     /// All defaults, for a path on the command line; named by the path as it was typed.
     pub fn for_path(path: &Path, folder: &Path) -> DatabaseConfig {
         DatabaseConfig {

@@ -280,6 +280,8 @@ impl Judgement<'_> {
         let path = self.config.path.display();
         match &self.facts.header {
             None | Some(HeaderFacts::Good { .. }) => true,
+            // SQLite finds a sound page 1 in the WAL or the journal: it opened a copy.
+            Some(HeaderFacts::Bad { .. }) if matches!(self.facts.open, Some(Ok(_))) => true,
             Some(HeaderFacts::Empty) if self.memory.ever_healthy || self.facts.wal_file.size() > 0 => {
                 let wal = match self.facts.wal_file.size() {
                     0 => String::new(),

@@ -66,11 +66,7 @@ impl Discovery for Glob {
         let fresh = matches.iter().filter(|found| !self.known.contains(found)).cloned().collect::<Vec<_>>();
         let mut targets: Vec<Box<dyn Supervised>> = Vec::new();
         for (path, matched) in fresh {
-            let config = DatabaseConfig {
-                name: format!("{}/{matched}", self.config.name),
-                path: path.clone(),
-                ..self.config.clone()
-            };
+            let config = self.config.for_match(path.clone(), &matched);
             targets.push(Box::new(Database::new(config, &self.defaults)));
             self.known.insert((path, matched));
         }

@@ -50,18 +50,24 @@ fn in_table(files: &Files, sweep: &Sweep, wal_mode: bool) -> Vec<Seen> {
     seen
 }
 
-/// Every lock that says something: those of the table, and what the kernel answers now, which also knows of holders in other
-/// PID namespaces. Opens and closes descriptors: before SQLite, never beside it.
+/// Every lock that says something. The kernel is asked first, which knows of holders in other PID namespaces too but names one
+/// at a time; only where it names one the table tells the others (reading /proc/locks waits for all processors: some 10 ms).
+/// Opens and closes descriptors: before SQLite, never beside it.
 pub(super) fn held(files: &Files, sweep: &Sweep, wal_mode: bool, index: Option<&WalIndex>) -> Vec<HeldLock> {
-    let mut seen = in_table(files, sweep, wal_mode);
+    let mut asked = Vec::new();
     if let Ok(main) = open_raw(&files.main) {
-        ask_main(&main, wal_mode, &mut seen);
+        ask_main(&main, wal_mode, &mut asked);
     }
     if files.shm.state.file().is_some()
         && let Ok(shm) = open_raw(&files.shm)
     {
-        ask_wal_index(&shm, &mut seen);
+        ask_wal_index(&shm, &mut asked);
     }
+    if asked.is_empty() {
+        return Vec::new();
+    }
+    let mut seen = in_table(files, sweep, wal_mode);
+    asked.into_iter().for_each(|one| add(&mut seen, one));
     in_words(seen, index)
 }
 

@@ -7,6 +7,7 @@ mod content;
 mod copy;
 mod diagnose;
 mod files;
+mod likeness;
 mod locks;
 mod opening;
 mod raw;
@@ -274,9 +275,12 @@ impl<'a> Look<'a> {
     fn due(&self, on_demand: bool) -> Vec<IntegrityLevel> {
         let size = self.files.main.state.size() + self.files.wal.state.size();
         let suspected = match (on_demand, self.suspicion) {
-            (true, _) => Some(IntegrityLevel::Full),
+            (true, _) if size <= self.probe.inline_max_bytes => Some(IntegrityLevel::Full),
+            (true, _) => Some(IntegrityLevel::Quick),
             (false, level) => level,
         };
+        // Mere suspicion does not hold up a sweep for a large file: the mode sees it in the facts, and has it checked.
+        let suspected = suspected.filter(|_| on_demand || size <= self.probe.inline_max_bytes);
         let wanted = suspected.map_or(self.probe.integrity, |level| level.max(self.probe.integrity));
         match wanted {
             IntegrityLevel::Suspicion => Vec::new(),

@@ -50,7 +50,13 @@ pub(super) fn decide(before: &Before<'_>) -> Opening {
         Some(HeaderFacts::Empty) => {
             return not("it has no byte, and opening it would destroy a WAL or journal beside it");
         }
-        Some(HeaderFacts::Bad { reason }) => return not(reason),
+        // The newest page 1 may be in the WAL, and the oldest in a hot journal: SQLite would find it there.
+        Some(HeaderFacts::Bad { reason, .. }) if page_one_may_be_beside(before) => {
+            return Opening::OnCopy(format!(
+                "its header is damaged ({reason}), and its WAL or journal may have a sound one"
+            ));
+        }
+        Some(HeaderFacts::Bad { reason, .. }) => return not(reason),
         None => return not("its header was not read"),
     };
     if before.dotfile {
@@ -87,6 +93,11 @@ pub(super) fn decide(before: &Before<'_>) -> Opening {
         }
         () => Opening::InPlace,
     }
+}
+
+fn page_one_may_be_beside(before: &Before<'_>) -> bool {
+    before.wal.is_some_and(|wal| wal.state == WalState::Sound && wal.mark.is_some_and(|mark| mark.last_commit > 0))
+        || before.journal.is_some_and(|journal| journal.state == JournalState::Hot)
 }
 
 #[cfg(test)]

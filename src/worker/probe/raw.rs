@@ -31,15 +31,19 @@ pub(super) fn header(main: &Looked) -> Option<io::Result<RawHeader>> {
 }
 
 fn read_header(main: &Looked, size: u64) -> io::Result<RawHeader> {
-    let bad = |reason: String| RawHeader { facts: HeaderFacts::Bad { reason }, counters_differ: false };
+    let bad = |reason: String, pages_like_sqlite| RawHeader {
+        facts: HeaderFacts::Bad { reason, pages_like_sqlite },
+        counters_differ: false,
+    };
     if size == 0 {
         return Ok(RawHeader { facts: HeaderFacts::Empty, counters_differ: false });
     }
     let mut bytes = [0; format::header::HEADER_LEN];
-    let length = read_up_to(&open_raw(main)?, &mut bytes)?;
+    let file = open_raw(main)?;
+    let length = read_up_to(&file, &mut bytes)?;
     let header = match Header::parse(&bytes[..length]) {
         Ok(header) => header,
-        Err(error) => return Ok(bad(error.to_string())),
+        Err(error) => return Ok(bad(error.to_string(), super::likeness::of_pages(&file, size)?)),
     };
     let page = u64::from(header.page_size);
     let counted = header.counted_pages();
@@ -71,9 +75,14 @@ fn read_header(main: &Looked, size: u64) -> io::Result<RawHeader> {
 
 /// Fills as much of `bytes` as the file has.
 fn read_up_to(file: &File, bytes: &mut [u8]) -> io::Result<usize> {
+    read_up_to_at(file, bytes, 0)
+}
+
+/// Fills as much of `bytes` as the file has from `offset` on.
+pub(super) fn read_up_to_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut length = 0;
     while length < bytes.len() {
-        match file.read_at(&mut bytes[length..], length as u64) {
+        match file.read_at(&mut bytes[length..], offset + length as u64) {
             Ok(0) => break,
             Ok(read) => length += read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -1,0 +1,140 @@
+//! What a source looks like raw, before SQLite opens it: nothing that looking could destroy is looked at through SQLite
+//! (rules 1 and 19).
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+
+use super::BackupError;
+use crate::format::{Header, WalScan, scan_wal};
+use crate::host::{self, Folder, LockMode, SqliteLock, ask_lock};
+use crate::job::{FileFacts, Fingerprint};
+
+/// The name of a side file: `app.db` and `-wal` give `app.db-wal`.
+pub fn side_name(name: &OsStr, suffix: &str) -> OsString {
+    let mut side = name.to_owned();
+    side.push(suffix);
+    side
+}
+
+/// The facts of an entry if it is a regular file; `None` if nothing is there.
+///
+/// # Errors
+/// [`BackupError::Host`] when it cannot be looked at; [`BackupError::Source`] when it is something else.
+pub fn stat_of(folder: &Folder, name: &OsStr) -> Result<Option<FileFacts>, BackupError> {
+    match folder.stat_in(name) {
+        Ok(facts) if facts.kind == host::FileKind::Regular => Ok(Some(job_facts(&facts))),
+        Ok(facts) => {
+            let reason = format!("it is {}, not a regular file", facts.kind.words());
+            Err(BackupError::Source { path: folder.path().join(name), reason })
+        }
+        Err(error) if error.is_absent() => Ok(None),
+        Err(error) => Err(BackupError::host("looking at a database's files")(error)),
+    }
+}
+
+fn job_facts(facts: &host::FileFacts) -> FileFacts {
+    let nanos = |nanos: i128| i64::try_from(nanos).unwrap_or(i64::MAX);
+    FileFacts {
+        dev: rustix::fs::makedev(facts.id.dev.major, facts.id.dev.minor),
+        ino: facts.id.ino,
+        size: facts.size,
+        mtime_ns: nanos(facts.mtime_ns),
+        ctime_ns: nanos(facts.ctime_ns),
+        uid: facts.uid,
+        gid: facts.gid,
+        mode: facts.mode,
+        nlink: u64::from(facts.nlink),
+    }
+}
+
+/// The source's files and header at one moment.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Look {
+    pub main: FileFacts,
+    pub wal: Option<FileFacts>,
+    pub journal: Option<FileFacts>,
+    pub header: Header,
+}
+
+impl Look {
+    /// Looks at a database by a descriptor of its main file.
+    pub(super) fn at(folder: &Folder, name: &OsStr, main: &File) -> Result<Look, BackupError> {
+        let path = folder.path().join(name);
+        let refuse = |reason: String| BackupError::Source { path: path.clone(), reason };
+        let facts = stat_of(folder, name)?.ok_or_else(|| refuse("it is not there".into()))?;
+        let opened = host::FileFacts::of_fd(main).map_err(BackupError::host("looking at a database's files"))?;
+        if opened.id.ino != facts.ino {
+            return Err(refuse("it was replaced while it was being looked at".into()));
+        }
+        let mut head = [0_u8; 100];
+        let read = main.read_at(&mut head, 0).map_err(|error| refuse(format!("its header cannot be read: {error}")))?;
+        let header = Header::parse(head.get(..read).unwrap_or_default())
+            .map_err(|error| refuse(format!("its header is no SQLite header: {error}")))?;
+        let side = |suffix| stat_of(folder, &side_name(name, suffix));
+        Ok(Look { main: facts, wal: side("-wal")?, journal: side("-journal")?, header })
+    }
+
+    pub(super) fn fingerprint(&self) -> Fingerprint {
+        Fingerprint {
+            main: self.main,
+            wal: self.wal,
+            journal: self.journal,
+            change_counter: self.header.change_counter,
+            schema_cookie: self.header.schema_cookie,
+            wal_mode: self.header.is_wal(),
+            locked: false,
+        }
+    }
+}
+
+/// True when a rollback journal beside `main` would be rolled back by whoever opens the database next: it has content, and
+/// no live writer holds RESERVED.
+///
+/// # Errors
+/// [`BackupError::Host`].
+pub fn journal_is_hot(folder: &Folder, name: &OsStr, main: &File) -> Result<bool, BackupError> {
+    let journal = side_name(name, "-journal");
+    if stat_of(folder, &journal)?.is_none_or(|facts| facts.size == 0) {
+        return Ok(false);
+    }
+    let file = match folder.open_in(&journal) {
+        Ok(file) => file,
+        Err(error) if error.is_absent() => return Ok(false),
+        Err(error) => return Err(BackupError::host("opening a rollback journal")(error)),
+    };
+    let mut first = [0_u8];
+    // SQLite too looks at the first byte alone: PERSIST zeroes the header of a journal at rest.
+    if file.read_at(&mut first, 0).is_ok_and(|read| read == 0 || first == [0]) {
+        return Ok(false);
+    }
+    let reserved = ask_lock(main, SqliteLock::Reserved.bytes(), LockMode::Write)
+        .map_err(BackupError::host("asking who writes to a database"))?;
+    Ok(reserved.is_none())
+}
+
+/// True when the WAL is proven damaged: SQLite would silently show less than was committed. A writer that resets the WAL
+/// while it is scanned looks alike, once: so three scans must agree.
+pub(super) fn wal_is_damaged(folder: &Folder, name: &OsStr) -> Result<Option<WalScan>, BackupError> {
+    let wal = side_name(name, "-wal");
+    let mut damaged = None;
+    for _ in 0..3 {
+        let Some(facts) = stat_of(folder, &wal)?.filter(|facts| facts.size > 0) else { return Ok(None) };
+        let file = match folder.open_in(&wal) {
+            Ok(file) => file,
+            Err(error) if error.is_absent() => return Ok(None),
+            Err(error) => return Err(BackupError::host("opening a WAL")(error)),
+        };
+        match scan_wal(facts.size, None, |at, buffer| file.read_exact_at(buffer, at)) {
+            Ok(scan) if scan.is_sound() => return Ok(None),
+            Ok(scan) => damaged = Some(scan),
+            // It shrank meanwhile: a checkpoint truncated it.
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {}
+            Err(error) => {
+                let reason = format!("its WAL cannot be read: {error}");
+                return Err(BackupError::Source { path: folder.path().join(&wal), reason });
+            }
+        }
+    }
+    Ok(damaged)
+}

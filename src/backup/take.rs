@@ -1,0 +1,289 @@
+//! Taking a backup: a copy aside, checked in full, and only then a backup. And letting old ones go.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use super::manifest::{self, VERSION, file_name, list_in, remove_leftovers};
+use super::raw::{Bounded, copy_bounded, shared_lock};
+use super::source::{Look, journal_is_hot, wal_is_damaged};
+use super::{BackupError, Examined, examine, hash, to_delete};
+use crate::host::{Bytes, Folder, HostError, OfdLock, Space};
+use crate::job::{BackupEntry, BackupJob, BackupManifest, Owner, PruneJob};
+use crate::sqlite::{Access, Database, Deadline, sqlite_version};
+
+/// Held while a folder's backups change: the daemon's turn and a person's command may fall together.
+const LOCK: &str = ".guardiand-lock";
+
+struct Source {
+    folder: Folder,
+    name: OsString,
+    path: PathBuf,
+}
+
+struct Copy {
+    taken_at: Timestamp,
+    blocked: Duration,
+    before: Look,
+    unchanged: bool,
+}
+
+/// Takes a verified backup.
+///
+/// # Errors
+/// [`BackupError`]; nothing that was there before is displaced, and nothing half-made stays.
+pub fn take(job: &BackupJob) -> Result<BackupEntry, BackupError> {
+    let began = Instant::now();
+    let deadline = Deadline::after(Duration::from_millis(job.deadline_ms));
+    let folder = make_folder(&job.folder)?;
+    let _alone = lock(&folder)?;
+    remove_leftovers(&folder, LOCK)?;
+
+    let (source_folder, name) =
+        Folder::of_entry(&job.site.path).map_err(BackupError::host("opening the database's folder"))?;
+    let source = Source { folder: source_folder, name, path: job.site.path.clone() };
+    let main = source.folder.open_in(&source.name).map_err(BackupError::host("opening the database"))?;
+    let look = Look::at(&source.folder, &source.name, &main)?;
+    let needed = look.main.size + look.wal.map_or(0, |wal| wal.size);
+    enough_space(&folder, needed, job.free_floor)?;
+
+    let temporary = format!(".guardiand-{}-{}.db", std::process::id(), began.elapsed().as_nanos());
+    let path = folder.path().join(&temporary);
+    let made = if look.header.is_wal() {
+        // The raw descriptor must be gone before SQLite opens the file in this process.
+        drop(main);
+        online_copy(job, &source, look, &path, &deadline)
+    } else {
+        let target = folder.create_in(&temporary, 0o600).map_err(BackupError::host("creating the copy"))?;
+        raw_copy(job, &source, &main, look, &target)
+    };
+    let entry = made.and_then(|copy| finish(job, &folder, &temporary, copy, began, &deadline));
+    if entry.is_err() {
+        let _ = folder.unlink(&temporary);
+    }
+    entry
+}
+
+/// WAL mode: SQLite's online backup in one step. Stepped ones never finish under a foreign writer (BASELINES, section 4).
+fn online_copy(
+    job: &BackupJob,
+    source: &Source,
+    before: Look,
+    path: &Path,
+    deadline: &Deadline,
+) -> Result<Copy, BackupError> {
+    if let Some(scan) = wal_is_damaged(&source.folder, &source.name)? {
+        let reason = format!(
+            "its WAL is damaged after frame {} and {} commits lie beyond: a copy would lack them. Heal it first",
+            scan.frames_valid, scan.stranded_commits
+        );
+        return Err(BackupError::Source { path: source.path.clone(), reason });
+    }
+    let busy = Duration::from_millis(job.site.busy_ms);
+    let database = Database::open(&source.path, Access::Probe, busy, deadline.clone())
+        .map_err(BackupError::sqlite("opening the database"))?;
+    database.touch_schema().map_err(BackupError::sqlite("reading the database's schema"))?;
+    let taken_at = Timestamp::now();
+    database.backup_to(path, deadline).map_err(BackupError::sqlite("copying the database"))?;
+    database.close().map_err(BackupError::sqlite("closing the database"))?;
+
+    let main = source.folder.open_in(&source.name).map_err(BackupError::host("opening the database"))?;
+    let after = Look::at(&source.folder, &source.name, &main)?;
+    let unchanged = after.fingerprint() == before.fingerprint();
+    Ok(Copy { taken_at, blocked: Duration::ZERO, before, unchanged })
+}
+
+/// Rollback mode, rule 24: the bytes under SHARED, for `block_max` at most. What takes longer is copied without any lock and
+/// counts if nobody wrote meanwhile.
+fn raw_copy(job: &BackupJob, source: &Source, main: &File, first: Look, target: &File) -> Result<Copy, BackupError> {
+    let limit = Duration::from_millis(job.site.block_max_ms);
+    let held = Instant::now();
+    let lock = shared(job, source, main)?;
+    let taken_at = Timestamp::now();
+    let before = quiet(source, main)?;
+    let copied = copy_bounded(main, target, Some(held + limit)).map_err(|error| copy_failed(source, &error))?;
+    drop(lock);
+    let mut blocked = held.elapsed();
+    if let Bounded::Complete(bytes) = copied {
+        let unchanged = before.fingerprint() == first.fingerprint();
+        short_of(source, bytes, &before)?;
+        return Ok(Copy { taken_at, blocked, before, unchanged });
+    }
+
+    target.set_len(0).map_err(|error| copy_failed(source, &error))?;
+    let copied = copy_bounded(main, target, None).map_err(|error| copy_failed(source, &error))?;
+    let held = Instant::now();
+    let lock = shared(job, source, main)?;
+    let after = quiet(source, main)?;
+    drop(lock);
+    blocked += held.elapsed();
+    // Each transaction in rollback mode counts the change counter up, so a clock too coarse to tell cannot hide one.
+    if after.fingerprint() != before.fingerprint() {
+        let reason = format!("its {} bytes take longer, and without a lock it was written meanwhile", before.main.size);
+        return Err(BackupError::Blocked { path: source.path.clone(), limit_ms: job.site.block_max_ms, reason });
+    }
+    if let Bounded::Complete(bytes) = copied {
+        short_of(source, bytes, &before)?;
+    }
+    Ok(Copy { taken_at, blocked, before, unchanged: true })
+}
+
+fn shared(job: &BackupJob, source: &Source, main: &File) -> Result<OfdLock, BackupError> {
+    match shared_lock(main, Duration::from_millis(job.site.busy_ms)) {
+        Err(HostError::LockHeld(holder)) => {
+            let reason = format!("SHARED is not to be had: locked {holder}");
+            Err(BackupError::Blocked { path: source.path.clone(), limit_ms: job.site.block_max_ms, reason })
+        }
+        answer => answer.map_err(BackupError::host("locking the database for reading")),
+    }
+}
+
+/// The source as it stands under SHARED: nobody can change the main file now.
+fn quiet(source: &Source, main: &File) -> Result<Look, BackupError> {
+    let look = Look::at(&source.folder, &source.name, main)?;
+    let refuse = |reason: &str| Err(BackupError::Source { path: source.path.clone(), reason: reason.into() });
+    if look.header.is_wal() {
+        return refuse("it changed to WAL mode meanwhile; it is tried again at the next turn");
+    }
+    if journal_is_hot(&source.folder, &source.name, main)? {
+        return refuse("a writer died and left a hot journal: it is backed up once the database has been opened again");
+    }
+    Ok(look)
+}
+
+fn short_of(source: &Source, bytes: u64, look: &Look) -> Result<(), BackupError> {
+    if bytes == look.main.size {
+        return Ok(());
+    }
+    let reason = format!("{bytes} of {} bytes could be copied: it shrank meanwhile", look.main.size);
+    Err(BackupError::Source { path: source.path.clone(), reason })
+}
+
+fn copy_failed(source: &Source, error: &std::io::Error) -> BackupError {
+    BackupError::Source { path: source.path.clone(), reason: format!("copying it failed: {error}") }
+}
+
+/// Checks the copy and makes it a backup.
+fn finish(
+    job: &BackupJob,
+    folder: &Folder,
+    temporary: &str,
+    copy: Copy,
+    began: Instant,
+    deadline: &Deadline,
+) -> Result<BackupEntry, BackupError> {
+    let path = folder.path().join(temporary);
+    let unsound = |reason: String| BackupError::Unsound { path: path.clone(), reason };
+    let file = folder.open_for_writing_in(temporary).map_err(BackupError::host("opening the copy"))?;
+    // The online backup may write its own journal mode: a restored file shall come back in the source's.
+    let mode = [copy.before.header.write_version, copy.before.header.read_version];
+    file.write_all_at(&mode, 18).map_err(|error| unsound(error.to_string()))?;
+    file.sync_all().map_err(|error| unsound(format!("fsync: {error}")))?;
+    let size = file.metadata().map_err(|error| unsound(error.to_string()))?.len();
+    let blake3 = hash(&file).map_err(|error| unsound(error.to_string()))?;
+    drop(file);
+    let examined = examine(&path, deadline)?;
+    not_emptied(job, folder, &examined)?;
+
+    let name = file_name(copy.taken_at);
+    let manifest = BackupManifest {
+        version: VERSION,
+        target: job.target.clone(),
+        source: job.site.path.clone(),
+        taken_at: copy.taken_at,
+        duration_seconds: began.elapsed().as_secs_f64(),
+        blocked_seconds: copy.blocked.as_secs_f64(),
+        size,
+        blake3,
+        tables: examined.tables,
+        schema: examined.schema,
+        journal_mode: if copy.before.header.is_wal() { "wal" } else { "delete" }.into(),
+        page_size: examined.page_size,
+        source_fingerprint: copy.unchanged.then(|| copy.before.fingerprint()),
+        owner: Owner::from(&copy.before.main),
+        verified_at: Timestamp::now(),
+        sqlite_version: sqlite_version().into(),
+    };
+    manifest::write(folder, &name, &manifest)?;
+    folder.rename_noreplace(temporary, folder, &name).map_err(BackupError::host("putting the backup in place"))?;
+    folder.sync().map_err(BackupError::host("making the backup durable"))?;
+    Ok(BackupEntry { file: folder.path().join(name), manifest })
+}
+
+/// A program that lost its database often makes an empty one: sound by every check, and with each turn the retention would let
+/// go of one good backup for it.
+fn not_emptied(job: &BackupJob, folder: &Folder, examined: &Examined) -> Result<(), BackupError> {
+    if !examined.empty {
+        return Ok(());
+    }
+    let newest = list_in(folder)?.entries.into_iter().next();
+    match newest {
+        Some(newest) if !newest.manifest.tables.is_empty() => Err(BackupError::Source {
+            path: job.site.path.clone(),
+            reason: format!(
+                "it has no table, and {} has {}: it would displace good backups. If it shall be empty, move the \
+                 backups away",
+                newest.file.display(),
+                newest.manifest.tables.len()
+            ),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn enough_space(folder: &Folder, needed: u64, floor: u64) -> Result<(), BackupError> {
+    let space = Space::at(folder.path()).map_err(BackupError::host("asking for free space"))?;
+    if space.free_bytes >= needed.saturating_add(floor) {
+        return Ok(());
+    }
+    Err(BackupError::Space { folder: folder.path().to_owned(), free: space.free_bytes, needed, floor })
+}
+
+fn make_folder(path: &Path) -> Result<Folder, BackupError> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(|source| HostError::OpenFolder { path: path.to_owned(), source })
+        .and_then(|()| Folder::open(path))
+        .map_err(BackupError::host("making the backups' folder"))
+}
+
+fn lock(folder: &Folder) -> Result<OfdLock, BackupError> {
+    let file = match folder.create_in(LOCK, 0o600) {
+        Err(HostError::Open { .. }) => folder.open_for_writing_in(LOCK),
+        answer => answer,
+    };
+    match file.and_then(|file| OfdLock::exclusive(file.into(), Bytes::ALL)) {
+        Err(HostError::LockHeld(_)) => Err(BackupError::Busy { folder: folder.path().to_owned() }),
+        answer => answer.map_err(BackupError::host("locking the backups' folder")),
+    }
+}
+
+/// Deletes what the retention no longer keeps; the deleted database files.
+///
+/// # Errors
+/// [`BackupError::Busy`] or [`BackupError::Host`] at the first that cannot be deleted.
+pub fn prune(job: &PruneJob) -> Result<Vec<PathBuf>, BackupError> {
+    let folder = match Folder::open(&job.folder) {
+        Ok(folder) => folder,
+        Err(error) if error.is_absent() => return Ok(Vec::new()),
+        Err(error) => return Err(BackupError::host("opening the backups' folder")(error)),
+    };
+    let _alone = lock(&folder)?;
+    remove_leftovers(&folder, LOCK)?;
+    let entries = list_in(&folder)?.entries;
+    let gone = to_delete(&entries, &job.keep, job.max_bytes, job.now);
+    for file in &gone {
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        // The file first: without it the manifest counts for nothing.
+        folder.unlink(&name).map_err(BackupError::host("deleting a backup"))?;
+        folder.unlink(manifest::manifest_name(&name)).map_err(BackupError::host("deleting a manifest"))?;
+    }
+    folder.sync().map_err(BackupError::host("making deletions durable"))?;
+    Ok(gone)
+}

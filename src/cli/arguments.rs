@@ -1,0 +1,197 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Watches SQLite databases, heals them with the least loss possible, and proves it.
+///
+/// Exit status: 0 healthy or done, 1 unhealthy or failed, 2 wrong usage, 3 could not tell, 78 bad configuration.
+#[derive(Debug, Parser)]
+#[command(name = "guardiand", version, max_term_width = 100)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    pub(super) common: Common,
+
+    /// Print one JSON document on stdout instead of a table.
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+
+    /// Without a command: `run`.
+    #[command(subcommand)]
+    pub(super) command: Option<Command>,
+}
+
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct Common {
+    /// The configuration [default: ./guardian.toml, else /etc/guardiand/guardian.toml].
+    #[arg(long, value_name = "FILE", global = true)]
+    pub(super) config: Option<PathBuf>,
+
+    /// The control socket of the running daemon [default: the configuration's].
+    #[arg(long, value_name = "PATH", global = true)]
+    pub(super) socket: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run the daemon in the foreground.
+    Run,
+    /// Look once, heal nothing; a path needs no configuration.
+    Check(Check),
+    /// Look, heal and prove once.
+    Heal(Heal),
+    /// Take a verified backup now.
+    Backup(Backup),
+    /// List the backups of a target, newest first.
+    Backups(Backups),
+    /// Restore a backup to a path where nothing is.
+    Restore(Restore),
+    /// What the running daemon knows of every target.
+    Status,
+    /// The running daemon's incidents, newest first.
+    Incidents(Incidents),
+    /// One incident of the running daemon.
+    Incident(Incident),
+    /// Let the running daemon read its configuration again.
+    Reload,
+    /// Work on the configuration.
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ConfigCommand {
+    /// Validate a file: every mistake with its line, column and a caret.
+    Check {
+        /// The file.
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Check {
+    /// Configured targets, or paths of databases; every configured target when left out.
+    #[arg(value_name = "TARGET|DB")]
+    pub(super) subjects: Vec<PathBuf>,
+
+    /// Where private copies are made [default: the configuration's, else a temporary folder].
+    #[arg(long, value_name = "DIR")]
+    pub(super) state_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Heal {
+    /// A configured target, or the path of a database (then with --state-dir).
+    #[arg(value_name = "TARGET|DB")]
+    pub(super) subject: PathBuf,
+
+    /// Where evidence, backups and the journal are kept.
+    #[arg(long, value_name = "DIR")]
+    pub(super) state_dir: Option<PathBuf>,
+
+    /// Print what would be done, and touch nothing.
+    #[arg(long)]
+    pub(super) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Backup {
+    /// A configured target, or the path of a database (then with --state-dir).
+    #[arg(value_name = "TARGET|DB")]
+    pub(super) subject: PathBuf,
+
+    /// Where backups are kept when the configuration does not say.
+    #[arg(long, value_name = "DIR")]
+    pub(super) state_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Backups {
+    /// A configured target, or the path of a database (then with --state-dir).
+    #[arg(value_name = "TARGET|DB")]
+    pub(super) subject: PathBuf,
+
+    /// Where backups are kept when the configuration does not say.
+    #[arg(long, value_name = "DIR")]
+    pub(super) state_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["subject", "from"])))]
+pub(super) struct Restore {
+    /// A configured target: its newest backup that passes its check.
+    #[arg(value_name = "TARGET")]
+    pub(super) subject: Option<PathBuf>,
+
+    /// This backup.
+    #[arg(long, value_name = "BACKUP")]
+    pub(super) from: Option<PathBuf>,
+
+    /// Where to; nothing may be there.
+    #[arg(long, value_name = "PATH")]
+    pub(super) to: PathBuf,
+
+    /// Where backups are kept when the configuration does not say.
+    #[arg(long, value_name = "DIR")]
+    pub(super) state_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Incidents {
+    /// Only of this target.
+    #[arg(long)]
+    pub(super) target: Option<String>,
+
+    /// Only in this state: open, awaiting_approval, healing, verifying, escalated, closed.
+    #[arg(long)]
+    pub(super) state: Option<String>,
+
+    /// At most so many.
+    #[arg(long)]
+    pub(super) limit: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Incident {
+    /// Its name, as `guardiand incidents` lists it.
+    pub(super) id: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_do_not_contradict_each_other() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_configuration_alone_means_run_and_may_stand_anywhere() {
+        let arguments = Arguments::try_parse_from(["guardiand", "--config", "g.toml"]).unwrap();
+        assert!(arguments.command.is_none());
+        assert_eq!(arguments.common.config, Some(PathBuf::from("g.toml")));
+        let arguments =
+            Arguments::try_parse_from(["guardiand", "check", "--json", "--config", "g.toml", "app"]).unwrap();
+        assert!(arguments.json && matches!(arguments.command, Some(Command::Check(_))));
+        assert_eq!(arguments.common.config, Some(PathBuf::from("g.toml")));
+    }
+
+    #[test]
+    fn wrong_usage_is_status_two() {
+        for wrong in [
+            vec!["guardiand", "dance"],
+            vec!["guardiand", "heal"],
+            vec!["guardiand", "restore", "--to", "x"],
+            vec!["guardiand", "restore", "app", "--from", "b", "--to", "x"],
+            vec!["guardiand", "--colour"],
+        ] {
+            assert_eq!(Arguments::try_parse_from(&wrong).unwrap_err().exit_code(), 2, "{wrong:?}");
+        }
+    }
+}

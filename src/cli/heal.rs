@@ -1,0 +1,87 @@
+//! `guardiand heal`: look, heal and prove once.
+
+use std::path::absolute;
+use std::process::ExitCode;
+
+use serde_json::Value;
+
+use super::arguments::{Common, Heal as Asked};
+use super::output::{Failure, INCONCLUSIVE, Output, table};
+use super::{Done, check, socket, subject};
+use crate::api::control::ControlRequest;
+use crate::daemon::one_pass::{self, HealOutcome, HealReport, Subject};
+
+pub(super) fn run(common: &Common, asked: &Asked, output: Output) -> Done {
+    let typed = std::slice::from_ref(&asked.subject);
+    let (scope, subjects) = subject::resolve(common, typed, asked.state_dir.clone())?;
+    let [subject] = subjects.as_slice() else { return Err(Failure::usage("name one target or one database")) };
+    if matches!(subject, Subject::Path(_)) && scope.state_dir.is_none() && scope.config.is_none() {
+        let words = "healing keeps the files as they were: say where with --state-dir DIR, or give --config FILE";
+        return Err(Failure::usage(words));
+    }
+    let target = name(subject);
+    let request = ControlRequest::Heal { target, dry_run: asked.dry_run };
+    if let Some((exit, report)) = socket::delegate(common, &scope, &request)? {
+        output.facts(&report, || delegated(&report));
+        return Ok(exit);
+    }
+    let report = one_pass::heal(&scope, subject, asked.dry_run)?;
+    output.facts(&report, || text(&report));
+    Ok(exit(report.outcome, report.playbooks.is_empty()))
+}
+
+/// How a subject is named to the daemon: a path must not depend on who reads it.
+pub(super) fn name(subject: &Subject) -> String {
+    match subject {
+        Subject::Named(name) => name.clone(),
+        Subject::Path(path) => absolute(path).unwrap_or_else(|_| path.clone()).display().to_string(),
+    }
+}
+
+fn exit(outcome: HealOutcome, nothing_planned: bool) -> ExitCode {
+    match outcome {
+        HealOutcome::Healthy | HealOutcome::Healed => ExitCode::SUCCESS,
+        HealOutcome::Planned if !nothing_planned => ExitCode::SUCCESS,
+        HealOutcome::Planned | HealOutcome::Failed => ExitCode::FAILURE,
+        HealOutcome::Unknown => ExitCode::from(INCONCLUSIVE),
+    }
+}
+
+fn text(report: &HealReport) -> String {
+    let mut text = check::text(std::slice::from_ref(&report.check));
+    for (n, playbook) in report.playbooks.iter().enumerate() {
+        text.push_str(&format!("\n{}. {}: {}\n", n + 1, playbook.name, playbook.why));
+        for step in &playbook.steps {
+            text.push_str(&format!("     {}\n", step.name));
+        }
+    }
+    if let Some(incident) = &report.incident {
+        let rows = incident.steps.iter().map(|step| {
+            vec![
+                step.step.clone(),
+                step.outcome.name().to_owned(),
+                format!("{:.3} s", step.seconds),
+                step.detail.clone(),
+            ]
+        });
+        text.push_str(&format!("\n\n{}\n", table(&["STEP", "OUTCOME", "TOOK", "DETAIL"], rows)));
+        if let Some(loss) = &incident.loss {
+            let lost = loss.rows_lost.map_or_else(|| "unknown".to_owned(), |rows| rows.to_string());
+            text.push_str(&format!("\nthe content is from {}; rows lost: {lost}", loss.source));
+        }
+        if let Some(evidence) = &incident.evidence {
+            text.push_str(&format!("\nthe files as they were: {evidence}"));
+        }
+        if let Some(seconds) = incident.mttr_seconds {
+            text.push_str(&format!("\nhealed and proven in {seconds:.3} s"));
+        }
+    }
+    if let Some(reason) = &report.reason {
+        text.push_str(&format!("\n{reason}"));
+    }
+    text
+}
+
+fn delegated(report: &Value) -> String {
+    format!("(done by the running daemon)\n{}", socket::plain(report))
+}

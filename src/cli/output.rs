@@ -1,0 +1,102 @@
+//! What is printed, and with which status a command ends.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use comfy_table::Table;
+use serde::Serialize;
+use serde_json::json;
+
+use crate::api::control::AskError;
+use crate::config::ConfigErrors;
+use crate::daemon::one_pass::PassError;
+
+/// EX_CONFIG of sysexits(3).
+pub(super) const BAD_CONFIGURATION: u8 = 78;
+
+/// Could not tell.
+pub(super) const INCONCLUSIVE: u8 = 3;
+
+/// Why a command did not do its work.
+#[derive(Debug)]
+pub(super) struct Failure {
+    exit: u8,
+    message: String,
+}
+
+impl Failure {
+    pub(super) fn usage(message: impl Into<String>) -> Failure {
+        Failure { exit: 2, message: message.into() }
+    }
+
+    pub(super) fn refused(exit: u8, message: impl Into<String>) -> Failure {
+        Failure { exit, message: message.into() }
+    }
+}
+
+impl From<PassError> for Failure {
+    fn from(error: PassError) -> Failure {
+        Failure { exit: error.exit, message: error.message }
+    }
+}
+
+impl From<ConfigErrors> for Failure {
+    fn from(errors: ConfigErrors) -> Failure {
+        Failure { exit: BAD_CONFIGURATION, message: errors.to_string() }
+    }
+}
+
+impl From<AskError> for Failure {
+    fn from(error: AskError) -> Failure {
+        Failure { exit: 1, message: error.to_string() }
+    }
+}
+
+/// Where facts go.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Output {
+    pub(super) json: bool,
+}
+
+impl Output {
+    /// One document: as JSON, or in the words that `text` makes of it.
+    pub(super) fn facts<T: Serialize>(self, document: &T, text: impl FnOnce() -> String) {
+        let printed = match self.json {
+            true => serde_json::to_string_pretty(document)
+                .unwrap_or_else(|error| json!({ "error": error.to_string() }).to_string()),
+            false => harmless(&text()),
+        };
+        // Who closed the pipe has read enough.
+        let _ = writeln!(std::io::stdout().lock(), "{}", printed.trim_end());
+    }
+
+    /// Says on stderr what went wrong, and in JSON on stdout where a script waits for a document.
+    pub(super) fn failure(self, failure: &Failure) -> ExitCode {
+        let _ = writeln!(std::io::stderr().lock(), "guardiand: {}", harmless(&failure.message));
+        if self.json {
+            let document = json!({ "error": failure.message, "exit": failure.exit });
+            let _ = writeln!(std::io::stdout().lock(), "{document}");
+        }
+        ExitCode::from(failure.exit)
+    }
+}
+
+/// A remark for people, on stderr.
+pub(super) fn remark(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "guardiand: {}", harmless(text));
+}
+
+/// File names and messages of other programs must not speak to the terminal.
+fn harmless(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
+}
+
+/// A table without frames: for eyes, and for `awk` where `--json` is too much.
+pub(super) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
+    let mut table = Table::new();
+    table.load_style(comfy_table::presets::NOTHING).set_header(header.to_vec());
+    for row in rows {
+        table.add_row(row);
+    }
+    table.trim_fmt()
+}

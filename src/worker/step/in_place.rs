@@ -1,0 +1,68 @@
+//! Steps through SQLite's own locking, with the program alive: nothing is lost, and nothing is swapped.
+
+use std::time::Duration;
+
+use super::place::Place;
+use super::{done, failed, nothing, refused, while_};
+use crate::job::{JobFailure, StepReport};
+use crate::sqlite::{Access, Database, Deadline, Which};
+
+/// `wal_checkpoint(TRUNCATE)` after a read (rule 15).
+pub(super) fn checkpoint(place: &Place<'_>, timeout_ms: u64) -> Result<StepReport, JobFailure> {
+    let before = place.stat(&place.side("-wal"))?.map_or(0, |wal| wal.size);
+    if before == 0 {
+        return Ok(nothing("the WAL is empty"));
+    }
+    let database = open(place)?;
+    let report = database.checkpoint_truncate(Duration::from_millis(timeout_ms)).map_err(while_("checkpointing"))?;
+    database.close().map_err(while_("closing the database"))?;
+    let after = place.stat(&place.side("-wal"))?.map_or(0, |wal| wal.size);
+    if report.busy {
+        return Err(failed(format!(
+            "the checkpoint was held back for {timeout_ms} ms: {} of {} frames are in the database, the WAL has {after} bytes. A \
+             reader that does not end, or a writer, holds it: `guardiand status` names it",
+            report.checkpointed, report.log_frames
+        )));
+    }
+    Ok(done(format!("the WAL went from {before} to {after} bytes")))
+}
+
+/// Rebuilds indexes from their tables, in one transaction.
+pub(super) fn rebuild_indexes(place: &Place<'_>, indexes: &[String]) -> Result<StepReport, JobFailure> {
+    let database = open(place)?;
+    let which = if indexes.is_empty() { Which::All } else { Which::Names(indexes.to_vec()) };
+    let report = database.rebuild_indexes(&which).map_err(while_("rebuilding indexes"))?;
+    let wal = database.journal_mode().is_ok_and(|mode| mode == "wal");
+    database.close().map_err(while_("closing the database"))?;
+
+    let mut detail = format!("reindexed {:?}, recreated {:?}", report.reindexed, report.recreated);
+    if let Some(fault) = report.unreclaimed {
+        detail += &format!("; their old pages are not freed yet: {fault}");
+    }
+    // Rule 11: in rollback mode a check keeps writers out for its whole length.
+    let bound = Duration::from_millis(place.job.site.block_max_ms);
+    let deadline = if wal { Deadline::never() } else { Deadline::after(bound) };
+    let database = open_with(place, Access::Probe, deadline)?;
+    let check = database.integrity_check(10);
+    database.close().map_err(while_("closing the database"))?;
+    match check.fault {
+        Some(fault) if fault.class == crate::sqlite::FaultClass::Interrupted => {
+            Ok(done(format!("{detail}; not checked here: it would keep writers out longer than {bound:?}")))
+        }
+        Some(fault) => Err(failed(format!("{detail}; and the check failed: {fault}"))),
+        None if check.ok => Ok(done(format!("{detail}; integrity_check ok"))),
+        None => Err(failed(format!("{detail}; and still: {}", check.messages.join("; ")))),
+    }
+}
+
+fn open(place: &Place<'_>) -> Result<Database, JobFailure> {
+    open_with(place, Access::Repair, Deadline::never())
+}
+
+fn open_with(place: &Place<'_>, access: Access, deadline: Deadline) -> Result<Database, JobFailure> {
+    if place.stat(&place.name)?.is_none_or(|main| main.size == 0) {
+        return Err(refused(format!("{} is not there, or empty: it is not opened", place.path().display())));
+    }
+    let busy = Duration::from_millis(place.job.site.busy_ms);
+    Database::open(place.path(), access, busy, deadline).map_err(while_("opening the database"))
+}

@@ -1,0 +1,357 @@
+//! Install: the guarded swap (SQLITE.md, section 2). A crash must never pair a new main file with an old WAL or journal.
+//!
+//! The side files are renamed aside first, within the folder; then the candidate over the path; then what was set aside is
+//! unlinked, for evidence has it. All of it happens while the lock bytes of the old and the new main file are held
+//! exclusively, so a program that starts meanwhile gets BUSY, and waits.
+//!
+//! | candidate | at the path | side files | what a resume does |
+//! | --- | --- | --- | --- |
+//! | there | the old file, or nothing as before | in place or aside | finishes; or, when it is in use now, takes back |
+//! | gone | the candidate's inode | aside or gone | unlinks what is aside: done |
+//! | gone | the old file, or nothing as before | in place or aside | takes back |
+//! | any | another file | any | touches nothing, and says so |
+
+use std::ffi::OsString;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::evidence::{Evidence, latest, read_json, same_content, write_json};
+use super::place::{Place, SIDES};
+use super::{done, failed, refused, undone, while_};
+use crate::backup::hash;
+use crate::host::{Bytes, Folder, HostError, Mounts, OfdLock, Scan, Sought, find_holders};
+use crate::job::{FileFacts, JobFailure, StepReport};
+
+/// The record's name in evidence.
+pub(super) const RECORD: &str = "install.json";
+
+/// All of SQLite's lock bytes in a main file: PENDING, RESERVED and the 510 of SHARED.
+const LOCK_BYTES: Bytes = Bytes::new(1_073_741_824, 512);
+
+/// What an install is about to do. Durable before the first name changes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Record {
+    /// The shape's version.
+    pub version: u32,
+    pub begun_at: Timestamp,
+    pub candidate: FileFacts,
+    pub old_main: Option<FileFacts>,
+    /// Suffix and facts of the side files that were there.
+    pub sides: Vec<(String, FileFacts)>,
+}
+
+/// Places between two lines where a death must leave nothing that cannot be finished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Gap {
+    Recorded,
+    OneSideAside,
+    SidesAside,
+    SidesDurable,
+    Renamed,
+    RenamedDurable,
+    Cleaned,
+    UndoMainBack,
+}
+
+/// In tests, dies here if told to; locks go as they would with the process.
+#[cfg(test)]
+pub(super) fn gap(here: Gap) {
+    if super::tests::DIE_AT.get() == Some(here) {
+        std::panic::resume_unwind(Box::new("killed"));
+    }
+}
+
+#[cfg(not(test))]
+pub(super) fn gap(_here: Gap) {}
+
+pub(super) fn apply(place: &Place<'_>) -> Result<StepReport, JobFailure> {
+    if let Some(record) = read_json::<Record>(&place.evidence, RECORD)? {
+        let another = place.stat(&place.candidate())?.is_some_and(|new| new.ino != record.candidate.ino);
+        if !another {
+            return resume(place);
+        }
+        // An earlier playbook's install was finished, did not heal, and could not be taken back: this is the next one's.
+        archive(place, "install-earlier")?;
+    }
+    let record = plan(place)?;
+    let locks = lock(place, &record)?;
+    preserved(place, &record)?;
+    write_json(&place.evidence, RECORD, &record)?;
+    gap(Gap::Recorded);
+    // Only now: whoever came before the locks is seen here, whoever comes later gets BUSY.
+    if let Err(in_use) = nobody_has(place, &record) {
+        archive(place, "install-refused")?;
+        return Err(in_use);
+    }
+    if let Err(failure) = swap(place, &record) {
+        drop(locks);
+        let back = take_back(place, &record).map_or_else(|error| error.message, |report| report.detail);
+        return Err(failed(format!("{}; {back}", failure.message)));
+    }
+    finish(place, &record)
+}
+
+pub(super) fn resume(place: &Place<'_>) -> Result<StepReport, JobFailure> {
+    let Some(record) = read_json::<Record>(&place.evidence, RECORD)? else {
+        return Ok(undone("the swap had not begun: every file is where it was"));
+    };
+    let candidate = place.stat(&place.candidate())?.filter(|new| same_content(new, &record.candidate));
+    let main = place.stat(&place.name)?;
+    let as_before = match (&main, &record.old_main) {
+        (Some(main), Some(old)) => main.ino == old.ino,
+        // Gone meanwhile: evidence has it, and nothing is replaced.
+        (None, _) => true,
+        (Some(_), None) => false,
+    };
+    match (candidate, main) {
+        (_, Some(main)) if main.ino == record.candidate.ino => finish(place, &record),
+        (Some(_), _) if as_before => {
+            let swapped = lock(place, &record).and_then(|locks| {
+                nobody_has(place, &record)?;
+                swap(place, &record)?;
+                Ok(locks)
+            });
+            match swapped {
+                Ok(_locks) => finish(place, &record),
+                Err(why) => {
+                    let mut report = take_back(place, &record)?;
+                    report.detail = format!("{}: {}", report.detail, why.message);
+                    Ok(report)
+                }
+            }
+        }
+        (None, _) if as_before => take_back(place, &record),
+        _ => Err(failed(format!(
+            "{} is neither the file that was there nor the one that was built: somebody put it there meanwhile. It is not touched; \
+             the old side files are beside it as {}*, and in evidence",
+            place.path().display(),
+            place.ours("old").display()
+        ))),
+    }
+}
+
+/// What is there now, if it may be swapped at all.
+fn plan(place: &Place<'_>) -> Result<Record, JobFailure> {
+    let candidate = place.stat(&place.candidate())?.ok_or_else(|| {
+        failed(format!("there is no candidate {}: build one first", place.path_of(&place.candidate()).display()))
+    })?;
+    let mut sides = Vec::new();
+    for (suffix, _) in SIDES {
+        if let Some(facts) = place.stat(&place.side(suffix))? {
+            sides.push((suffix.to_owned(), facts));
+        }
+    }
+    let old_main = place.stat(&place.name)?;
+    let mounts = Mounts::read().map_err(while_("asking what is mounted"))?;
+    if let Some(why) = mounts.of(place.folder.path()).and_then(|mount| mount.observe_only()) {
+        return Err(refused(why));
+    }
+    let record = Record { version: 1, begun_at: Timestamp::now(), candidate, old_main, sides };
+    nobody_has(place, &record)?;
+    Ok(record)
+}
+
+/// Holds the lock bytes of the candidate and of the old main file.
+fn lock(place: &Place<'_>, record: &Record) -> Result<Vec<OfdLock>, JobFailure> {
+    let mut names = vec![place.candidate()];
+    if record.old_main.is_some() && place.stat(&place.name)?.is_some() {
+        names.push(place.name.clone());
+    }
+    let mut locks = Vec::new();
+    for name in names {
+        let file = place.folder.open_for_writing_in(&name).map_err(while_("opening a file to lock it"))?;
+        match OfdLock::exclusive(file.into(), LOCK_BYTES) {
+            Ok(lock) => locks.push(lock),
+            Err(HostError::LockHeld(holder)) => {
+                let path = place.path_of(&name);
+                return Err(refused(format!(
+                    "{} is in use: locked {holder}; stop the program, then `guardiand heal`",
+                    path.display()
+                )));
+            }
+            Err(error) => return Err(while_("locking a database to swap it")(error)),
+        }
+    }
+    Ok(locks)
+}
+
+/// Refuses unless evidence holds exactly what is about to go.
+fn preserved(place: &Place<'_>, record: &Record) -> Result<(), JobFailure> {
+    let present = record.old_main.iter().map(|facts| ("main", place.name.clone(), facts));
+    let sides = record.sides.iter().filter_map(|(suffix, facts)| {
+        let (_, name) = SIDES.into_iter().find(|(known, _)| known == suffix)?;
+        Some((name, place.side(suffix), facts))
+    });
+    let gone: Vec<_> = present.chain(sides).collect();
+    if gone.is_empty() {
+        return Ok(());
+    }
+    let Some((_, evidence)) = latest(place)? else {
+        return Err(refused("nothing was preserved yet: no file is replaced before its copy is durable"));
+    };
+    for (name, original, _) in gone {
+        same_as_evidence(place, &evidence, name, &original)?;
+    }
+    Ok(())
+}
+
+fn same_as_evidence(
+    place: &Place<'_>,
+    evidence: &Evidence,
+    name: &str,
+    original: &std::ffi::OsStr,
+) -> Result<(), JobFailure> {
+    let changed = || {
+        refused(format!(
+            "{} is not what was preserved: somebody wrote to it meanwhile. Preserve again, then go on",
+            place.path_of(original).display()
+        ))
+    };
+    let kept = evidence.file(name).ok_or_else(changed)?;
+    // An index over the WAL, which SQLite builds anew: no content of its own.
+    if name == "shm" {
+        return Ok(());
+    }
+    let file = place.folder.open_in(original).map_err(while_("opening a file that is to be replaced"))?;
+    let found = hash(&file).map_err(while_("reading a file that is to be replaced"))?;
+    if found == kept.blake3 { Ok(()) } else { Err(changed()) }
+}
+
+/// Refuses when anybody has one of the files open, or when that cannot be told (rules 4 and 13).
+pub(super) fn nobody_has(place: &Place<'_>, record: &Record) -> Result<(), JobFailure> {
+    let mut sought = Vec::new();
+    let mounts = Mounts::read().map_err(while_("asking what is mounted"))?;
+    let mut names: Vec<OsString> = vec![place.name.clone(), place.candidate()];
+    for (suffix, _) in &record.sides {
+        names.extend([place.side(suffix), place.ours(&format!("old{suffix}"))]);
+    }
+    for name in names {
+        if let Ok(facts) = place.folder.stat_in(&name) {
+            let path = place.path_of(&name);
+            let device = mounts.lock_device(&facts, &path);
+            sought.push(Sought::File { tag: name.to_string_lossy().into_owned(), facts, device });
+        }
+    }
+    let path = std::path::absolute(place.path()).unwrap_or_else(|_| place.path().to_owned());
+    sought.push(Sought::UnlinkedFrom { tag: "the deleted file".into(), path });
+    let scan = Scan { maps: true, except: Vec::new() };
+    let holders = find_holders(&sought, &scan).map_err(while_("looking for programs that use the database"))?;
+    if let Some(first) = holders.found.first() {
+        let others = holders.found.len() - 1;
+        return Err(refused(format!(
+            "{} is in use by process {} ({}), which has {} open{}: stop it, then `guardiand heal`",
+            place.path().display(),
+            first.pid,
+            first.comm,
+            first.what,
+            if others > 0 { format!(", and {others} more") } else { String::new() }
+        )));
+    }
+    let blind = holders.blind.iter().chain(holders.blind_for.iter().map(|(_, why)| why)).next();
+    match blind {
+        Some(why) => Err(refused(format!("it cannot be told whether {} is in use: {why}", place.path().display()))),
+        None => Ok(()),
+    }
+}
+
+/// Side files aside, durable; then the candidate over the path, durable. Locks are held.
+fn swap(place: &Place<'_>, record: &Record) -> Result<(), JobFailure> {
+    for (suffix, facts) in &record.sides {
+        let side = place.side(suffix);
+        match place.stat(&side)? {
+            Some(present) if present.ino == facts.ino => {
+                let aside = place.ours(&format!("old{suffix}"));
+                let moved = place.folder.rename_noreplace(&side, &place.folder, &aside);
+                moved.map_err(while_("setting a side file aside"))?;
+                gap(Gap::OneSideAside);
+            }
+            Some(_) => {
+                return Err(failed(format!("{} is new: somebody opened the database", place.path_of(&side).display())));
+            }
+            None => {}
+        }
+    }
+    for (suffix, _) in SIDES {
+        if place.stat(&place.side(suffix))?.is_some() {
+            return Err(failed(format!(
+                "{} appeared: somebody opened the database",
+                place.path_of(&place.side(suffix)).display()
+            )));
+        }
+    }
+    gap(Gap::SidesAside);
+    // A crash after the rename must find the side files gone, whatever the file system's order.
+    place.sync()?;
+    gap(Gap::SidesDurable);
+    let (from, to) = (place.candidate(), place.name.clone());
+    let renamed = match place.stat(&place.name)? {
+        Some(main) if record.old_main.is_some_and(|old| old.ino == main.ino) => {
+            place.folder.rename(&from, &place.folder, &to)
+        }
+        // Nothing there as far as we saw: then nothing may be replaced.
+        _ => place.folder.rename_noreplace(&from, &place.folder, &to),
+    };
+    renamed.map_err(while_("putting the candidate in place"))?;
+    gap(Gap::Renamed);
+    place.sync()?;
+    gap(Gap::RenamedDurable);
+    Ok(())
+}
+
+/// The swap is durable: what was set aside may go, evidence has it.
+fn finish(place: &Place<'_>, record: &Record) -> Result<StepReport, JobFailure> {
+    // A resume may find the rename done but not yet durable.
+    place.sync()?;
+    for (suffix, _) in &record.sides {
+        place.remove(&place.ours(&format!("old{suffix}")))?;
+    }
+    gap(Gap::Cleaned);
+    place.sync()?;
+    let sides: Vec<&str> = record.sides.iter().map(|(suffix, _)| suffix.as_str()).collect();
+    Ok(done(format!(
+        "{} is in place ({} bytes); the old one{} is in evidence",
+        place.path().display(),
+        record.candidate.size,
+        if sides.is_empty() { String::new() } else { format!(" with {}", sides.join(", ")) }
+    )))
+}
+
+/// Puts the side files back beside the old main file. Not when that was written meanwhile: a WAL replayed onto it would tear it.
+fn take_back(place: &Place<'_>, record: &Record) -> Result<StepReport, JobFailure> {
+    let main = place.stat(&place.name)?;
+    let same = match (&main, &record.old_main) {
+        (Some(main), Some(old)) => same_content(main, old),
+        (None, _) => true,
+        (Some(_), None) => false,
+    };
+    for (suffix, _) in &record.sides {
+        let aside = place.ours(&format!("old{suffix}"));
+        if place.stat(&aside)?.is_none() {
+            continue;
+        }
+        if !same {
+            return Err(failed(format!(
+                "{} was written after its side files were set aside: they stay at {}*, and in evidence. Decide by hand which to \
+                 keep: `put_back` in {} says how",
+                place.path().display(),
+                place.ours("old").display(),
+                place.evidence.path().join(super::evidence::MANIFEST).display()
+            )));
+        }
+        let back = place.folder.rename_noreplace(&aside, &place.folder, place.side(suffix));
+        back.map_err(while_("putting a side file back"))?;
+    }
+    place.sync()?;
+    archive(place, "install-undone")?;
+    Ok(undone("the swap was taken back: every file is where it was"))
+}
+
+/// Keeps the record for people, under a name that no resume acts on.
+pub(super) fn archive(place: &Place<'_>, name: &str) -> Result<(), JobFailure> {
+    let free = |evidence: &Folder, name: &str| evidence.stat_in(name).is_err_and(|error| error.is_absent());
+    let names = (1..1000).map(|number| format!("{name}-{number}.json"));
+    let name = names.into_iter().find(|name| free(&place.evidence, name)).unwrap_or_else(|| format!("{name}.json"));
+    place.evidence.rename(RECORD, &place.evidence, name).map_err(while_("putting the install's record away"))?;
+    place.evidence.sync().map_err(while_("making the evidence folder durable"))
+}

@@ -1,0 +1,97 @@
+//! The steps that heal a database. Each answers one question before it acts: what if we die on the next line?
+//!
+//! | step | dying in the middle leaves | resumed by |
+//! | --- | --- | --- |
+//! | preserve | copies without a manifest, which count for nothing | doing it again |
+//! | checkpoint, rebuild indexes | what SQLite's own recovery undoes or finishes | doing it again |
+//! | build … | a part without its final name, which counts for nothing | doing it again |
+//! | restore access | owner without mode, or neither | doing it again |
+//! | install | one of the states in [`install`]'s table | finishing, or taking back |
+//!
+//! A build gives its candidate the final name `.guardiand-<incident>.new` only after the full check and fsync, so a
+//! candidate that is there is complete.
+
+mod access;
+mod build;
+mod evidence;
+mod in_place;
+mod install;
+mod place;
+mod preserve;
+mod settle;
+mod undo;
+
+#[cfg(test)]
+mod tests;
+
+use crate::job::{DatabaseStep, FailureKind, JobFailure, Phase, Progress, StepJob, StepReport};
+use place::Place;
+
+/// Works on one step.
+///
+/// # Errors
+/// [`FailureKind::Refused`] when something must be true first that is not; [`FailureKind::Failed`] when it was tried in vain.
+/// Both leave the user's files as they were, or say what is different.
+pub fn run(job: &StepJob) -> Result<StepReport, JobFailure> {
+    let place = Place::of(job)?;
+    match (&job.step, job.phase) {
+        (DatabaseStep::Preserve, Phase::Apply | Phase::Resume) => preserve::apply(&place),
+        (DatabaseStep::Preserve, Phase::Undo) => Ok(nothing("evidence is kept")),
+        (DatabaseStep::RestoreAccess { owner }, Phase::Apply | Phase::Resume) => access::restore(&place, owner),
+        (DatabaseStep::RestoreAccess { .. }, Phase::Undo) => {
+            Ok(nothing("owner and mode stay as they were when healthy"))
+        }
+        (DatabaseStep::Checkpoint { timeout_ms }, Phase::Apply | Phase::Resume) => {
+            in_place::checkpoint(&place, *timeout_ms)
+        }
+        (DatabaseStep::RebuildIndexes { indexes }, Phase::Apply | Phase::Resume) => {
+            in_place::rebuild_indexes(&place, indexes)
+        }
+        (DatabaseStep::Checkpoint { .. } | DatabaseStep::RebuildIndexes { .. }, Phase::Undo) => {
+            Ok(nothing("it loses nothing, and the program may have written since: left as it is"))
+        }
+        (DatabaseStep::BuildFromBackup { backup, blake3, owner }, Phase::Apply | Phase::Resume) => {
+            build::from_backup(&place, backup, blake3, owner.as_ref())
+        }
+        (DatabaseStep::BuildFromCopy { owner }, Phase::Apply | Phase::Resume) => {
+            build::from_copy(&place, owner.as_ref())
+        }
+        (DatabaseStep::BuildFromSchema { schema, journal_mode, owner }, Phase::Apply | Phase::Resume) => {
+            build::from_schema(&place, schema, journal_mode, owner.as_ref())
+        }
+        (
+            DatabaseStep::BuildFromBackup { .. }
+            | DatabaseStep::BuildFromCopy { .. }
+            | DatabaseStep::BuildFromSchema { .. },
+            Phase::Undo,
+        ) => build::undo(&place),
+        (DatabaseStep::Install, Phase::Apply) => install::apply(&place),
+        (DatabaseStep::Install, Phase::Resume) => install::resume(&place),
+        (DatabaseStep::Install, Phase::Undo) => undo::undo(&place),
+    }
+}
+
+fn nothing(detail: &str) -> StepReport {
+    StepReport { progress: Progress::Nothing, detail: detail.into(), candidate: None }
+}
+
+fn done(detail: impl Into<String>) -> StepReport {
+    StepReport { progress: Progress::Done, detail: detail.into(), candidate: None }
+}
+
+fn undone(detail: impl Into<String>) -> StepReport {
+    StepReport { progress: Progress::Undone, detail: detail.into(), candidate: None }
+}
+
+fn failed(message: impl Into<String>) -> JobFailure {
+    JobFailure { kind: FailureKind::Failed, message: message.into() }
+}
+
+fn refused(message: impl Into<String>) -> JobFailure {
+    JobFailure { kind: FailureKind::Refused, message: message.into() }
+}
+
+/// Names what was being done when something failed.
+fn while_<E: std::fmt::Display>(doing: impl std::fmt::Display) -> impl FnOnce(E) -> JobFailure {
+    move |error| failed(format!("while {doing}: {error}"))
+}
