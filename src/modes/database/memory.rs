@@ -28,6 +28,8 @@ pub struct Memory {
     pub journal_mode: Option<String>,
     /// Its owner and mode then.
     pub owner: Option<Owner>,
+    /// The program's user could write it then.
+    pub writable: bool,
     /// When `quick_check` last passed.
     pub quick_at: Option<Timestamp>,
     /// When `integrity_check` last passed.
@@ -125,6 +127,7 @@ impl Memory {
         if let FileState::File(main) = &facts.main {
             self.owner = Some(Owner::from(main));
         }
+        self.writable = facts.access.as_ref().is_some_and(|access| access.write && access.folder_write);
         self.note_schema(facts, open);
         self.journal_mode = Some(open.journal_mode.clone());
         self.place = Some(PlaceMemory {
