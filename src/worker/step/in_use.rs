@@ -7,7 +7,7 @@ use super::install::{OLD_MAIN, Record};
 use super::place::{Place, SIDES};
 use super::{refused, while_};
 use crate::host::{Holder, Holders, Mounts, Scan, Sought, find_holders};
-use crate::job::JobFailure;
+use crate::job::{FileFacts, JobFailure};
 
 /// The tag of a file that is gone from the target's path.
 const DELETED: &str = "the deleted file";
@@ -22,7 +22,10 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Look {
     /// Before a swap: mappings too, and a deleted file of the target's name; refused when it cannot be told.
-    Complete,
+    Complete {
+        /// Whose owner and mode the deleted file had.
+        successor: FileFacts,
+    },
     /// Who can be found.
     Found,
 }
@@ -32,15 +35,17 @@ pub(super) fn nobody_has(place: &Place<'_>, record: &Record) -> Result<(), JobFa
     let mut names: Vec<OsString> = vec![place.name.clone(), place.candidate(), place.ours(OLD_MAIN)];
     names.extend(SIDES.map(|(suffix, _)| place.side(suffix)));
     names.extend(record.sides.iter().map(|(suffix, _)| place.ours(&format!("old{suffix}"))));
-    let mut found = holders_of(place, &names, Look::Complete)?;
+    let successor = record.old_main.unwrap_or(record.candidate);
+    let look = || holders_of(place, &names, Look::Complete { successor });
+    let mut found = look();
     for _ in 1..LOOKS {
-        if found.is_empty() {
+        if found.as_ref().is_ok_and(Vec::is_empty) {
             break;
         }
         std::thread::sleep(BETWEEN_LOOKS);
-        found = holders_of(place, &names, Look::Complete)?;
+        found = look();
     }
-    match found.as_slice() {
+    match found?.as_slice() {
         [] => Ok(()),
         [first, others @ ..] => Err(refused(format!(
             "{} is in use by {first}{}: stop it, then `guardiand heal`",
@@ -60,16 +65,18 @@ pub(super) fn holders_of(place: &Place<'_>, names: &[OsString], look: Look) -> R
             sought.push(Sought::File { tag: name.to_string_lossy().into_owned(), facts, device });
         }
     }
-    if look == Look::Complete {
+    if let Look::Complete { .. } = look {
         let path = std::path::absolute(place.path()).unwrap_or_else(|_| place.path().to_owned());
         sought.push(Sought::UnlinkedFrom { tag: DELETED.into(), path });
     }
     if sought.is_empty() {
         return Ok(Vec::new());
     }
-    let scan = Scan { maps: look == Look::Complete, except: Vec::new() };
+    let scan = Scan { maps: look != Look::Found, except: Vec::new() };
     let holders = find_holders(&sought, &scan).map_err(while_("looking for programs that use the database"))?;
-    if let (Look::Complete, Some(why)) = (look, blind_to(place, &sought, &holders)) {
+    if let Look::Complete { successor } = look
+        && let Some(why) = blind_to(&sought, &holders, &successor)
+    {
         return Err(refused(format!("it cannot be told whether {} is in use: {why}", place.path().display())));
     }
     let words =
@@ -79,7 +86,7 @@ pub(super) fn holders_of(place: &Place<'_>, names: &[OsString], look: Look) -> R
 
 /// What could not be seen and matters: a process that may only *read* the file cannot commit to an inode that lost its name.
 /// For a deleted file its successor's mode tells who could have written to it.
-fn blind_to(place: &Place<'_>, sought: &[Sought<String>], holders: &Holders<String>) -> Option<String> {
+fn blind_to(sought: &[Sought<String>], holders: &Holders<String>, successor: &FileFacts) -> Option<String> {
     if !holders.found.is_empty() {
         return None;
     }
@@ -88,13 +95,12 @@ fn blind_to(place: &Place<'_>, sought: &[Sought<String>], holders: &Holders<Stri
     }
     let own = rustix::process::geteuid().as_raw();
     let mark_of_own = format!("of uid {own},");
-    let successor = place.stat(&place.candidate()).ok().flatten();
     let matters = |tag: &str, why: &str| {
         let known = sought.iter().find_map(|file| match file {
             Sought::File { tag: known, facts, .. } if known == tag => Some((facts.uid, facts.mode)),
             _ => None,
         });
-        let (uid, mode) = known.or(successor.map(|facts| (facts.uid, facts.mode))).unwrap_or((0, 0o777));
+        let (uid, mode) = known.unwrap_or((successor.uid, successor.mode));
         uid != own || mode & 0o022 != 0 || why.contains(&mark_of_own)
     };
     holders.blind_for.iter().find(|(tag, why)| matters(tag, why)).map(|(_, why)| why.clone())
