@@ -14,9 +14,6 @@ fn wrong_usage_is_2_and_help_is_0() {
         (vec!["heal"], 2),
         (vec!["restore", "--to", "x"], 2),
         (vec!["check", "--colour"], 2),
-        (vec![], 2),
-        (vec!["run"], 2),
-        (vec!["check"], 2),
         (vec!["check", "nobody"], 2),
         (vec!["heal", "./a.db"], 2),
     ] {
@@ -25,6 +22,19 @@ fn wrong_usage_is_2_and_help_is_0() {
         assert_eq!(output.status.code(), Some(status), "{arguments:?}: {said}");
         assert!(!said.contains("panicked"), "{arguments:?}: {said}");
         assert!(!said.is_empty() || !stdout(&output).is_empty(), "{arguments:?} said nothing");
+    }
+}
+
+#[test]
+fn without_a_configuration_there_is_nothing_to_run() {
+    // Where guardiand is installed, its own configuration would be found, and be right.
+    if std::path::Path::new("/etc/guardiand/guardian.toml").exists() {
+        return;
+    }
+    for arguments in [vec![], vec!["run"], vec!["check"]] {
+        let output = guardiand(&arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(stderr(&output).contains("there is no configuration"), "{}", stderr(&output));
     }
 }
 
