@@ -21,7 +21,7 @@ pub struct Hosts {
 }
 
 impl Hosts {
-    /// Always: localhost, 127.0.0.1, [::1] and the bound address; `further` from the configuration.
+    /// Always: localhost, 127.0.0.1, `[::1]` and the bound address; `further` from the configuration.
     pub fn new(bound: SocketAddr, further: &[String]) -> Hosts {
         let mut names = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "[::1]".to_owned()];
         names.push(match bound.ip() {
@@ -46,7 +46,7 @@ fn without_port(host: &str) -> &str {
     }
 }
 
-/// In "[::1]" the last colon is the address's own.
+/// In `[::1]` the last colon is the address's own.
 fn inside_brackets(name: &str) -> bool {
     name.starts_with('[') && !name.ends_with(']')
 }
