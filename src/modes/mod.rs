@@ -107,6 +107,17 @@ pub struct ErrandResult {
     pub then: Option<Errand>,
 }
 
+/// Figures for the status board, as far as a target has them.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Vitals {
+    /// The main file's size, in bytes.
+    pub size_bytes: Option<u64>,
+    /// The WAL's size, in bytes.
+    pub wal_bytes: Option<u64>,
+    /// When the newest good backup was taken.
+    pub last_backup_at: Option<jiff::Timestamp>,
+}
+
 /// One (target, mode) under supervision.
 pub trait Supervised: Send {
     /// Name, cadence, policy.
@@ -123,6 +134,9 @@ pub trait Supervised: Send {
 
     /// When to look again before the regular interval is over: while something is waited for. `None`: no need.
     fn look_again(&self) -> Option<Duration>;
+
+    /// Figures for people.
+    fn vitals(&self) -> Vitals;
 
     /// The fault's own time on the wall clock, where the last unhealthy answer tells it: `opened_at` minus this is the
     /// detection time.

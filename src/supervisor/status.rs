@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::clock::Moment;
 use crate::model::{Check, Incident, IncidentId, IncidentState, Kind, Verdict};
+use crate::modes::Vitals;
 
 /// Every target, by its configured name.
 #[derive(Debug, Default)]
@@ -136,18 +137,12 @@ impl StatusBoard {
         target.settle();
     }
 
-    /// Takes in the sizes that a look found, in bytes.
-    pub fn measured(&mut self, name: &str, size: u64, wal: u64) {
+    /// Takes in the figures that a target has.
+    pub fn measured(&mut self, name: &str, vitals: Vitals) {
         if let Some(target) = self.targets.get_mut(name) {
-            target.database_size_bytes = Some(size);
-            target.database_wal_bytes = Some(wal);
-        }
-    }
-
-    /// Takes in the time of the newest good backup.
-    pub fn backed_up(&mut self, name: &str, at: Timestamp) {
-        if let Some(target) = self.targets.get_mut(name) {
-            target.last_backup_at = Some(at);
+            target.database_size_bytes = vitals.size_bytes.or(target.database_size_bytes);
+            target.database_wal_bytes = vitals.wal_bytes.or(target.database_wal_bytes);
+            target.last_backup_at = vitals.last_backup_at.or(target.last_backup_at);
         }
     }
 

@@ -33,6 +33,9 @@ const LISTING_PATIENCE: Duration = Duration::from_secs(30);
 /// Nothing is due: look at the clock again after this all the same.
 const IDLE: Duration = Duration::from_secs(3600);
 
+/// A target that left its slot, with its open incident.
+type Borrowed = (SlotId, Box<dyn Supervised>, Option<Case>);
+
 /// Everything that shall be supervised.
 #[derive(Default)]
 pub struct Plant {
@@ -498,7 +501,7 @@ impl Supervisor {
     }
 
     /// Takes a target out of its slot for somebody who asked for it by name.
-    fn borrow(&mut self, name: &str) -> Result<(SlotId, Box<dyn Supervised>, Option<Case>), String> {
+    fn borrow(&mut self, name: &str) -> Result<Borrowed, String> {
         let id = self.find(name)?;
         let slot = self.slots.get_mut(&id).ok_or("it is gone")?;
         let target = slot.target.take().ok_or("it is being attended to")?;
@@ -565,8 +568,14 @@ impl Supervisor {
     }
 
     fn show(&self, id: SlotId) {
-        let Some(case) = self.slots.get(&id).and_then(|slot| slot.case.as_ref()) else { return };
-        self.board.write().unwrap_or_else(PoisonError::into_inner).incident(case.incident());
+        let Some(slot) = self.slots.get(&id) else { return };
+        let mut board = self.board.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(case) = &slot.case {
+            board.incident(case.incident());
+        }
+        if let Some(target) = &slot.target {
+            board.measured(&slot.name, target.vitals());
+        }
     }
 
     fn flush_later(&mut self) {

@@ -245,6 +245,32 @@ fn a_damaged_wal_is_judged_on_a_private_copy() {
 }
 
 #[test]
+fn the_private_copy_of_a_killed_worker_is_swept_out_by_the_next() {
+    let host = Host::new();
+    let path = hot_journal(&host);
+    let probe = host.probe(&path);
+    // No process has the highest number that the kernel could ever give.
+    let left = probe.site.scratch.join("probe-4194304-left");
+    std::fs::create_dir_all(&left).unwrap();
+    std::fs::write(left.join("copy.db"), "x").unwrap();
+    assert!(look(probe).on_copy.is_some());
+    assert_eq!(host.scratch(), 0);
+}
+
+#[test]
+fn a_large_file_is_neither_checked_nor_copied_in_passing() {
+    let host = Host::new();
+    let path = hot_journal(&host);
+    let mut probe = host.probe(&path);
+    probe.inline_max_bytes = 4096;
+    let facts = look(probe.clone());
+    assert!(facts.not_opened.is_some() && facts.on_copy.is_none());
+    assert_eq!(facts.journal.unwrap().state, JournalState::Hot);
+    probe.diagnose = true;
+    assert!(look(probe).on_copy.is_some());
+}
+
+#[test]
 fn a_wal_whose_header_is_garbage_is_damaged() {
     let host = Host::new();
     let path = crashed_wal(&host, 50);

@@ -46,6 +46,7 @@ impl Host {
                 block_max_ms: 10_000,
             },
             integrity: IntegrityLevel::Suspicion,
+            inline_max_bytes: 64 << 20,
             known: None,
             last_healthy: None,
             wal_mark: None,

@@ -28,6 +28,8 @@ pub struct Memory {
     pub journal_mode: Option<String>,
     /// Its owner and mode then.
     pub owner: Option<Owner>,
+    /// The program's user could write it then.
+    pub writable: bool,
     /// When `quick_check` last passed.
     pub quick_at: Option<Timestamp>,
     /// When `integrity_check` last passed.
@@ -63,6 +65,9 @@ pub struct PlaceMemory {
 pub struct BackupMemory {
     /// When its content was current.
     pub taken_at: Timestamp,
+    /// When it last passed its full check.
+    #[serde(default)]
+    pub verified_at: Option<Timestamp>,
     /// Bytes.
     pub size: u64,
     /// Rows per table.
@@ -122,6 +127,7 @@ impl Memory {
         if let FileState::File(main) = &facts.main {
             self.owner = Some(Owner::from(main));
         }
+        self.writable = facts.access.as_ref().is_some_and(|access| access.write && access.folder_write);
         self.note_schema(facts, open);
         self.journal_mode = Some(open.journal_mode.clone());
         self.place = Some(PlaceMemory {
@@ -154,6 +160,7 @@ impl Memory {
         if self.backup.as_ref().is_none_or(|known| known.taken_at <= manifest.taken_at) {
             self.backup = Some(BackupMemory {
                 taken_at: manifest.taken_at,
+                verified_at: Some(manifest.verified_at),
                 size: manifest.size,
                 tables: manifest.tables.clone(),
             });

@@ -22,8 +22,9 @@ use crate::job::{
     StepJob,
 };
 use crate::model::{Check, Incident, Kind, Playbook, Policy, StepOutcome, StepSpec, Verdict};
-use crate::modes::{Action, Answer, Errand, ErrandResult, Look, Retry, Settings, StepResult, Supervised};
+use crate::modes::{Action, Answer, Errand, ErrandResult, Look, Retry, Settings, StepResult, Supervised, Vitals};
 
+use crate::telemetry::{BackupsKnown, DatabaseMeasured};
 use config::DatabaseConfig;
 pub use discover::Glob;
 use memory::Memory;
@@ -164,6 +165,7 @@ impl Database {
                 if let Some(diagnosis) = &facts.diagnosis {
                     self.backups_listed = true;
                     diagnosis.backups.iter().for_each(|backup| self.memory.note_backup(backup));
+                    self.tell_backup();
                 }
                 (detect::judge(facts, &self.memory, &self.config, now), Some(facts.as_ref()))
             }
@@ -176,6 +178,8 @@ impl Database {
                 self.memory.note_healthy(facts, now);
             }
             if !facts.unchanged {
+                let (size, wal) = (facts.main.size(), facts.wal_file.size());
+                DatabaseMeasured { target: &self.settings.target, size, wal }.emit();
                 self.facts = Some(facts.clone());
             }
         }
@@ -231,6 +235,15 @@ impl Supervised for Database {
         }
         // A lock that keeps writers out is looked at when it becomes too old, not a whole interval later.
         (!self.memory.locks.is_empty()).then_some(self.config.lock_max_age)
+    }
+
+    fn vitals(&self) -> Vitals {
+        let facts = self.facts.as_ref();
+        Vitals {
+            size_bytes: facts.map(|facts| facts.main.size()),
+            wal_bytes: facts.map(|facts| facts.wal_file.size()),
+            last_backup_at: self.memory.backup.as_ref().map(|backup| backup.taken_at),
+        }
     }
 
     fn fault_time(&self) -> Option<Timestamp> {
@@ -345,6 +358,7 @@ impl Supervised for Database {
             Ok(memory) => {
                 self.memory = memory;
                 self.saved = self.memory.clone();
+                self.tell_backup();
             }
             Err(error) => {
                 tracing::warn!(target = self.settings.target, %error, "what was remembered cannot be read; starting afresh")
@@ -354,6 +368,14 @@ impl Supervised for Database {
 }
 
 impl Database {
+    /// What is known of the newest backup, for metrics: also of one that an earlier process took.
+    fn tell_backup(&self) {
+        if let Some(backup) = &self.memory.backup {
+            let (taken_at, verified_at) = (backup.taken_at, backup.verified_at.unwrap_or(backup.taken_at));
+            BackupsKnown { target: &self.settings.target, taken_at, verified_at, size: backup.size }.emit();
+        }
+    }
+
     fn loss(&self, step: &DatabaseStep, candidate: &crate::job::Candidate) -> Option<crate::model::Loss> {
         match step {
             DatabaseStep::BuildFromBackup { backup, .. } => {

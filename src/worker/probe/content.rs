@@ -17,6 +17,8 @@ pub(super) struct Content<'a> {
     pub(super) access: Access,
     /// How long SQLite waits for a lock.
     pub(super) busy: Duration,
+    /// How long the user's query may run: in rollback mode it keeps writers out as long.
+    pub(super) query: Duration,
 }
 
 impl Content<'_> {
@@ -67,7 +69,7 @@ impl Content<'_> {
 
     /// Runs the user's query.
     pub(super) fn query(&self, canary: &str) -> Result<QueryFacts, SqliteFault> {
-        let rows = self.with(Deadline::after(self.busy), |database| database.canary(canary, CANARY_ROWS));
+        let rows = self.with(Deadline::after(self.query), |database| database.canary(canary, CANARY_ROWS));
         rows.map(|rows| QueryFacts { rows: rows as u64 }).map_err(fault)
     }
 

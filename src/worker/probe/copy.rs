@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::files::{Files, Looked, open_raw, with_suffix};
 use super::raw;
-use crate::host::{HostError, LockMode, OfdLock, Space, SqliteLock, ask_lock};
+use crate::host::{HostError, LockMode, OfdLock, ProcessFacts, Space, SqliteLock, ask_lock};
 use crate::job::{DatabaseSite, FileState, JournalState};
 
 /// Bytes between two looks at the deadline.
@@ -20,6 +20,8 @@ const CHUNK: usize = 16 << 20;
 const TRIES: u32 = 3;
 /// Left free on the scratch folder's file system, in bytes: it may be the programs' own.
 const FLOOR: u64 = 64 << 20;
+/// What the name of a copy's folder begins with, before the pid.
+const PREFIX: &str = "probe-";
 
 /// A copy in a folder of its own (0700), deleted when dropped.
 pub(super) struct PrivateCopy {
@@ -78,8 +80,22 @@ fn begin(site: &DatabaseSite, files: &Files) -> io::Result<PrivateCopy> {
             format!("{} has {free} bytes free, and a private copy may need {}", site.scratch.display(), needed * 2);
         return Err(io::Error::new(io::ErrorKind::StorageFull, message));
     }
-    let folder = tempfile::Builder::new().prefix("probe-").tempdir_in(&site.scratch)?;
+    sweep_out(&site.scratch);
+    let prefix = format!("{PREFIX}{}-", std::process::id());
+    let folder = tempfile::Builder::new().prefix(&prefix).tempdir_in(&site.scratch)?;
     Ok(PrivateCopy { folder })
+}
+
+/// Removes the copies of workers that were killed before they could: their pid is in the name.
+fn sweep_out(scratch: &Path) {
+    for entry in std::fs::read_dir(scratch).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let owner = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next()?.parse().ok());
+        if owner.is_some_and(|pid| ProcessFacts::of(pid).is_err_and(|error| error.is_absent())) {
+            // What cannot be removed now is tried again with the next copy.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 /// SQLite's SHARED, as SQLite takes it: not past a waiting writer's PENDING.

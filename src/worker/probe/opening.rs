@@ -193,7 +193,11 @@ mod tests {
             ("a damaged journal", Case { journal: JournalState::Damaged, ..sound(false) }, "copy"),
             ("a transaction under way", Case { journal: JournalState::InUse, ..sound(false) }, "in place"),
             ("no byte", Case { header: HeaderFacts::Empty, ..sound(false) }, "not"),
-            ("no header", Case { header: HeaderFacts::Bad { reason: "x".into() }, ..sound(false) }, "not"),
+            (
+                "no header",
+                Case { header: HeaderFacts::Bad { reason: "x".into(), pages_like_sqlite: None }, ..sound(false) },
+                "not",
+            ),
             ("missing", Case { main: FileState::Missing, ..sound(false) }, "not"),
             ("dotfile", Case { dotfile: true, ..sound(false) }, "not"),
             ("read-only mount", Case { place: read_only.clone(), ..sound(false) }, "in place"),

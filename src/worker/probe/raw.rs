@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use super::files::{Files, Looked, open_raw};
+use super::likeness;
 use crate::format::wal_index::WAL_INDEX_HEAD_LEN;
 use crate::format::{
     self, Encoding, Header, JournalScan, SizeVerdict, WalHeaderError, WalHeaderState, WalIndex, WalScan,
@@ -31,19 +32,19 @@ pub(super) fn header(main: &Looked) -> Option<io::Result<RawHeader>> {
 }
 
 fn read_header(main: &Looked, size: u64) -> io::Result<RawHeader> {
-    let bad = |reason: String, pages_like_sqlite| RawHeader {
-        facts: HeaderFacts::Bad { reason, pages_like_sqlite },
-        counters_differ: false,
-    };
     if size == 0 {
         return Ok(RawHeader { facts: HeaderFacts::Empty, counters_differ: false });
     }
-    let mut bytes = [0; format::header::HEADER_LEN];
     let file = open_raw(main)?;
-    let length = read_up_to(&file, &mut bytes)?;
+    let mut bytes = [0; format::header::HEADER_LEN];
+    let length = read_up_to(&file, 0, &mut bytes)?;
     let header = match Header::parse(&bytes[..length]) {
         Ok(header) => header,
-        Err(error) => return Ok(bad(error.to_string(), super::likeness::of_pages(&file, size)?)),
+        Err(error) => {
+            let pages_like_sqlite = likeness::of_pages(size, |at, buffer| read_up_to(&file, at, buffer))?;
+            let facts = HeaderFacts::Bad { reason: error.to_string(), pages_like_sqlite };
+            return Ok(RawHeader { facts, counters_differ: false });
+        }
     };
     let page = u64::from(header.page_size);
     let counted = header.counted_pages();
@@ -73,16 +74,11 @@ fn read_header(main: &Looked, size: u64) -> io::Result<RawHeader> {
     Ok(RawHeader { facts, counters_differ })
 }
 
-/// Fills as much of `bytes` as the file has.
-fn read_up_to(file: &File, bytes: &mut [u8]) -> io::Result<usize> {
-    read_up_to_at(file, bytes, 0)
-}
-
-/// Fills as much of `bytes` as the file has from `offset` on.
-pub(super) fn read_up_to_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+/// Fills as much of `bytes` as the file has from `at` on.
+fn read_up_to(file: &File, at: u64, bytes: &mut [u8]) -> io::Result<usize> {
     let mut length = 0;
     while length < bytes.len() {
-        match file.read_at(&mut bytes[length..], offset + length as u64) {
+        match file.read_at(&mut bytes[length..], at + length as u64) {
             Ok(0) => break,
             Ok(read) => length += read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -159,7 +155,7 @@ fn wal_index(shm: &Looked, booted_ns: i64) -> Option<WalIndex> {
         return None;
     }
     let mut head = [0; WAL_INDEX_HEAD_LEN];
-    let length = read_up_to(&open_raw(shm).ok()?, &mut head).ok()?;
+    let length = read_up_to(&open_raw(shm).ok()?, 0, &mut head).ok()?;
     WalIndex::parse(&head[..length]).ok().filter(WalIndex::is_settled)
 }
 

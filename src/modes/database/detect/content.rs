@@ -1,0 +1,172 @@
+//! The layers `open`, `integrity` and `query`: what SQLite says of the content.
+
+use crate::job::{FaultClass, HeaderFacts, IntegrityFacts, SqliteFault};
+use crate::model::Severity;
+
+use super::super::kinds::{self, INTEGRITY, OPEN, QUERY};
+use super::Judgement;
+
+impl Judgement<'_> {
+    pub(super) fn open(&mut self) -> bool {
+        match &self.facts.open {
+            None => true,
+            Some(Ok(open)) => {
+                let had_schema = self.memory.schema.as_ref().is_some_and(|schema| !schema.trim().is_empty());
+                if open.objects == 0 && had_schema && self.config.schema.is_some() {
+                    self.find(
+                        &kinds::SCHEMA_CORRUPTED,
+                        Severity::High,
+                        &OPEN,
+                        "it is a sound but empty database: every table that it had is gone",
+                        "SQLite itself wrote it empty; restore a backup by hand if that was a mistake",
+                    );
+                }
+                true
+            }
+            Some(Err(fault)) => {
+                let fault = fault.clone();
+                self.open_fault(&fault);
+                false
+            }
+        }
+    }
+
+    pub(super) fn open_fault(&mut self, fault: &SqliteFault) {
+        let healthy_before = self.memory.ever_healthy;
+        match fault.class {
+            FaultClass::Busy => self.busy(),
+            FaultClass::NotADatabase | FaultClass::Schema if !healthy_before => self.cannot_tell(format!(
+                "SQLite cannot read it ({}), and it was never seen healthy: encrypted, of a newer version, or in need of an extension",
+                fault.message
+            )),
+            FaultClass::NotADatabase => {
+                self.find_fault(&kinds::NOT_A_DATABASE, Severity::Critical, &OPEN, fault, "restore the newest backup that passes")
+            }
+            FaultClass::Corrupt if fault.message.contains("malformed database schema") => {
+                if healthy_before {
+                    self.find_fault(&kinds::SCHEMA_CORRUPTED, Severity::Critical, &OPEN, fault, "restore the newest backup that passes");
+                } else {
+                    self.cannot_tell(format!("SQLite cannot parse its schema ({}), and it was never seen healthy", fault.message));
+                }
+            }
+            FaultClass::Corrupt => {
+                self.find_fault(&kinds::CORRUPTED, Severity::Critical, &OPEN, fault, "restore the newest backup that passes")
+            }
+            FaultClass::CannotOpen | FaultClass::Interrupted => {
+                self.find_fault(&kinds::CONNECTION_FAILED, Severity::High, &OPEN, fault, "guardiand looks again")
+            }
+            FaultClass::ReadOnly | FaultClass::Permission => {
+                self.find_fault(&kinds::WRITE_FAILED, Severity::High, &OPEN, fault, "see what keeps it from being written")
+            }
+            FaultClass::Full => self.find_fault(&kinds::DISK_FULL, Severity::Critical, &OPEN, fault, "free some space"),
+            FaultClass::Io => self.find_fault(&kinds::IO_ERROR, Severity::Critical, &OPEN, fault, "look at the disk (`dmesg`, SMART)"),
+            FaultClass::Schema => self.cannot_tell(format!("SQLite cannot tell: {}", fault.message)),
+            FaultClass::NoMemory | FaultClass::Other => {
+                self.cannot_tell(format!("SQLite answered {}: {}", fault.code, fault.message))
+            }
+        }
+    }
+
+    pub(super) fn integrity(&mut self) {
+        let Some(integrity) = &self.facts.integrity else { return };
+        if integrity.ok {
+            return;
+        }
+        if let Some(fault) = &integrity.fault {
+            match fault.class {
+                FaultClass::Corrupt
+                    if fault.message.contains("malformed database schema") && !self.memory.ever_healthy =>
+                {
+                    self.cannot_tell(format!(
+                        "SQLite cannot parse its schema ({}), and it was never seen healthy",
+                        fault.message
+                    ))
+                }
+                FaultClass::Corrupt if integrity.messages.is_empty() => {
+                    let fault = fault.clone();
+                    self.find_fault(
+                        &kinds::CORRUPTED,
+                        Severity::Critical,
+                        &INTEGRITY,
+                        &fault,
+                        "restore the newest backup that passes",
+                    );
+                }
+                FaultClass::NotADatabase if self.memory.ever_healthy => {
+                    let fault = fault.clone();
+                    self.find_fault(
+                        &kinds::NOT_A_DATABASE,
+                        Severity::Critical,
+                        &INTEGRITY,
+                        &fault,
+                        "restore the newest backup that passes",
+                    );
+                }
+                FaultClass::Io => {
+                    let fault = fault.clone();
+                    self.find_fault(
+                        &kinds::IO_ERROR,
+                        Severity::Critical,
+                        &INTEGRITY,
+                        &fault,
+                        "look at the disk (`dmesg`, SMART)",
+                    );
+                }
+                FaultClass::Corrupt => self.damaged(integrity),
+                _ => {}
+            }
+        } else if !integrity.messages.is_empty() {
+            self.damaged(integrity);
+        }
+    }
+
+    pub(super) fn damaged(&mut self, integrity: &IntegrityFacts) {
+        let shown = integrity.messages.iter().take(3).cloned().collect::<Vec<_>>().join("; ");
+        if integrity.only_indexes {
+            return self.find(
+                &kinds::INDEX_CORRUPTED,
+                Severity::High,
+                &INTEGRITY,
+                format!("only indexes are damaged ({}): {shown}", integrity.damaged_indexes.join(", ")),
+                "rebuild them from their tables: no row is lost",
+            );
+        }
+        let (kind, severity) = match self.facts.header {
+            Some(HeaderFacts::Good { missing_bytes, .. }) if missing_bytes > 0 => {
+                (&kinds::TRUNCATED, Severity::Critical)
+            }
+            _ if integrity.fault.is_some() => (&kinds::CORRUPTED, Severity::Critical),
+            _ => (&kinds::INTEGRITY_FAILED, Severity::Critical),
+        };
+        self.find(kind, severity, &INTEGRITY, shown, "restore the newest backup that passes");
+    }
+
+    pub(super) fn query(&mut self) {
+        let Some(Err(fault)) = &self.facts.query else { return };
+        let fault = fault.clone();
+        match fault.class {
+            FaultClass::Busy => self.busy(),
+            FaultClass::Corrupt => self.find_fault(
+                &kinds::CORRUPTED,
+                Severity::Critical,
+                &QUERY,
+                &fault,
+                "restore the newest backup that passes",
+            ),
+            FaultClass::Interrupted => self.find_fault(
+                &kinds::CONNECTION_FAILED,
+                Severity::High,
+                &QUERY,
+                &fault,
+                "the canary ran out of time: make it cheaper",
+            ),
+            _ => self.find_fault(
+                &kinds::QUERY_FAILED,
+                Severity::High,
+                &QUERY,
+                &fault,
+                "see that the canary fits the schema",
+            ),
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! The layers `exists` and `readable`, and the side files: what `stat` and raw bytes tell.
+
+use crate::job::{FileState, HeaderFacts, JournalState, WalState};
+use crate::model::Severity;
+
+use super::super::kinds::{self, EXISTS, READABLE, WAL};
+use super::Judgement;
+
+/// Below this many free bytes a commit of a page or two already fails.
+const FULL_BELOW_BYTES: u64 = 64 * 1024;
+
+impl Judgement<'_> {
+    pub(super) fn exists(&mut self) -> bool {
+        let path = self.config.path.display().to_string();
+        match &self.facts.main {
+            FileState::File(_) => return true,
+            FileState::Missing => self.missing(),
+            FileState::Symlink { target } => self.cannot_tell(format!(
+                "{path} is a symbolic link to {}: guardiand follows no links; configure the path it points to",
+                target.display()
+            )),
+            FileState::Other { what } => self.find(
+                &kinds::NOT_FILE,
+                Severity::Critical,
+                &EXISTS,
+                format!("{path} is {what}, not a database file"),
+                "move it away; guardiand then restores the database",
+            ),
+            FileState::Unreadable { errno, message }
+                if *errno == rustix_errno::ACCES || *errno == rustix_errno::PERM =>
+            {
+                self.find(
+                    &kinds::ACCESS_DENIED,
+                    Severity::High,
+                    &EXISTS,
+                    message.clone(),
+                    "let guardiand enter the folder",
+                )
+            }
+            FileState::Unreadable { errno, message } if *errno == rustix_errno::IO => self.find(
+                &kinds::IO_ERROR,
+                Severity::Critical,
+                &EXISTS,
+                message.clone(),
+                "look at the disk (`dmesg`, SMART) before anything else",
+            ),
+            FileState::Unreadable { message, .. } => self.cannot_tell(message.clone()),
+        }
+        false
+    }
+
+    pub(super) fn missing(&mut self) {
+        let path = self.config.path.display().to_string();
+        if let Some(known) = &self.memory.place {
+            let place = &self.facts.place;
+            if known.volatile && known.boot_id != place.boot_id {
+                return self.cannot_tell(format!("{path} was on a file system in memory, of another boot"));
+            }
+            if place.folder_exists && known.fs_id != place.fs_id {
+                return self.cannot_tell(format!("{path} was on another file system: is it mounted?"));
+            }
+            if !place.folder_exists {
+                // The folder may be a mount point's inside: nothing to heal into before somebody says so.
+                return self.cannot_tell(format!("the folder of {path} is gone: is its file system mounted?"));
+            }
+        }
+        if let Some(holder) = self.facts.diagnosis.as_ref().and_then(|diagnosis| diagnosis.holders.first()) {
+            return self.find(
+                &kinds::FILE_UNLINKED,
+                Severity::Critical,
+                &EXISTS,
+                format!("{path} is gone, and {} (pid {}) still has the old file open", holder.comm, holder.pid),
+                format!("do not stop pid {}: the data is reachable through /proc/{}/fd", holder.pid, holder.pid),
+            );
+        }
+        let beside = [(&self.facts.wal_file, "-wal"), (&self.facts.journal_file, "-journal")]
+            .into_iter()
+            .filter(|(state, _)| state.size() > 0)
+            .map(|(state, suffix)| format!("; a {suffix} of {} bytes is still there", state.size()))
+            .collect::<String>();
+        self.find(
+            &kinds::FILE_MISSING,
+            Severity::Critical,
+            &EXISTS,
+            format!("{path} does not exist{beside}"),
+            "restore the newest backup that passes, or recreate it from its schema",
+        );
+    }
+
+    pub(super) fn room_to_write(&mut self) {
+        let place = &self.facts.place;
+        if place.read_only {
+            self.find(
+                &kinds::WRITE_FAILED,
+                Severity::High,
+                &READABLE,
+                "its file system is mounted read-only",
+                "remount it read-write (`mount -o remount,rw`); look in `dmesg` for why it was remounted",
+            );
+        } else if place.free_bytes < FULL_BELOW_BYTES {
+            self.find(
+                &kinds::DISK_FULL,
+                Severity::Critical,
+                &READABLE,
+                format!("its file system has {} bytes free", place.free_bytes),
+                "free some space; guardiand looks again and writes nothing there meanwhile",
+            );
+        } else if place.free_inodes == 0 {
+            self.find(
+                &kinds::DISK_FULL,
+                Severity::Critical,
+                &READABLE,
+                "its file system has no inode free",
+                "delete some files; SQLite cannot create its journal",
+            );
+        }
+    }
+
+    pub(super) fn readable(&mut self) -> bool {
+        let place = &self.facts.place;
+        let Some(access) = &self.facts.access else { return true };
+        let may_write = access.write && access.folder_write;
+        if !access.read || (self.memory.writable && !may_write && !place.read_only) {
+            self.find(
+                &kinds::ACCESS_DENIED,
+                Severity::Critical,
+                &READABLE,
+                access.detail.clone(),
+                "put its owner and mode back",
+            );
+        }
+        if !access.ours {
+            self.cannot_tell(format!("guardiand may not read {}: {}", self.config.path.display(), access.detail));
+        }
+        access.ours
+    }
+
+    /// False when nothing above the header can be judged.
+    pub(super) fn header(&mut self) -> bool {
+        let path = self.config.path.display();
+        match &self.facts.header {
+            None | Some(HeaderFacts::Good { .. }) => true,
+            // SQLite finds a sound page 1 in the WAL or the journal: it opened a copy.
+            Some(HeaderFacts::Bad { .. }) if matches!(self.facts.open, Some(Ok(_))) => true,
+            Some(HeaderFacts::Empty) if self.memory.ever_healthy || self.facts.wal_file.size() > 0 => {
+                let wal = match self.facts.wal_file.size() {
+                    0 => String::new(),
+                    bytes => format!(" beside a WAL of {bytes} bytes, which any reader would delete"),
+                };
+                self.find(
+                    &kinds::TRUNCATED,
+                    Severity::Critical,
+                    &READABLE,
+                    format!("{path} has 0 bytes{wal}"),
+                    "restore the newest backup that passes, or recreate it from its schema",
+                );
+                false
+            }
+            Some(HeaderFacts::Empty) => {
+                self.cannot_tell(format!("{path} has 0 bytes, and was never seen with content"));
+                false
+            }
+            Some(HeaderFacts::Bad { reason, .. }) if self.known_as_sqlite() => {
+                self.find(
+                    &kinds::NOT_A_DATABASE,
+                    Severity::Critical,
+                    &READABLE,
+                    format!("the header of {path} is damaged: {reason}"),
+                    "restore the newest backup that passes",
+                );
+                false
+            }
+            Some(HeaderFacts::Bad { reason, .. }) => {
+                self.cannot_tell(format!(
+                    "{path} is not a SQLite database that can be read ({reason}), and was never seen to be one: \
+                     encrypted, or something else"
+                ));
+                false
+            }
+        }
+    }
+
+    /// Seen healthy before, or its pages are SQLite's under a header that is not.
+    pub(super) fn known_as_sqlite(&self) -> bool {
+        self.memory.ever_healthy
+            || matches!(&self.facts.header, Some(HeaderFacts::Bad { pages_like_sqlite: Some((like, of)), .. }) if *of > 0 && like * 3 >= of * 2)
+    }
+
+    pub(super) fn side_files(&mut self) -> bool {
+        if let Some(journal) = self.facts.journal.as_ref().filter(|journal| journal.state == JournalState::Damaged) {
+            self.find(
+                &kinds::STALE_JOURNAL,
+                Severity::Critical,
+                &WAL,
+                format!("a damaged rollback journal was left behind: {}", journal.detail),
+                "do not open the database: SQLite would roll the damage back into it",
+            );
+        }
+        match self.facts.wal.as_ref().map(|wal| (wal.state, wal)) {
+            Some((WalState::Damaged, wal)) => self.find(
+                &kinds::WAL_CORRUPTED,
+                Severity::Critical,
+                &WAL,
+                format!("{}; {} commits lie beyond", wal.detail, wal.stranded_commits),
+                "do not open the database: SQLite would silently ignore what lies beyond the damage",
+            ),
+            Some((WalState::NotAFile, wal)) => self.find(
+                &kinds::CONNECTION_FAILED,
+                Severity::Critical,
+                &WAL,
+                wal.detail.clone(),
+                "move what is in the place of the -wal away",
+            ),
+            _ => {}
+        }
+        self.findings.iter().all(|finding| finding.layer != WAL || finding.severity != Severity::Critical)
+    }
+}
+
+/// errno values that matter here; the numbers are Linux's on every architecture that it shares them on.
+mod rustix_errno {
+    pub const PERM: i32 = 1;
+    pub const IO: i32 = 5;
+    pub const ACCES: i32 = 13;
+}

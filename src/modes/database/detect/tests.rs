@@ -1,0 +1,335 @@
+use std::path::Path;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::*;
+use crate::job::{
+    Access, DatabaseFacts, FileFacts, FileState, Fingerprint, HeaderFacts, HeldLock, IntegrityFacts, IntegrityLevel,
+    JournalFacts, JournalState, LayerTime, OpenFacts, Place, WalFacts, WalState,
+};
+use crate::modes::database::memory::PlaceMemory;
+
+fn now() -> Moment {
+    Moment { wall: Timestamp::from_second(1_700_000_000).unwrap(), boot_ms: 1_000_000 }
+}
+
+fn config() -> DatabaseConfig {
+    DatabaseConfig::for_path(Path::new("/srv/app.db"), Path::new("/"))
+}
+
+fn file(size: u64) -> FileFacts {
+    FileFacts { dev: 1, ino: 2, size, mtime_ns: 3, ctime_ns: 3, uid: 1000, gid: 1000, mode: 0o644, nlink: 1 }
+}
+
+fn header() -> HeaderFacts {
+    HeaderFacts::Good {
+        page_size: 4096,
+        page_count: Some(10),
+        change_counter: 7,
+        schema_cookie: 1,
+        wal_mode: true,
+        encoding: "UTF-8".to_owned(),
+        sqlite_version: 3_054_001,
+        missing_bytes: 0,
+        extra_bytes: 0,
+    }
+}
+
+fn fingerprint() -> Fingerprint {
+    Fingerprint {
+        main: file(40_960),
+        wal: None,
+        journal: None,
+        change_counter: 7,
+        schema_cookie: 1,
+        wal_mode: true,
+        locked: false,
+    }
+}
+
+fn sound() -> DatabaseFacts {
+    DatabaseFacts {
+        unchanged: false,
+        main: FileState::File(file(40_960)),
+        wal_file: FileState::Missing,
+        shm_file: FileState::Missing,
+        journal_file: FileState::Missing,
+        place: Place {
+            fs_id: "ext4".to_owned(),
+            boot_id: "boot".to_owned(),
+            free_bytes: 1 << 30,
+            free_inodes: u64::MAX,
+            folder_exists: true,
+            ..Place::default()
+        },
+        access: Some(Access {
+            uid: 1000,
+            read: true,
+            write: true,
+            folder_write: true,
+            detail: String::new(),
+            ours: true,
+        }),
+        header: Some(header()),
+        wal: None,
+        journal: None,
+        locks: Vec::new(),
+        dotfile_lock: None,
+        behind_sqlite: None,
+        on_copy: None,
+        not_opened: None,
+        open: Some(Ok(OpenFacts {
+            schema_version: 1,
+            journal_mode: "wal".to_owned(),
+            objects: 2,
+            schema: Some("CREATE TABLE t (a);".to_owned()),
+        })),
+        integrity: None,
+        query: None,
+        fingerprint: Some(fingerprint()),
+        diagnosis: None,
+        layers: vec![LayerTime { layer: "exists".to_owned(), seconds: 0.001 }],
+        looked_at: now().wall,
+    }
+}
+
+/// A memory of the sound database.
+fn seen() -> Memory {
+    let mut memory = Memory::default();
+    memory.note_healthy(&sound(), now());
+    assert!(memory.ever_healthy && memory.writable);
+    memory
+}
+
+fn kinds_of(facts: &DatabaseFacts, memory: &Memory) -> String {
+    match judge(facts, memory, &config(), now()) {
+        Verdict::Healthy => "healthy".to_owned(),
+        Verdict::Unknown(_) => "unknown".to_owned(),
+        Verdict::Unhealthy(findings) => {
+            findings.iter().map(|finding| finding.kind.as_str()).collect::<Vec<_>>().join(" ")
+        }
+    }
+}
+
+fn fault(class: FaultClass, code: i32, message: &str) -> SqliteFault {
+    SqliteFault { code, message: message.to_owned(), errno: None, class }
+}
+
+fn with_open(class: FaultClass, code: i32, message: &str) -> DatabaseFacts {
+    DatabaseFacts { open: Some(Err(fault(class, code, message))), ..sound() }
+}
+
+fn with_integrity(messages: &[&str], only_indexes: bool, fault: Option<SqliteFault>) -> DatabaseFacts {
+    let integrity = IntegrityFacts {
+        level: IntegrityLevel::Full,
+        ok: false,
+        messages: messages.iter().map(|message| (*message).to_owned()).collect(),
+        damaged_indexes: if only_indexes { vec!["i".to_owned()] } else { Vec::new() },
+        only_indexes,
+        constraint_messages: Vec::new(),
+        fault,
+        unfinished: None,
+    };
+    DatabaseFacts { integrity: Some(integrity), ..sound() }
+}
+
+fn bad_header(like: Option<(u32, u32)>) -> DatabaseFacts {
+    let header = HeaderFacts::Bad { reason: "not the magic".to_owned(), pages_like_sqlite: like };
+    DatabaseFacts { header: Some(header), open: None, fingerprint: None, ..sound() }
+}
+
+fn wal(state: WalState) -> WalFacts {
+    WalFacts {
+        state,
+        detail: "frame 7".to_owned(),
+        mark: None,
+        stranded_commits: 3,
+        index_max_frame: None,
+        index_backfill: None,
+        held_back_by: Vec::new(),
+    }
+}
+
+fn held(lock: &str, state: char) -> HeldLock {
+    HeldLock {
+        pid: 812,
+        comm: "app".to_owned(),
+        state,
+        started_ms: 5,
+        lock: lock.to_owned(),
+        blocks_readers: false,
+        blocks_writers: true,
+    }
+}
+
+/// What was seen healthy before, and what was not, under the same facts.
+#[test]
+fn the_same_facts_mean_less_of_what_was_never_seen_healthy() {
+    let malformed = "malformed database schema (t)";
+    let missing = DatabaseFacts { main: FileState::Missing, fingerprint: None, ..sound() };
+    let empty = DatabaseFacts { main: FileState::File(file(0)), header: Some(HeaderFacts::Empty), ..sound() };
+    let cases = [
+        ("sound", sound(), "healthy", "healthy"),
+        ("missing", missing, "db_file_missing", "db_file_missing"),
+        ("0 bytes", empty, "unknown", "db_truncated"),
+        ("encrypted", bad_header(Some((1, 64))), "unknown", "db_not_a_database"),
+        ("header overwritten", bad_header(Some((60, 64))), "db_not_a_database", "db_not_a_database"),
+        ("NOTADB", with_open(FaultClass::NotADatabase, 26, "file is not a database"), "unknown", "db_not_a_database"),
+        ("schema", with_open(FaultClass::Corrupt, 11, malformed), "unknown", "db_schema_corrupted"),
+        ("collation", with_open(FaultClass::Schema, 1, "no such collation"), "unknown", "unknown"),
+        ("CORRUPT", with_open(FaultClass::Corrupt, 11, "malformed"), "db_corrupted", "db_corrupted"),
+        (
+            "index",
+            with_integrity(&["row 1 missing from index i"], true, None),
+            "db_index_corrupted",
+            "db_index_corrupted",
+        ),
+        (
+            "rows",
+            with_integrity(&["Tree 3 page 4: btreeInitPage"], false, None),
+            "db_integrity_failed",
+            "db_integrity_failed",
+        ),
+        (
+            "pages",
+            with_integrity(&["x"], false, Some(fault(FaultClass::Corrupt, 11, "m"))),
+            "db_corrupted",
+            "db_corrupted",
+        ),
+        ("disk", with_open(FaultClass::Io, 10, "disk I/O error"), "db_io_error", "db_io_error"),
+        (
+            "cannot open",
+            with_open(FaultClass::CannotOpen, 14, "unable"),
+            "db_connection_failed",
+            "db_connection_failed",
+        ),
+    ];
+    for (name, facts, never, before) in cases {
+        assert_eq!(kinds_of(&facts, &Memory::default()), never, "{name}, never seen healthy");
+        assert_eq!(kinds_of(&facts, &seen()), before, "{name}, seen healthy");
+    }
+}
+
+#[test]
+fn what_is_missing_because_its_file_system_is_elsewhere_is_unknown() {
+    let memory = seen();
+    let missing = |place: Place| DatabaseFacts { main: FileState::Missing, place, fingerprint: None, ..sound() };
+    let place = sound().place;
+    let unmounted = Place { fs_id: "root".to_owned(), ..place.clone() };
+    assert_eq!(kinds_of(&missing(unmounted), &memory), "unknown");
+    let no_folder = Place { folder_exists: false, ..place.clone() };
+    assert_eq!(kinds_of(&missing(no_folder.clone()), &memory), "unknown");
+    assert_eq!(kinds_of(&missing(no_folder), &Memory::default()), "db_file_missing", "a first start makes the folder");
+    let volatile = PlaceMemory { fs_id: "ext4".to_owned(), boot_id: "an earlier one".to_owned(), volatile: true };
+    let of_another_boot = Memory { place: Some(volatile), ..memory };
+    assert_eq!(kinds_of(&missing(place), &of_another_boot), "unknown");
+}
+
+#[test]
+fn links_and_folders_are_not_followed() {
+    let of = |main| DatabaseFacts { main, ..sound() };
+    let link = of(FileState::Symlink { target: "/etc/passwd".into() });
+    assert_eq!(kinds_of(&link, &seen()), "unknown");
+    assert_eq!(kinds_of(&of(FileState::Other { what: "a directory".to_owned() }), &seen()), "db_not_file");
+    let denied = of(FileState::Unreadable { errno: 13, message: "permission denied".to_owned() });
+    assert_eq!(kinds_of(&denied, &seen()), "db_access_denied");
+}
+
+#[test]
+fn access_is_the_programs_and_not_ours() {
+    let access = |read, write| {
+        let access = Access { uid: 1000, read, write, folder_write: write, detail: "mode 0400".to_owned(), ours: true };
+        DatabaseFacts { access: Some(access), ..sound() }
+    };
+    assert_eq!(kinds_of(&access(false, false), &seen()), "db_access_denied");
+    assert_eq!(kinds_of(&access(true, false), &seen()), "db_access_denied", "it could be written before");
+    assert_eq!(kinds_of(&access(true, false), &Memory::default()), "healthy", "it may be meant to be read only");
+}
+
+#[test]
+fn no_room_to_write_is_found_on_an_unchanged_file_too() {
+    let unchanged = DatabaseFacts { unchanged: true, open: None, ..sound() };
+    assert_eq!(kinds_of(&unchanged, &seen()), "healthy");
+    let place = |place: Place| DatabaseFacts { place, ..unchanged.clone() };
+    assert_eq!(kinds_of(&place(Place { free_bytes: 4096, ..sound().place }), &seen()), "db_disk_full");
+    assert_eq!(kinds_of(&place(Place { free_inodes: 0, ..sound().place }), &seen()), "db_disk_full");
+    assert_eq!(kinds_of(&place(Place { read_only: true, ..sound().place }), &seen()), "db_write_failed");
+}
+
+#[test]
+fn side_files_that_are_damaged_hide_what_sqlite_would_say() {
+    let damaged = DatabaseFacts {
+        wal: Some(wal(WalState::Damaged)),
+        open: Some(Err(fault(FaultClass::NotADatabase, 26, "x"))),
+        ..sound()
+    };
+    assert_eq!(kinds_of(&damaged, &seen()), "wal_corrupted");
+    let journal = |state| Some(JournalFacts { state, detail: "record 3".to_owned() });
+    let torn = DatabaseFacts { journal: journal(JournalState::Damaged), ..sound() };
+    assert_eq!(kinds_of(&torn, &seen()), "stale_journal");
+    let hot = DatabaseFacts { journal: journal(JournalState::Hot), ..sound() };
+    assert_eq!(kinds_of(&hot, &seen()), "healthy", "SQLite rolls a sound one back without loss");
+}
+
+#[test]
+fn a_large_wal_names_who_keeps_it_large() {
+    let large = DatabaseFacts { wal_file: FileState::File(file(150_000_000)), ..sound() };
+    assert_eq!(kinds_of(&large, &seen()), "wal_file_too_large");
+    let reader = WalFacts { held_back_by: vec![held("WAL reader at frame 213", 'S')], ..wal(WalState::Sound) };
+    let starved = DatabaseFacts { wal: Some(reader), ..large };
+    let Verdict::Unhealthy(findings) = judge(&starved, &seen(), &config(), now()) else { panic!("healthy") };
+    assert_eq!(findings[0].kind.as_str(), "wal_checkpoint_starved");
+    assert!(
+        findings[0].detail.contains("pid 812") && findings[0].detail.contains("frame 213"),
+        "{}",
+        findings[0].detail
+    );
+}
+
+#[test]
+fn busy_becomes_locked_when_the_busy_timeout_has_passed() {
+    let busy =
+        DatabaseFacts { locks: vec![held("EXCLUSIVE", 'S')], ..with_open(FaultClass::Busy, 5, "database is locked") };
+    let mut memory = seen();
+    assert_eq!(kinds_of(&busy, &memory), "unknown");
+    memory.note(&busy, now());
+    let later = now().after(Duration::from_secs(6));
+    let Verdict::Unhealthy(findings) = judge(&busy, &memory, &config(), later) else { panic!("healthy") };
+    assert_eq!(findings[0].kind.as_str(), "db_locked");
+    assert!(findings[0].detail.contains("app (pid 812"), "{}", findings[0].detail);
+    memory.note(&sound(), later);
+    assert_eq!(memory.busy_since, None, "one answer ends the wait");
+}
+
+#[test]
+fn a_lock_that_one_process_holds_on_becomes_too_old_and_one_that_changes_hands_does_not() {
+    let locked = |pid: i32| {
+        let lock = HeldLock { pid, ..held("RESERVED", 'T') };
+        DatabaseFacts { locks: vec![lock], ..sound() }
+    };
+    let mut memory = seen();
+    memory.note(&locked(812), now());
+    let later = now().after(Duration::from_secs(61));
+    let verdict = judge(&locked(812), &memory, &config(), later);
+    assert!(verdict.findings()[0].detail.contains("stopped"), "{verdict:?}");
+    assert_eq!(judge(&locked(900), &memory, &config(), later), Verdict::Healthy);
+}
+
+#[test]
+fn a_probe_that_timed_out_is_a_failure_and_one_that_crashed_proves_nothing() {
+    let failed = |kind| judge_failure(&JobFailure { kind, message: "x".to_owned() });
+    assert_eq!(failed(FailureKind::Deadline).findings()[0].kind.as_str(), "db_connection_failed");
+    for kind in [FailureKind::Crashed, FailureKind::Abandoned, FailureKind::Failed, FailureKind::Refused] {
+        assert!(matches!(failed(kind), Verdict::Unknown(_)), "{kind:?}");
+    }
+}
+
+#[test]
+fn an_empty_schema_is_never_remembered_over_one_with_content() {
+    let mut memory = seen();
+    let emptied =
+        OpenFacts { schema_version: 2, journal_mode: "wal".to_owned(), objects: 0, schema: Some(String::new()) };
+    memory.note_healthy(&DatabaseFacts { open: Some(Ok(emptied)), ..sound() }, now());
+    assert_eq!(memory.schema.as_deref(), Some("CREATE TABLE t (a);"));
+}
