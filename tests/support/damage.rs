@@ -105,7 +105,8 @@ pub fn page_size(main: &[u8]) -> usize {
 fn leaves(path: &Path, of: &str) -> Vec<usize> {
     let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
     let mut query = db.prepare("SELECT pageno FROM dbstat WHERE name = ?1 AND pagetype = 'leaf'").unwrap();
-    let pages = query.query_map([of], |row| row.get(0)).unwrap().map(Result::unwrap).collect::<Vec<_>>();
+    let pages = query.query_map([of], |row| row.get::<_, i64>(0)).unwrap();
+    let pages = pages.map(|page| page.unwrap() as usize).collect::<Vec<_>>();
     assert!(pages.len() > 1, "{of} is too small to lose a leaf");
     pages
 }

@@ -5,8 +5,8 @@
 
 #![allow(dead_code)] // each suite uses its own part
 
-pub mod damage;
 pub mod daemon;
+pub mod damage;
 pub mod http;
 pub mod program;
 pub mod scene;

@@ -66,6 +66,10 @@ impl Drop for Program {
 fn executable() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let path = test.parent().and_then(Path::parent).unwrap().join("examples/writer");
-    assert!(path.exists(), "{} is not built: run `cargo build --example writer`, or plain `cargo test`", path.display());
+    assert!(
+        path.exists(),
+        "{} is not built: run `cargo build --example writer`, or plain `cargo test`",
+        path.display()
+    );
     path
 }

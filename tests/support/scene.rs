@@ -86,7 +86,7 @@ impl Scene {
     /// Writes the configuration as it stands.
     pub fn write_config(&self) -> PathBuf {
         let text = format!(
-            "[guardian]\nstate_dir = \"state\"\ninterval = \"1s\"\nhttp = \"{}\"\n{}\n\n[gates]\n{}\n\n[log]\nlevel = \"debug\"\n\n{}",
+            "[guardian]\nstate_dir = \"state\"\ninterval = \"1s\"\nhttp = \"{}\"\n{}\n\n[gates]\n{}\n\n[log]\nlevel = \"info\"\n\n{}",
             self.address, self.guardian, self.gates, self.tables
         );
         let path = self.path("guardian.toml");
@@ -141,7 +141,9 @@ impl Scene {
         assert_eq!(loss["rows_kept"], content.all_rows(), "{incident:#}");
         match loss["rows_lost"].as_u64() {
             Some(0) => assert_eq!(lost, 0, "{lost} commits are lost, and none is said to be: {incident:#}"),
-            Some(said) => assert!(lost > 0 && said >= lost as u64, "{lost} commits are lost, {said} rows said: {incident:#}"),
+            Some(said) => {
+                assert!(lost > 0 && said >= lost as u64, "{lost} commits are lost, {said} rows said: {incident:#}")
+            }
             None => {}
         }
     }
@@ -160,7 +162,8 @@ impl Scene {
 
     /// The evidence holds these bytes, under these names; `None` says that there was no such file.
     pub fn assert_evidence(&self, incident: &Value, files: &[(&str, Option<&[u8]>)]) {
-        let folder = PathBuf::from(incident["evidence"].as_str().unwrap_or_else(|| panic!("no evidence: {incident:#}")));
+        let folder =
+            PathBuf::from(incident["evidence"].as_str().unwrap_or_else(|| panic!("no evidence: {incident:#}")));
         for (name, bytes) in files {
             let expected = bytes.map(truth::digest_of);
             assert_eq!(truth::digest(&folder.join(name)), expected, "{name} in {}", folder.display());

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, OpenFlags};
 
 /// The ids that the program was promised.
-pub fn promised(log: &Path) -> BTreeSet<u64> {
+pub fn promised(log: &Path) -> BTreeSet<i64> {
     let text = std::fs::read_to_string(log).unwrap_or_default();
     // A killed writer may have been in the middle of a line; a commit whose line is not whole was not told to anybody.
     text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')?.parse().ok()).collect()
@@ -16,9 +16,9 @@ pub fn promised(log: &Path) -> BTreeSet<u64> {
 /// A database as it is, looked at when nobody else has it open.
 pub struct Content {
     /// The ids of the commits that are there.
-    pub commits: BTreeSet<u64>,
+    pub commits: BTreeSet<i64>,
     /// Rows per table.
-    pub rows: BTreeMap<String, u64>,
+    pub rows: BTreeMap<String, i64>,
     /// `PRAGMA integrity_check`.
     pub integrity: String,
     pub journal_mode: String,
@@ -47,7 +47,7 @@ impl Content {
         };
         let tables = texts("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'");
         let count = |table: &String| {
-            db.query_row(&format!("SELECT count(*) FROM \"{table}\""), [], |row| row.get::<_, u64>(0)).unwrap()
+            db.query_row(&format!("SELECT count(*) FROM \"{table}\""), [], |row| row.get::<_, i64>(0)).unwrap()
         };
         let mut commits = db.prepare("SELECT id FROM commits").unwrap();
         Content {
@@ -60,7 +60,7 @@ impl Content {
     }
 
     /// All rows of all tables.
-    pub fn all_rows(&self) -> u64 {
+    pub fn all_rows(&self) -> i64 {
         self.rows.values().sum()
     }
 }

@@ -44,8 +44,8 @@ struct Arguments {
     synchronous: String,
     no_checkpoint: bool,
     page_size: Option<u32>,
-    rows_per_commit: u64,
-    row_bytes: u64,
+    rows_per_commit: i64,
+    row_bytes: usize,
     pause: Duration,
     hold_lock: Option<Duration>,
     hold_reader: Option<Duration>,
@@ -80,8 +80,8 @@ fn arguments() -> Option<Arguments> {
         match flag.as_str() {
             "--busy-timeout" => asked.busy_timeout = Duration::from_millis(number()?),
             "--page-size" => asked.page_size = Some(number()?.try_into().ok()?),
-            "--rows-per-commit" => asked.rows_per_commit = number()?,
-            "--row-bytes" => asked.row_bytes = number()?,
+            "--rows-per-commit" => asked.rows_per_commit = number()?.try_into().ok()?,
+            "--row-bytes" => asked.row_bytes = number()?.try_into().ok()?,
             "--pause" => asked.pause = Duration::from_millis(number()?),
             "--hold-lock" => asked.hold_lock = Some(Duration::from_secs(number()?)),
             "--hold-reader" => asked.hold_reader = Some(Duration::from_secs(number()?)),
@@ -196,21 +196,21 @@ fn open(asked: &Arguments) -> rusqlite::Result<Connection> {
 }
 
 /// Above all that is there, and above all that was ever promised: a lost id is never used again.
-fn next_id(db: &Connection, log: &Path) -> rusqlite::Result<u64> {
-    let there: u64 = db.query_row("SELECT ifnull(max(id), 0) FROM commits", [], |row| row.get(0))?;
+fn next_id(db: &Connection, log: &Path) -> rusqlite::Result<i64> {
+    let there: i64 = db.query_row("SELECT ifnull(max(id), 0) FROM commits", [], |row| row.get(0))?;
     let promised = std::fs::read_to_string(log).unwrap_or_default();
-    let last = promised.lines().filter_map(|line| line.parse::<u64>().ok()).max().unwrap_or(0);
+    let last = promised.lines().filter_map(|line| line.parse::<i64>().ok()).max().unwrap_or(0);
     Ok(there.max(last) + 1)
 }
 
-fn commit(db: &Connection, id: u64, asked: &Arguments) -> rusqlite::Result<()> {
+fn commit(db: &Connection, id: i64, asked: &Arguments) -> rusqlite::Result<()> {
     let all = db.unchecked_transaction()?;
-    all.prepare_cached("INSERT INTO commits(id) VALUES (?1)")?.execute([id])?;
-    let mut insert = all.prepare_cached("INSERT INTO rows(commit_id, word, text) VALUES (?1, ?2, ?3)")?;
+    all.prepare("INSERT INTO commits(id) VALUES (?1)")?.execute([id])?;
+    let mut insert = all.prepare("INSERT INTO rows(commit_id, word, text) VALUES (?1, ?2, ?3)")?;
     for row in 0..asked.rows_per_commit {
         let text = format!("row {row} of commit {id} ");
-        let text = text.repeat(asked.row_bytes as usize / text.len() + 1);
-        insert.execute(params![id, format!("{:08x}", (id << 16 | row).wrapping_mul(0x9E37_79B9) as u32), text])?;
+        let text = text.repeat(asked.row_bytes / text.len() + 1);
+        insert.execute(params![id, format!("{:08x}", ((id << 16) | row).wrapping_mul(0x9E37_79B9) as u32), text])?;
     }
     drop(insert);
     all.commit()

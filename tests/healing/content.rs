@@ -1,0 +1,199 @@
+//! What is in the files: pages, indexes, the schema, the WAL, the journal.
+
+use std::fs;
+
+use super::support::daemon::Daemon;
+use super::support::damage::{self, Dice};
+use super::support::scene::Scene;
+use super::support::truth::beside;
+
+const BACKUP: &str = "backup = { every = \"24h\", to = \"backups\" }";
+
+fn saved(mode: &str) -> (Scene, Daemon) {
+    let scene = Scene::of(BACKUP);
+    scene.commit(mode, 200, &["--rows-per-commit", "5"]);
+    let mut daemon = scene.daemon();
+    daemon.backed_up("app");
+    daemon.healthy("app");
+    (scene, daemon)
+}
+
+#[test]
+fn a_random_page_of_a_table_is_healed_from_the_backup() {
+    for mode in ["wal", "delete"] {
+        let (scene, mut daemon) = saved(mode);
+        let bytes = damage::leaf(&scene.db(), "rows", &mut Dice::new());
+
+        let incident = daemon.closed("app", 1);
+        let kind = incident["kind"].as_str().unwrap();
+        assert!(["db_corrupted", "db_integrity_failed"].contains(&kind), "{incident:#}");
+        assert_eq!(incident["outcome"], "healed", "{incident:#}");
+        assert_eq!(scene.lost(), 0);
+        scene.assert_honest(&incident, &scene.db());
+        scene.assert_evidence(&incident, &[("main", Some(&bytes))]);
+        scene.assert_whole(mode);
+    }
+}
+
+#[test]
+fn a_damaged_index_is_rebuilt_and_nothing_is_lost() {
+    for mode in ["wal", "delete"] {
+        let (scene, mut daemon) = saved(mode);
+        // Written since the backup: these would be lost if it were taken.
+        scene.commit(mode, 30, &[]);
+        daemon.healthy("app");
+        let bytes = damage::leaf(&scene.db(), "rows_word", &mut Dice::new());
+
+        let incident = daemon.closed("app", 1);
+        assert_eq!(incident["kind"], "db_index_corrupted", "{incident:#}");
+        assert_eq!(incident["playbook"], "rebuild_indexes", "{incident:#}");
+        assert_eq!(incident["outcome"], "healed", "{incident:#}");
+        assert!(incident["loss"].is_null(), "{incident:#}");
+        assert_eq!(scene.lost(), 0);
+        scene.assert_evidence(&incident, &[("main", Some(&bytes))]);
+        scene.assert_whole(mode);
+    }
+}
+
+#[test]
+fn a_damaged_schema_is_healed_from_the_backup() {
+    for mode in ["wal", "delete"] {
+        let (scene, mut daemon) = saved(mode);
+        let bytes = damage::schema(&scene.db());
+
+        let incident = daemon.closed("app", 1);
+        assert_eq!(incident["kind"], "db_schema_corrupted", "{incident:#}");
+        assert_eq!(incident["outcome"], "healed", "{incident:#}");
+        assert_eq!(scene.lost(), 0);
+        scene.assert_honest(&incident, &scene.db());
+        scene.assert_evidence(&incident, &[("main", Some(&bytes))]);
+        scene.assert_whole(mode);
+    }
+}
+
+#[test]
+fn a_wal_of_150_mb_is_checkpointed_under_its_living_program() {
+    let scene = Scene::of("");
+    let big = ["--no-checkpoint", "--synchronous", "off", "--row-bytes", "1000000", "--open-idle"];
+    let program = scene.writer("wal", "150", &big);
+    assert!(fs::metadata(beside(&scene.db(), "-wal")).unwrap().len() > 150_000_000);
+    let mut daemon = scene.daemon();
+
+    let incident = daemon.closed("app", 1);
+    assert_eq!(incident["kind"], "wal_file_too_large", "{incident:#}");
+    assert_eq!(incident["playbook"], "checkpoint", "{incident:#}");
+    assert_eq!(incident["outcome"], "healed", "{incident:#}");
+    assert!(incident["loss"].is_null(), "{incident:#}");
+    assert_eq!(fs::metadata(beside(&scene.db(), "-wal")).unwrap().len(), 0);
+    assert!(program.finish().success(), "the program went on undisturbed");
+    assert_eq!(scene.lost(), 0);
+    scene.assert_whole("wal");
+}
+
+#[test]
+fn a_wal_that_a_reader_holds_back_is_checkpointed_when_the_reader_has_gone() {
+    let scene = Scene::of("wal_max = \"200KB\"\nretry = { attempts = 2, initial = \"50ms\" }");
+    scene.commit("wal", 10, &[]);
+    let reader = scene.writer("wal", "1", &["--hold-reader", "3600"]);
+    scene.commit("wal", 300, &["--no-checkpoint", "--rows-per-commit", "5", "--row-bytes", "500"]);
+    let mut daemon = scene.daemon();
+
+    let incident = daemon.incident("app", 1, "named its reader", |incident| {
+        incident["findings"][0]["detail"].as_str().is_some_and(|detail| detail.contains("keeps it from being"))
+    });
+    assert_eq!(incident["kind"], "wal_checkpoint_starved", "{incident:#}");
+    assert!(incident["findings"][0]["detail"].as_str().unwrap().contains(&reader.pid().to_string()), "{incident:#}");
+    assert!(reader.finish().success());
+    daemon.closed("app", 1);
+    daemon.healthy("app");
+    assert_eq!(scene.lost(), 0);
+    scene.assert_whole("wal");
+}
+
+/// A scene whose program was killed with 80 commits in the WAL alone, after 100 that were checkpointed.
+fn killed_with_a_wal(lines: &str) -> (Scene, Daemon) {
+    let scene = Scene::of(lines);
+    scene.commit("wal", 100, &[]);
+    scene.writer("wal", "80", &["--no-checkpoint", "--die"]).ended();
+    let mut daemon = scene.daemon();
+    daemon.healthy("app");
+    (scene, daemon)
+}
+
+#[test]
+fn a_damaged_wal_is_healed_from_the_backup_when_that_holds_more() {
+    let (scene, mut daemon) = killed_with_a_wal(BACKUP);
+    daemon.backed_up("app");
+    let (bytes, _) = damage::wal_frame(&beside(&scene.db(), "-wal"));
+
+    let incident = daemon.closed("app", 1);
+    assert_eq!(incident["kind"], "wal_corrupted", "{incident:#}");
+    assert_eq!(incident["outcome"], "healed", "{incident:#}");
+    assert_eq!(incident["playbook"], "restore_backup", "{incident:#}");
+    scene.assert_evidence(&incident, &[("wal", Some(&bytes))]);
+    assert_eq!(scene.lost(), 0);
+    scene.assert_honest(&incident, &scene.db());
+    scene.assert_whole("wal");
+}
+
+#[test]
+fn a_damaged_wal_without_a_backup_keeps_all_commits_before_the_damage() {
+    let (scene, mut daemon) = killed_with_a_wal("");
+    let (bytes, _) = damage::wal_frame(&beside(&scene.db(), "-wal"));
+
+    let incident = daemon.closed("app", 1);
+    assert_eq!(incident["kind"], "wal_corrupted", "{incident:#}");
+    assert_eq!(incident["outcome"], "healed", "{incident:#}");
+    assert_eq!(incident["playbook"], "settle_copy", "{incident:#}");
+    scene.assert_evidence(&incident, &[("wal", Some(&bytes))]);
+    let lost = scene.lost();
+    assert!(lost > 20 && lost < 60, "about half of the WAL's 80 commits lie before the damage; {lost} are lost");
+    scene.assert_honest(&incident, &scene.db());
+    scene.assert_whole("wal");
+}
+
+/// A scene whose program died in the middle of a transaction that had spilled to the disk.
+fn killed_with_a_hot_journal(mode: &str) -> (Scene, Daemon) {
+    let scene = Scene::of(BACKUP);
+    scene.commit(mode, 200, &["--rows-per-commit", "5"]);
+    let mut daemon = scene.daemon();
+    daemon.backed_up("app");
+    daemon.healthy("app");
+    let killed = scene.writer(mode, "0", &["--leave-hot-journal"]).ended();
+    assert!(!killed.success());
+    (scene, daemon)
+}
+
+#[test]
+fn a_sound_hot_journal_is_left_to_sqlite() {
+    let (scene, mut daemon) = killed_with_a_hot_journal("delete");
+    let left = scene.bytes();
+    assert!(left[2].is_some());
+    // Looked at again, now that the journal is there.
+    let checks = daemon.target("app").unwrap()["total_checks"].as_u64().unwrap();
+    daemon.wait_for("two more looks", |daemon| {
+        daemon.target("app").filter(|target| target["total_checks"].as_u64().unwrap() > checks + 2)
+    });
+    daemon.healthy("app");
+    assert_eq!(daemon.incidents("app"), Vec::<serde_json::Value>::new());
+    assert_eq!(scene.bytes(), left, "a look rolled the journal back");
+    assert_eq!(scene.lost(), 0);
+    scene.assert_whole("delete");
+}
+
+#[test]
+fn a_damaged_hot_journal_is_never_rolled_back_into_the_database() {
+    for mode in ["delete", "persist"] {
+        let (scene, mut daemon) = killed_with_a_hot_journal(mode);
+        let main = scene.bytes()[0].clone();
+        let bytes = damage::journal_record(&beside(&scene.db(), "-journal"));
+
+        let incident = daemon.closed("app", 1);
+        assert_eq!(incident["kind"], "stale_journal", "{incident:#}");
+        assert_eq!(incident["outcome"], "healed", "{incident:#}");
+        scene.assert_evidence(&incident, &[("main", main.as_deref()), ("journal", Some(&bytes))]);
+        assert_eq!(scene.lost(), 0);
+        scene.assert_honest(&incident, &scene.db());
+        scene.assert_whole(mode);
+    }
+}

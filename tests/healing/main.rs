@@ -1,0 +1,9 @@
+//! Healing, end to end: a real program writes, its files break, the daemon heals them and proves it, the program goes on.
+//! What was promised to the program is counted afterwards, whatever the incident says.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)] // clippy knows a test by its attribute, not by its folder
+
+mod content;
+mod files;
+#[path = "../support/mod.rs"]
+mod support;
