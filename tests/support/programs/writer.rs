@@ -1,2 +1,234 @@
-//! A real program that keeps its data in SQLite.
-fn main() {}
+//! A real program that keeps its data in SQLite, for tests to damage the data of.
+//!
+//! ```text
+//! writer DB JOURNAL_MODE COMMITS|forever LOG [flags]
+//! ```
+//!
+//! Each commit inserts rows under one commit id; after COMMIT has returned, the id is appended to LOG. So LOG says what the
+//! program was promised, and a test counts what of it is still there. `ready` on stdout says that the state that was asked
+//! for is reached. The program ends when its stdin does, so that none outlives its test.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)] // a test program
+
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, ErrorCode, params};
+
+const USAGE: &str = "usage: writer DB wal|delete|truncate|persist COMMITS|forever LOG
+  --busy-timeout MS     wait so long for a lock (default 2000)
+  --synchronous LEVEL   off, normal or full (default normal)
+  --no-checkpoint       wal_autocheckpoint=0
+  --page-size BYTES     of a new database
+  --rows-per-commit N   (default 1)
+  --row-bytes N         (default 100)
+  --pause MS            between commits
+  after the commits:
+  --hold-lock SECONDS   BEGIN EXCLUSIVE, held, released
+  --hold-reader SECONDS a read transaction, held, released
+  --open-idle           sit with the database open until stdin ends
+  --leave-hot-journal   die by SIGKILL in the middle of a transaction that has spilled to the disk
+  --die                 die by SIGKILL: nothing is closed";
+
+struct Arguments {
+    db: String,
+    mode: String,
+    /// `None`: for ever.
+    commits: Option<u64>,
+    log: String,
+    busy_timeout: Duration,
+    synchronous: String,
+    no_checkpoint: bool,
+    page_size: Option<u32>,
+    rows_per_commit: u64,
+    row_bytes: u64,
+    pause: Duration,
+    hold_lock: Option<Duration>,
+    hold_reader: Option<Duration>,
+    open_idle: bool,
+    leave_hot_journal: bool,
+    die: bool,
+}
+
+fn arguments() -> Option<Arguments> {
+    let mut words = std::env::args().skip(1);
+    let (db, mode, commits, log) = (words.next()?, words.next()?, words.next()?, words.next()?);
+    let mut asked = Arguments {
+        db,
+        mode: Some(mode).filter(|mode| ["wal", "delete", "truncate", "persist"].contains(&mode.as_str()))?,
+        commits: if commits == "forever" { None } else { Some(commits.parse().ok()?) },
+        log,
+        busy_timeout: Duration::from_secs(2),
+        synchronous: "normal".to_owned(),
+        no_checkpoint: false,
+        page_size: None,
+        rows_per_commit: 1,
+        row_bytes: 100,
+        pause: Duration::ZERO,
+        hold_lock: None,
+        hold_reader: None,
+        open_idle: false,
+        leave_hot_journal: false,
+        die: false,
+    };
+    while let Some(flag) = words.next() {
+        let mut number = || words.next()?.parse::<u64>().ok();
+        match flag.as_str() {
+            "--busy-timeout" => asked.busy_timeout = Duration::from_millis(number()?),
+            "--page-size" => asked.page_size = Some(number()?.try_into().ok()?),
+            "--rows-per-commit" => asked.rows_per_commit = number()?,
+            "--row-bytes" => asked.row_bytes = number()?,
+            "--pause" => asked.pause = Duration::from_millis(number()?),
+            "--hold-lock" => asked.hold_lock = Some(Duration::from_secs(number()?)),
+            "--hold-reader" => asked.hold_reader = Some(Duration::from_secs(number()?)),
+            "--synchronous" => asked.synchronous = words.next()?,
+            "--no-checkpoint" => asked.no_checkpoint = true,
+            "--open-idle" => asked.open_idle = true,
+            "--leave-hot-journal" => asked.leave_hot_journal = true,
+            "--die" => asked.die = true,
+            _ => return None,
+        }
+    }
+    Some(asked)
+}
+
+fn main() {
+    let Some(asked) = arguments() else {
+        eprintln!("{USAGE}");
+        std::process::exit(2);
+    };
+    let ended = watch_stdin();
+    if let Err(error) = run(&asked, &ended) {
+        eprintln!("writer: {error}");
+        std::process::exit(1);
+    }
+}
+
+/// True once stdin has ended.
+fn watch_stdin() -> Arc<AtomicBool> {
+    let ended = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&ended);
+    std::thread::spawn(move || {
+        let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        seen.store(true, Ordering::Relaxed);
+    });
+    ended
+}
+
+fn run(asked: &Arguments, ended: &AtomicBool) -> rusqlite::Result<()> {
+    let db = open(asked)?;
+    let mut log = File::options().append(true).create(true).open(&asked.log).unwrap();
+    let mut id = next_id(&db, Path::new(&asked.log))?;
+    let mut done = 0;
+    while asked.commits.is_none_or(|commits| done < commits) && !ended.load(Ordering::Relaxed) {
+        match commit(&db, id, asked) {
+            // Busy for longer than the busy timeout: a service logs it and tries again.
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {
+                eprintln!("writer: commit {id}: {error}");
+                continue;
+            }
+            committed => committed?,
+        }
+        // Acknowledged: from here on it is promised.
+        writeln!(log, "{id}").unwrap();
+        id += 1;
+        done += 1;
+        if asked.commits.is_none() && done == 1 {
+            ready();
+        }
+        std::thread::sleep(asked.pause);
+    }
+    after(&db, asked, ended)?;
+    db.close().map_err(|(_, error)| error)
+}
+
+/// What follows the commits.
+fn after(db: &Connection, asked: &Arguments, ended: &AtomicBool) -> rusqlite::Result<()> {
+    if let Some(time) = asked.hold_lock {
+        db.execute_batch("BEGIN EXCLUSIVE")?;
+        ready();
+        sit(time, ended);
+        db.execute_batch("COMMIT")?;
+    } else if let Some(time) = asked.hold_reader {
+        db.execute_batch("BEGIN")?;
+        db.query_row("SELECT count(*) FROM rows", [], |_| Ok(()))?;
+        ready();
+        sit(time, ended);
+        db.execute_batch("COMMIT")?;
+    } else if asked.open_idle {
+        db.query_row("SELECT count(*) FROM rows", [], |_| Ok(()))?;
+        ready();
+        sit(Duration::MAX, ended);
+    } else if asked.leave_hot_journal {
+        // A cache of five pages: what is changed spills into the file, under a journal that is on the disk already.
+        db.execute_batch("PRAGMA cache_size=5; BEGIN; UPDATE rows SET text = 'half done ' || text")?;
+        ready();
+        kill_myself();
+    } else if asked.commits.is_some() {
+        ready();
+    }
+    if asked.die {
+        kill_myself();
+    }
+    Ok(())
+}
+
+fn open(asked: &Arguments) -> rusqlite::Result<Connection> {
+    let db = Connection::open(&asked.db)?;
+    db.busy_timeout(asked.busy_timeout)?;
+    if let Some(size) = asked.page_size {
+        db.execute_batch(&format!("PRAGMA page_size={size}"))?;
+    }
+    db.execute_batch(&format!("PRAGMA journal_mode={}; PRAGMA synchronous={}", asked.mode, asked.synchronous))?;
+    if asked.no_checkpoint {
+        db.execute_batch("PRAGMA wal_autocheckpoint=0")?;
+    }
+    db.execute_batch(
+        "CREATE TABLE IF NOT EXISTS commits(id INTEGER PRIMARY KEY, made_at TEXT DEFAULT CURRENT_TIMESTAMP);
+         CREATE TABLE IF NOT EXISTS rows(id INTEGER PRIMARY KEY, commit_id INTEGER NOT NULL, word TEXT, text TEXT);
+         CREATE INDEX IF NOT EXISTS rows_word ON rows(word)",
+    )?;
+    Ok(db)
+}
+
+/// Above all that is there, and above all that was ever promised: a lost id is never used again.
+fn next_id(db: &Connection, log: &Path) -> rusqlite::Result<u64> {
+    let there: u64 = db.query_row("SELECT ifnull(max(id), 0) FROM commits", [], |row| row.get(0))?;
+    let promised = std::fs::read_to_string(log).unwrap_or_default();
+    let last = promised.lines().filter_map(|line| line.parse::<u64>().ok()).max().unwrap_or(0);
+    Ok(there.max(last) + 1)
+}
+
+fn commit(db: &Connection, id: u64, asked: &Arguments) -> rusqlite::Result<()> {
+    let all = db.unchecked_transaction()?;
+    all.prepare_cached("INSERT INTO commits(id) VALUES (?1)")?.execute([id])?;
+    let mut insert = all.prepare_cached("INSERT INTO rows(commit_id, word, text) VALUES (?1, ?2, ?3)")?;
+    for row in 0..asked.rows_per_commit {
+        let text = format!("row {row} of commit {id} ");
+        let text = text.repeat(asked.row_bytes as usize / text.len() + 1);
+        insert.execute(params![id, format!("{:08x}", (id << 16 | row).wrapping_mul(0x9E37_79B9) as u32), text])?;
+    }
+    drop(insert);
+    all.commit()
+}
+
+fn ready() {
+    println!("ready");
+    std::io::stdout().flush().unwrap();
+}
+
+fn sit(time: Duration, ended: &AtomicBool) {
+    let since = Instant::now();
+    while since.elapsed() < time && !ended.load(Ordering::Relaxed) {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn kill_myself() -> ! {
+    let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+    unreachable!("SIGKILL is not survived")
+}

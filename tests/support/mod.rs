@@ -1,0 +1,13 @@
+//! What the end-to-end suites stand on: real files, real programs that write them, the real daemon.
+//!
+//! A [`Scene`](scene::Scene) is a folder with databases and a daemon that watches them; a [`Program`](program::Program) writes
+//! and remembers what it was promised; [`damage`] breaks files; [`truth`] counts what is really there.
+
+#![allow(dead_code)] // each suite uses its own part
+
+pub mod damage;
+pub mod daemon;
+pub mod http;
+pub mod program;
+pub mod scene;
+pub mod truth;

@@ -1,0 +1,71 @@
+//! The writer program as a child: what it does, what it was promised, how it ends.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+/// A running writer. Dropped, it is killed.
+pub struct Program {
+    child: Child,
+}
+
+impl Program {
+    /// Starts `writer DB MODE COMMITS LOG FLAGS…` and waits until it says that it is ready.
+    pub fn start(db: &Path, mode: &str, commits: &str, log: &Path, flags: &[&str]) -> Program {
+        let mut child = Command::new(executable())
+            .arg(db)
+            .args([mode, commits])
+            .arg(log)
+            .args(flags)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        if line != "ready\n" {
+            let status = child.wait();
+            panic!("the writer did not get ready: {status:?}");
+        }
+        Program { child }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Asks it to finish, and waits: everything is closed in order.
+    pub fn finish(mut self) -> ExitStatus {
+        drop(self.child.stdin.take());
+        self.child.wait().unwrap()
+    }
+
+    /// SIGKILL: nothing is closed.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Waits for an end that it was told to come to.
+    pub fn ended(mut self) -> ExitStatus {
+        let stdin = self.child.stdin.take();
+        let status = self.child.wait().unwrap();
+        drop(stdin);
+        status
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Beside this test's own program: `cargo test` builds examples there.
+fn executable() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let path = test.parent().and_then(Path::parent).unwrap().join("examples/writer");
+    assert!(path.exists(), "{} is not built: run `cargo build --example writer`, or plain `cargo test`", path.display());
+    path
+}

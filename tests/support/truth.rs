@@ -1,0 +1,99 @@
+//! What is really there, whatever anybody says: rows, promises, bytes, names.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OpenFlags};
+
+/// The ids that the program was promised.
+pub fn promised(log: &Path) -> BTreeSet<u64> {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    // A killed writer may have been in the middle of a line; a commit whose line is not whole was not told to anybody.
+    text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')?.parse().ok()).collect()
+}
+
+/// A database as it is, looked at when nobody else has it open.
+pub struct Content {
+    /// The ids of the commits that are there.
+    pub commits: BTreeSet<u64>,
+    /// Rows per table.
+    pub rows: BTreeMap<String, u64>,
+    /// `PRAGMA integrity_check`.
+    pub integrity: String,
+    pub journal_mode: String,
+    /// The schema's SQL.
+    pub schema: BTreeSet<String>,
+}
+
+impl Content {
+    /// Looks at a copy, so that the look itself changes nothing: main, WAL and journal, as any program would see them.
+    pub fn of(db: &Path) -> Content {
+        let folder = tempfile::tempdir().unwrap();
+        let copy = folder.path().join("copy.db");
+        for suffix in ["", "-wal", "-journal"] {
+            let from = beside(db, suffix);
+            if from.exists() {
+                std::fs::copy(from, beside(&copy, suffix)).unwrap();
+            }
+        }
+        Content::read(&Connection::open_with_flags(&copy, OpenFlags::SQLITE_OPEN_READ_WRITE).unwrap())
+    }
+
+    fn read(db: &Connection) -> Content {
+        let texts = |sql: &str| -> Vec<String> {
+            let mut query = db.prepare(sql).unwrap();
+            query.query_map([], |row| row.get::<_, String>(0)).unwrap().map(Result::unwrap).collect()
+        };
+        let tables = texts("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'");
+        let count = |table: &String| {
+            db.query_row(&format!("SELECT count(*) FROM \"{table}\""), [], |row| row.get::<_, u64>(0)).unwrap()
+        };
+        let mut commits = db.prepare("SELECT id FROM commits").unwrap();
+        Content {
+            commits: commits.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect(),
+            rows: tables.iter().map(|table| (table.clone(), count(table))).collect(),
+            integrity: texts("PRAGMA integrity_check").join("\n"),
+            journal_mode: texts("PRAGMA journal_mode").join(""),
+            schema: texts("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL").into_iter().collect(),
+        }
+    }
+
+    /// All rows of all tables.
+    pub fn all_rows(&self) -> u64 {
+        self.rows.values().sum()
+    }
+}
+
+/// `path` with `suffix` appended to its name.
+pub fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// BLAKE3 of a file; of what is not there, nothing.
+pub fn digest(path: &Path) -> Option<String> {
+    std::fs::read(path).ok().map(|bytes| digest_of(&bytes))
+}
+
+pub fn digest_of(bytes: &[u8]) -> String {
+    blake3::hash(bytes).to_string()
+}
+
+/// The names in a folder.
+pub fn names(folder: &Path) -> BTreeSet<String> {
+    let entries = std::fs::read_dir(folder).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+}
+
+/// Owner, group and mode.
+pub fn ownership(path: &Path) -> (u32, u32, u32) {
+    let facts = std::fs::metadata(path).unwrap();
+    (facts.uid(), facts.gid(), facts.mode() & 0o7777)
+}
+
+/// True when this test runs as root: then access is not denied to us, and files can be given away.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
