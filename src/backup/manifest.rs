@@ -65,7 +65,7 @@ pub fn read(folder: &Folder, file_name: &str) -> Result<BackupManifest, BackupEr
 /// The manifest that belongs to a backup's database file, wherever it is.
 ///
 /// # Errors
-/// As [`read`].
+/// [`BackupError::Host`] or [`BackupError::Manifest`].
 pub fn of_file(file: &Path) -> Result<(Folder, String, BackupManifest), BackupError> {
     let (folder, name) = Folder::of_entry(file).map_err(BackupError::host("opening the backup's folder"))?;
     let name = name.to_string_lossy().into_owned();

@@ -24,3 +24,6 @@ pub use take::{prune, take};
 
 #[cfg(test)]
 mod testing;
+
+#[cfg(test)]
+mod tests;

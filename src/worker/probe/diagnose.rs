@@ -6,18 +6,17 @@ use std::time::Duration;
 use super::content::Content;
 use super::copy;
 use super::files::{Files, Looked};
-use crate::host::{Scan, Sought, find_holders};
+use crate::host::{Scan, Sought, find_holders, supervisor_and_siblings};
 use crate::job::{DatabaseSite, Diagnosis, HolderFacts, IntegrityLevel, SettledCopy};
 use crate::sqlite::Access;
 use crate::worker::{backup, sweep::Sweep};
 
-/// Looks for the holders of the database and its side files, ourselves and our parent left out.
+/// Looks for the holders of the database and its side files, ourselves, our supervisor and its other children left out.
 pub(super) fn holders(files: &Files, sweep: &Sweep) -> (Vec<HolderFacts>, Vec<String>) {
     let sides = [("main", &files.main), ("wal", &files.wal), ("shm", &files.shm), ("journal", &files.journal)];
     let sought: Vec<Sought<&'static str>> =
         sides.into_iter().flat_map(|(tag, looked)| sought(tag, looked, sweep)).collect();
-    let except = rustix::process::getppid().map(|parent| parent.as_raw_nonzero().get());
-    let scan = Scan { maps: false, except: except.into_iter().collect() };
+    let scan = Scan { maps: false, except: supervisor_and_siblings() };
     let found = match find_holders(&sought, &scan) {
         Ok(found) => found,
         Err(error) => return (Vec::new(), vec![error.to_string()]),

@@ -86,8 +86,9 @@ mod tests {
     fn database(page_size: u32) -> Vec<u8> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("t.db");
-        let db = rusqlite::Connection::open(&path).unwrap();
-        db.execute_batch(&format!(
+        let (access, deadline) = (crate::sqlite::Access::Create, crate::sqlite::Deadline::never());
+        let db = crate::sqlite::Database::open(&path, access, std::time::Duration::ZERO, deadline).unwrap();
+        db.batch(&format!(
             "PRAGMA page_size={page_size}; CREATE TABLE t(a INTEGER PRIMARY KEY, b TEXT); CREATE INDEX t_b ON t(b);
              CREATE TABLE blobs(x); INSERT INTO blobs VALUES (randomblob(300000));
              WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<20000)

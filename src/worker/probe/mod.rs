@@ -3,6 +3,7 @@
 //! Everything is a fact, also what could not be looked at; what it means is the mode's to judge. In this process raw
 //! descriptors and SQLite's connections to a database never overlap (rule 7): each stage closes what it opened.
 
+mod asking;
 mod content;
 mod copy;
 mod diagnose;
@@ -14,29 +15,22 @@ mod raw;
 mod suspicion;
 
 use std::io;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use jiff::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
 
-use self::content::Content;
 use self::files::Files;
 use self::opening::{Before, Opening};
 use super::sweep::Sweep;
 use crate::host;
 use crate::job::{
-    Access, DatabaseFacts, DatabaseProbe, FileState, Fingerprint, HeaderFacts, IntegrityFacts, IntegrityLevel,
-    JournalState, LayerTime, WalState,
+    Access, DatabaseFacts, DatabaseProbe, FileState, Fingerprint, HeaderFacts, IntegrityLevel, JournalState, LayerTime,
+    WalState,
 };
 
 /// A file that changed less long ago than this may change again within the same tick of its time stamp, in nanoseconds.
 const TICK_NS: i64 = 20_000_000;
-/// From this size on a check is preceded by reading the file in order (rule 12), in bytes.
-const READ_AHEAD_FROM: u64 = 8 << 20;
-/// At most so much is read ahead, and for so long: more than fits into memory would push itself out again.
-const READ_AHEAD_MAX: u64 = 2 << 30;
-const READ_AHEAD_TIME: Duration = Duration::from_secs(20);
-
 /// Looks.
 pub(super) fn run(probe: &DatabaseProbe, sweep: &Sweep) -> DatabaseFacts {
     let mut look = Look::begin(probe, sweep);
@@ -269,142 +263,6 @@ impl<'a> Look<'a> {
         let folder = main.parent().unwrap_or(main);
         accessat(CWD, main, Ask::WRITE_OK, AtFlags::EACCESS).is_ok()
             && accessat(CWD, folder, Ask::WRITE_OK | Ask::EXEC_OK, AtFlags::EACCESS).is_ok()
-    }
-
-    /// Which checks are due before the database is opened, in order.
-    fn due(&self, on_demand: bool) -> Vec<IntegrityLevel> {
-        let size = self.files.main.state.size() + self.files.wal.state.size();
-        let suspected = match (on_demand, self.suspicion) {
-            (true, _) if size <= self.probe.inline_max_bytes => Some(IntegrityLevel::Full),
-            (true, _) => Some(IntegrityLevel::Quick),
-            (false, level) => level,
-        };
-        // Mere suspicion does not hold up a sweep for a large file: the mode sees it in the facts, and has it checked.
-        let suspected = suspected.filter(|_| on_demand || size <= self.probe.inline_max_bytes);
-        let wanted = suspected.map_or(self.probe.integrity, |level| level.max(self.probe.integrity));
-        match wanted {
-            IntegrityLevel::Suspicion => Vec::new(),
-            _ if self.is_in_passing() && size > self.probe.inline_max_bytes => Vec::new(),
-            IntegrityLevel::Quick => vec![IntegrityLevel::Quick],
-            IntegrityLevel::Full if suspected.is_some() && size > suspicion::FULL_AT_ONCE => {
-                vec![IntegrityLevel::Quick, IntegrityLevel::Full]
-            }
-            IntegrityLevel::Full => vec![IntegrityLevel::Full],
-        }
-    }
-
-    fn in_place(&mut self, access: crate::sqlite::Access) {
-        let path = self.files.main.path.clone();
-        let busy = Duration::from_millis(self.probe.site.busy_ms);
-        let content = Content { path: &path, access, busy, query: self.query_time() };
-        self.ask(&content);
-    }
-
-    /// Nobody asked for a check or a diagnosis: this look shares its child, and its time, with others.
-    fn is_in_passing(&self) -> bool {
-        self.probe.integrity == IntegrityLevel::Suspicion && !self.probe.diagnose
-    }
-
-    fn on_copy(&mut self, why: String) {
-        let size = self.files.main.state.size() + self.files.wal.state.size();
-        if self.is_in_passing() && size > self.probe.inline_max_bytes {
-            self.facts.not_opened = Some(format!("{why}; a private copy of it waits for a look of its own"));
-            return;
-        }
-        let made = copy::of_all(&self.probe.site);
-        match &made {
-            Ok(copy) => {
-                let path = copy.main();
-                self.facts.on_copy = Some(why);
-                let access = crate::sqlite::Access::Copy;
-                self.ask(&Content { path: &path, access, busy: Duration::ZERO, query: self.query_time() });
-            }
-            Err(error) => self.facts.not_opened = Some(format!("{why}; and no private copy could be made: {error}")),
-        }
-        self.copy = Some(made);
-    }
-
-    /// The canary's time: not how long SQLite waits for a lock, which may be a blink, but how long writers may be blocked.
-    fn query_time(&self) -> Duration {
-        Duration::from_millis(self.probe.site.busy_ms.max(self.probe.site.block_max_ms))
-    }
-
-    /// Opens, checks and queries `content`.
-    fn ask(&mut self, content: &Content<'_>) {
-        let due = self.due(false);
-        if !due.is_empty() && self.facts.on_copy.is_none() {
-            let started = Instant::now();
-            self.read_ahead();
-            self.time("integrity", started);
-        }
-        let started = Instant::now();
-        let remembered = self.probe.last_healthy.as_ref().map(|before| before.schema_cookie);
-        self.facts.open = Some(content.open(remembered));
-        self.time("open", started);
-        let opened = self.facts.open.as_ref().is_some_and(Result::is_ok);
-
-        self.check(content, &due);
-        if let (Some(canary), true) = (&self.probe.canary, opened) {
-            let started = Instant::now();
-            self.facts.query = Some(content.query(canary));
-            self.time("query", started);
-        }
-        let damaged =
-            content::speaks_of_damage(self.facts.open.as_ref()) || content::speaks_of_damage(self.facts.query.as_ref());
-        if damaged && self.facts.integrity.is_none() {
-            let due = self.due(true);
-            self.check(content, &due);
-        }
-    }
-
-    /// Runs the checks until one finds something.
-    fn check(&mut self, content: &Content<'_>, due: &[IntegrityLevel]) {
-        let started = Instant::now();
-        for &level in due {
-            let found = self.check_once(content, level);
-            let go_on = found.ok;
-            self.facts.integrity = Some(found);
-            if !go_on {
-                break;
-            }
-        }
-        if !due.is_empty() {
-            self.time("integrity", started);
-        }
-    }
-
-    /// In WAL mode a check blocks nobody. In rollback mode it keeps writers out for its whole length (rule 11), so in place
-    /// it is ended after `block_max`, and goes on on a copy that was taken under SHARED.
-    fn check_once(&self, content: &Content<'_>, level: IntegrityLevel) -> IntegrityFacts {
-        let blocks = self.facts.on_copy.is_none() && !self.wal_mode();
-        let limit = blocks.then(|| Duration::from_millis(self.probe.site.block_max_ms));
-        let mut found = content.check(level, limit);
-        if !(blocks && content::was_interrupted(&found)) {
-            return found;
-        }
-        match copy::under_shared_lock(&self.probe.site) {
-            Ok(copy) => {
-                let path = copy.main();
-                let access = crate::sqlite::Access::Copy;
-                Content { path: &path, access, busy: Duration::ZERO, query: Duration::ZERO }.check(level, None)
-            }
-            Err(error) => {
-                found.unfinished =
-                    Some(format!("it would have kept writers out too long, and no copy could be taken: {error}"));
-                found
-            }
-        }
-    }
-
-    fn read_ahead(&self) {
-        let size = self.files.main.state.size();
-        if size < READ_AHEAD_FROM {
-            return;
-        }
-        if let Ok(main) = files::open_raw(&self.files.main) {
-            // A bad sector is for the check itself to find, and to name.
-            let _ = host::read_ahead(&main, READ_AHEAD_MAX, Instant::now() + READ_AHEAD_TIME);
-        }
     }
 
     fn diagnose(&mut self) {

@@ -56,8 +56,17 @@ impl Evidence {
     }
 }
 
-/// The last complete preservation, with its folder.
-pub(super) fn latest(place: &Place<'_>) -> Result<Option<(Folder, Evidence)>, JobFailure> {
+/// A complete preservation.
+#[derive(Debug)]
+pub(super) struct Kept {
+    /// Which one, from 1.
+    pub generation: u32,
+    pub folder: Folder,
+    pub evidence: Evidence,
+}
+
+/// The last complete preservation.
+pub(super) fn latest(place: &Place<'_>) -> Result<Option<Kept>, JobFailure> {
     let mut latest = None;
     for generation in 1..=GENERATIONS {
         let folder = match open(place, generation) {
@@ -66,10 +75,19 @@ pub(super) fn latest(place: &Place<'_>) -> Result<Option<(Folder, Evidence)>, Jo
             Err(error) => return Err(while_("opening the evidence folder")(error)),
         };
         if let Some(evidence) = read(&folder)? {
-            latest = Some((folder, evidence));
+            latest = Some(Kept { generation, folder, evidence });
         }
     }
     Ok(latest)
+}
+
+/// One certain preservation.
+pub(super) fn one(place: &Place<'_>, generation: u32) -> Result<Kept, JobFailure> {
+    let folder = open(place, generation).map_err(while_("opening the evidence folder"))?;
+    match read(&folder)? {
+        Some(evidence) => Ok(Kept { generation, folder, evidence }),
+        None => Err(failed(format!("evidence in {} is gone: there is nothing to put back", folder.path().display()))),
+    }
 }
 
 /// An empty folder for the next preservation. Copies of one that was never completed are removed: the step before any change

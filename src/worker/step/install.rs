@@ -11,23 +11,25 @@
 //! | gone | the old file, or nothing as before | in place or aside | takes back |
 //! | any | another file | any | touches nothing, and says so |
 
-use std::ffi::OsString;
-
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::evidence::{Evidence, latest, read_json, same_content, write_json};
+use super::in_use::{Look, holders_of, nobody_has};
 use super::place::{Place, SIDES};
 use super::{done, failed, refused, undone, while_};
 use crate::backup::hash;
-use crate::host::{Bytes, Folder, HostError, Mounts, OfdLock, Scan, Sought, find_holders};
+use crate::host::{Bytes, Folder, HostError, Mounts, OfdLock};
 use crate::job::{FileFacts, JobFailure, StepReport};
 
 /// The record's name in evidence.
 pub(super) const RECORD: &str = "install.json";
 
+/// The old main file's second name while a swap is under way.
+pub(super) const OLD_MAIN: &str = "old-main";
+
 /// All of SQLite's lock bytes in a main file: PENDING, RESERVED and the 510 of SHARED.
-const LOCK_BYTES: Bytes = Bytes::new(1_073_741_824, 512);
+pub(super) const LOCK_BYTES: Bytes = Bytes::new(1_073_741_824, 512);
 
 /// What an install is about to do. Durable before the first name changes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -39,6 +41,8 @@ pub(super) struct Record {
     pub old_main: Option<FileFacts>,
     /// Suffix and facts of the side files that were there.
     pub sides: Vec<(String, FileFacts)>,
+    /// The preservation that has them; `None` when nothing was there.
+    pub generation: Option<u32>,
 }
 
 /// Places between two lines where a death must leave nothing that cannot be finished.
@@ -74,22 +78,19 @@ pub(super) fn apply(place: &Place<'_>) -> Result<StepReport, JobFailure> {
         // An earlier playbook's install was finished, did not heal, and could not be taken back: this is the next one's.
         archive(place, "install-earlier")?;
     }
-    let record = plan(place)?;
-    let locks = lock(place, &record)?;
-    preserved(place, &record)?;
+    let mut record = plan(place)?;
+    let _locks = lock(place, &record)?;
+    record.generation = preserved(place, &record)?;
     write_json(&place.evidence, RECORD, &record)?;
     gap(Gap::Recorded);
     // Only now: whoever came before the locks is seen here, whoever comes later gets BUSY.
-    if let Err(in_use) = nobody_has(place, &record) {
-        archive(place, "install-refused")?;
-        return Err(in_use);
+    match nobody_has(place, &record).and_then(|()| swap(place, &record)) {
+        Ok(()) => conclude(place, &record),
+        Err(why) => {
+            let back = take_back(place, &record).map_or_else(|error| error.message, |report| report.detail);
+            Err(JobFailure { message: format!("{}; {back}", why.message), ..why })
+        }
     }
-    if let Err(failure) = swap(place, &record) {
-        drop(locks);
-        let back = take_back(place, &record).map_or_else(|error| error.message, |report| report.detail);
-        return Err(failed(format!("{}; {back}", failure.message)));
-    }
-    finish(place, &record)
 }
 
 pub(super) fn resume(place: &Place<'_>) -> Result<StepReport, JobFailure> {
@@ -105,15 +106,17 @@ pub(super) fn resume(place: &Place<'_>) -> Result<StepReport, JobFailure> {
         (Some(_), None) => false,
     };
     match (candidate, main) {
-        (_, Some(main)) if main.ino == record.candidate.ino => finish(place, &record),
-        (Some(_), _) if as_before => {
-            let swapped = lock(place, &record).and_then(|locks| {
-                nobody_has(place, &record)?;
-                swap(place, &record)?;
-                Ok(locks)
-            });
+        (_, Some(main)) if main.ino == record.candidate.ino => conclude(place, &record),
+        (Some(_), main) if as_before => {
+            // A program that started after the crash may have written: what it committed must not be swapped away.
+            let written = main.zip(record.old_main).is_some_and(|(main, old)| !same_content(&main, &old));
+            let swapped = if written {
+                Err(refused(format!("{} was written meanwhile", place.path().display())))
+            } else {
+                finish_swap(place, &record)
+            };
             match swapped {
-                Ok(_locks) => finish(place, &record),
+                Ok(report) => Ok(report),
                 Err(why) => {
                     let mut report = take_back(place, &record)?;
                     report.detail = format!("{}: {}", report.detail, why.message);
@@ -129,6 +132,13 @@ pub(super) fn resume(place: &Place<'_>) -> Result<StepReport, JobFailure> {
             place.ours("old").display()
         ))),
     }
+}
+
+fn finish_swap(place: &Place<'_>, record: &Record) -> Result<StepReport, JobFailure> {
+    let _locks = lock(place, record)?;
+    nobody_has(place, record)?;
+    swap(place, record)?;
+    conclude(place, record)
 }
 
 /// What is there now, if it may be swapped at all.
@@ -147,7 +157,7 @@ fn plan(place: &Place<'_>) -> Result<Record, JobFailure> {
     if let Some(why) = mounts.of(place.folder.path()).and_then(|mount| mount.observe_only()) {
         return Err(refused(why));
     }
-    let record = Record { version: 1, begun_at: Timestamp::now(), candidate, old_main, sides };
+    let record = Record { version: 1, begun_at: Timestamp::now(), candidate, old_main, sides, generation: None };
     nobody_has(place, &record)?;
     Ok(record)
 }
@@ -177,7 +187,7 @@ fn lock(place: &Place<'_>, record: &Record) -> Result<Vec<OfdLock>, JobFailure> 
 }
 
 /// Refuses unless evidence holds exactly what is about to go.
-fn preserved(place: &Place<'_>, record: &Record) -> Result<(), JobFailure> {
+fn preserved(place: &Place<'_>, record: &Record) -> Result<Option<u32>, JobFailure> {
     let present = record.old_main.iter().map(|facts| ("main", place.name.clone(), facts));
     let sides = record.sides.iter().filter_map(|(suffix, facts)| {
         let (_, name) = SIDES.into_iter().find(|(known, _)| known == suffix)?;
@@ -185,15 +195,15 @@ fn preserved(place: &Place<'_>, record: &Record) -> Result<(), JobFailure> {
     });
     let gone: Vec<_> = present.chain(sides).collect();
     if gone.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
-    let Some((_, evidence)) = latest(place)? else {
+    let Some(kept) = latest(place)? else {
         return Err(refused("nothing was preserved yet: no file is replaced before its copy is durable"));
     };
     for (name, original, _) in gone {
-        same_as_evidence(place, &evidence, name, &original)?;
+        same_as_evidence(place, &kept.evidence, name, &original)?;
     }
-    Ok(())
+    Ok(Some(kept.generation))
 }
 
 fn same_as_evidence(
@@ -218,56 +228,23 @@ fn same_as_evidence(
     if found == kept.blake3 { Ok(()) } else { Err(changed()) }
 }
 
-/// Refuses when anybody has one of the files open, or when that cannot be told (rules 4 and 13).
-pub(super) fn nobody_has(place: &Place<'_>, record: &Record) -> Result<(), JobFailure> {
-    let mut sought = Vec::new();
-    let mounts = Mounts::read().map_err(while_("asking what is mounted"))?;
-    let mut names: Vec<OsString> = vec![place.name.clone(), place.candidate()];
-    for (suffix, _) in &record.sides {
-        names.extend([place.side(suffix), place.ours(&format!("old{suffix}"))]);
-    }
-    for name in names {
-        if let Ok(facts) = place.folder.stat_in(&name) {
-            let path = place.path_of(&name);
-            let device = mounts.lock_device(&facts, &path);
-            sought.push(Sought::File { tag: name.to_string_lossy().into_owned(), facts, device });
-        }
-    }
-    let path = std::path::absolute(place.path()).unwrap_or_else(|_| place.path().to_owned());
-    sought.push(Sought::UnlinkedFrom { tag: "the deleted file".into(), path });
-    let scan = Scan { maps: true, except: Vec::new() };
-    let holders = find_holders(&sought, &scan).map_err(while_("looking for programs that use the database"))?;
-    if let Some(first) = holders.found.first() {
-        let others = holders.found.len() - 1;
-        return Err(refused(format!(
-            "{} is in use by process {} ({}), which has {} open{}: stop it, then `guardiand heal`",
-            place.path().display(),
-            first.pid,
-            first.comm,
-            first.what,
-            if others > 0 { format!(", and {others} more") } else { String::new() }
-        )));
-    }
-    let blind = holders.blind.iter().chain(holders.blind_for.iter().map(|(_, why)| why)).next();
-    match blind {
-        Some(why) => Err(refused(format!("it cannot be told whether {} is in use: {why}", place.path().display()))),
-        None => Ok(()),
-    }
-}
-
 /// Side files aside, durable; then the candidate over the path, durable. Locks are held.
 fn swap(place: &Place<'_>, record: &Record) -> Result<(), JobFailure> {
     for (suffix, facts) in &record.sides {
         let side = place.side(suffix);
         match place.stat(&side)? {
-            Some(present) if present.ino == facts.ino => {
+            // An index over the WAL changes with every reader, and has no content of its own.
+            Some(present) if same_content(&present, facts) || (suffix == "-shm" && present.ino == facts.ino) => {
                 let aside = place.ours(&format!("old{suffix}"));
                 let moved = place.folder.rename_noreplace(&side, &place.folder, &aside);
                 moved.map_err(while_("setting a side file aside"))?;
                 gap(Gap::OneSideAside);
             }
             Some(_) => {
-                return Err(failed(format!("{} is new: somebody opened the database", place.path_of(&side).display())));
+                return Err(failed(format!(
+                    "{} is not as it was: somebody opened the database",
+                    place.path_of(&side).display()
+                )));
             }
             None => {}
         }
@@ -281,6 +258,11 @@ fn swap(place: &Place<'_>, record: &Record) -> Result<(), JobFailure> {
         }
     }
     gap(Gap::SidesAside);
+    // The old inode keeps a name until nobody can have opened it meanwhile. Where there are no hard links, evidence must do.
+    if place.stat(&place.name)?.is_some() {
+        place.remove(&place.ours(OLD_MAIN))?;
+        let _best_effort = place.folder.link(&place.name, &place.folder, place.ours(OLD_MAIN));
+    }
     // A crash after the rename must find the side files gone, whatever the file system's order.
     place.sync()?;
     gap(Gap::SidesDurable);
@@ -299,22 +281,50 @@ fn swap(place: &Place<'_>, record: &Record) -> Result<(), JobFailure> {
     Ok(())
 }
 
-/// The swap is durable: what was set aside may go, evidence has it.
-fn finish(place: &Place<'_>, record: &Record) -> Result<StepReport, JobFailure> {
+/// The swap is done. Who opened the old file between our last look and the rename waits for its lock still, and would go on
+/// writing to a file without a name: then everything goes back.
+fn conclude(place: &Place<'_>, record: &Record) -> Result<StepReport, JobFailure> {
     // A resume may find the rename done but not yet durable.
     place.sync()?;
+    let late = holders_of(place, &[place.ours(OLD_MAIN)], Look::Found)?;
+    if let Some(late) = late.first() {
+        let untouched = place.stat(&place.name)?.is_some_and(|main| same_content(&main, &record.candidate));
+        if untouched && holders_of(place, std::slice::from_ref(&place.name), Look::Found)?.is_empty() {
+            swap_back(place)?;
+            let mut report = take_back(place, record)?;
+            report.detail = format!("{}: {late} opened the old file at the last moment", report.detail);
+            return Ok(report);
+        }
+        tracing::warn!(path = %place.path().display(), holder = %late, "a program still has the old file open: restart it");
+    }
+    clean(place, record)?;
+    let sides: Vec<&str> = record.sides.iter().map(|(suffix, _)| suffix.as_str()).collect();
+    Ok(done(format!(
+        "{} is in place ({} bytes){}{}{}",
+        place.path().display(),
+        record.candidate.size,
+        if record.old_main.is_some() { "; the old one is in evidence" } else { "" },
+        if sides.is_empty() { String::new() } else { format!(", its side files {} too", sides.join(", ")) },
+        late.first().map(|late| format!("; {late} still has the old file open: restart it")).unwrap_or_default()
+    )))
+}
+
+/// What was set aside may go, evidence has it.
+fn clean(place: &Place<'_>, record: &Record) -> Result<(), JobFailure> {
     for (suffix, _) in &record.sides {
         place.remove(&place.ours(&format!("old{suffix}")))?;
     }
+    place.remove(&place.ours(OLD_MAIN))?;
     gap(Gap::Cleaned);
-    place.sync()?;
-    let sides: Vec<&str> = record.sides.iter().map(|(suffix, _)| suffix.as_str()).collect();
-    Ok(done(format!(
-        "{} is in place ({} bytes); the old one{} is in evidence",
-        place.path().display(),
-        record.candidate.size,
-        if sides.is_empty() { String::new() } else { format!(" with {}", sides.join(", ")) }
-    )))
+    place.sync()
+}
+
+/// The old inode over the path again, the candidate under its own name: two atomic steps, and the path is never empty.
+fn swap_back(place: &Place<'_>) -> Result<(), JobFailure> {
+    let (folder, candidate) = (&place.folder, place.candidate());
+    folder.link(&place.name, folder, candidate).map_err(while_("keeping the candidate"))?;
+    folder.rename(place.ours(OLD_MAIN), folder, &place.name).map_err(while_("putting the old file back"))?;
+    place.sync()
 }
 
 /// Puts the side files back beside the old main file. Not when that was written meanwhile: a WAL replayed onto it would tear it.
@@ -342,6 +352,7 @@ fn take_back(place: &Place<'_>, record: &Record) -> Result<StepReport, JobFailur
         let back = place.folder.rename_noreplace(&aside, &place.folder, place.side(suffix));
         back.map_err(while_("putting a side file back"))?;
     }
+    place.remove(&place.ours(OLD_MAIN))?;
     place.sync()?;
     archive(place, "install-undone")?;
     Ok(undone("the swap was taken back: every file is where it was"))

@@ -6,7 +6,7 @@
 //! | checkpoint, rebuild indexes | what SQLite's own recovery undoes or finishes | doing it again |
 //! | build … | a part without its final name, which counts for nothing | doing it again |
 //! | restore access | owner without mode, or neither | doing it again |
-//! | install | one of the states in [`install`]'s table | finishing, or taking back |
+//! | install | one of the states in `install`'s table | finishing, or taking back |
 //!
 //! A build gives its candidate the final name `.guardiand-<incident>.new` only after the full check and fsync, so a
 //! candidate that is there is complete.
@@ -15,6 +15,7 @@ mod access;
 mod build;
 mod evidence;
 mod in_place;
+mod in_use;
 mod install;
 mod place;
 mod preserve;

@@ -5,7 +5,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use super::{failed, refused, while_};
-use crate::backup::{side_name, stat_of};
+use crate::backup::{BackupError, side_name, stat_of};
 use crate::host::{Folder, Space};
 use crate::job::{FileFacts, JobFailure, StepJob};
 
@@ -69,7 +69,12 @@ impl<'a> Place<'a> {
 
     /// The facts of an entry of the target's folder; refused when it is there and no regular file.
     pub(super) fn stat(&self, name: &OsStr) -> Result<Option<FileFacts>, JobFailure> {
-        Ok(stat_of(&self.folder, name)?)
+        stat_of(&self.folder, name).map_err(|error| match error {
+            BackupError::Source { path, reason } => {
+                refused(format!("{}: {reason}; move it away by hand", path.display()))
+            }
+            other => other.into(),
+        })
     }
 
     /// Removes an entry of ours if it is there.

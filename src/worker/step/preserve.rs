@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::evidence::{Evidence, MANIFEST, Preserved, latest, next, originals, same_content, write_json};
+use super::evidence::{Evidence, Kept, MANIFEST, Preserved, latest, next, originals, same_content, write_json};
 use super::place::{Place, need_space};
 use super::{done, failed, nothing, while_};
 use crate::backup::{hash, shared_lock};
@@ -26,7 +26,7 @@ pub(super) fn apply(place: &Place<'_>) -> Result<StepReport, JobFailure> {
             sources.push((original, name, facts));
         }
     }
-    if let Some((folder, evidence)) = latest(place)? {
+    if let Some(Kept { folder, evidence, .. }) = latest(place)? {
         let same = evidence.files.len() == sources.len()
             && sources.iter().all(|(_, name, facts)| {
                 evidence.file(name).is_some_and(|kept| same_content(&kept.facts, facts))

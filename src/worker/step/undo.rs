@@ -1,14 +1,12 @@
 //! Taking an install back: the old file from evidence over the new one, as long as nothing was committed to that.
 
-use super::evidence::{copy_out, latest, read_json, same_content};
-use super::install::{Gap, RECORD, Record, archive, gap, nobody_has, resume};
+use super::evidence::{copy_out, one, read_json, same_content};
+use super::in_use::nobody_has;
+use super::install::{Gap, LOCK_BYTES, RECORD, Record, archive, gap, resume};
 use super::place::{Place, SIDES};
 use super::{done, failed, refused, undone, while_};
-use crate::host::{Bytes, HostError, OfdLock};
+use crate::host::{HostError, OfdLock};
 use crate::job::{FileFacts, JobFailure, Progress, StepReport};
-
-/// All of SQLite's lock bytes in a main file.
-const LOCK_BYTES: Bytes = Bytes::new(1_073_741_824, 512);
 
 pub(super) fn undo(place: &Place<'_>) -> Result<StepReport, JobFailure> {
     let Some(record) = read_json::<Record>(&place.evidence, RECORD)? else {
@@ -83,8 +81,7 @@ fn put_back(place: &Place<'_>, record: &Record) -> Result<StepReport, JobFailure
         place.remove(&place.side(suffix))?;
     }
     place.sync()?;
-    let kept = latest_for(place, record)?;
-    let Some((folder, evidence)) = kept else {
+    let Some(generation) = record.generation else {
         // Nothing was there before: nothing is there again. The candidate keeps its bytes under its own name.
         place
             .folder
@@ -93,8 +90,9 @@ fn put_back(place: &Place<'_>, record: &Record) -> Result<StepReport, JobFailure
         place.sync()?;
         return finish(place);
     };
-    for preserved in &evidence.files {
-        copy_out(place, &folder, preserved, &place.ours(&format!("undo-{}", preserved.name)))?;
+    let kept = one(place, generation)?;
+    for preserved in &kept.evidence.files {
+        copy_out(place, &kept.folder, preserved, &place.ours(&format!("undo-{}", preserved.name)))?;
     }
     let mut old = None;
     if record.old_main.is_some() {
@@ -103,6 +101,7 @@ fn put_back(place: &Place<'_>, record: &Record) -> Result<StepReport, JobFailure
         let facts = place.stat(&name)?.ok_or_else(|| failed("the copy out of evidence vanished"))?;
         super::evidence::write_json(&place.evidence, "undo.json", &facts)?;
         place.sync()?;
+        nobody_has(place, record)?;
         place.folder.rename(&name, &place.folder, &place.name).map_err(while_("putting the old file back"))?;
     } else {
         place
@@ -115,20 +114,6 @@ fn put_back(place: &Place<'_>, record: &Record) -> Result<StepReport, JobFailure
     let report = finish(place);
     drop(old);
     report
-}
-
-/// The preservation that the install went by, if there was anything to preserve.
-fn latest_for(
-    place: &Place<'_>,
-    record: &Record,
-) -> Result<Option<(crate::host::Folder, super::evidence::Evidence)>, JobFailure> {
-    if record.old_main.is_none() && record.sides.is_empty() {
-        return Ok(None);
-    }
-    match latest(place)? {
-        Some(found) => Ok(Some(found)),
-        None => Err(failed(format!("evidence in {} is gone: nothing to put back", place.evidence.path().display()))),
-    }
 }
 
 /// The old main file is back: its side files follow, and the record goes.

@@ -1,0 +1,101 @@
+//! Whether anybody has the files of a swap open (rules 4 and 13). What cannot be told is refused, never taken for "nobody".
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use super::install::{OLD_MAIN, Record};
+use super::place::{Place, SIDES};
+use super::{refused, while_};
+use crate::host::{Holder, Holders, Mounts, Scan, Sought, find_holders};
+use crate::job::JobFailure;
+
+/// The tag of a file that is gone from the target's path.
+const DELETED: &str = "the deleted file";
+
+/// Somebody who is only passing (a fork before its exec, an indexer) is given this many looks to be gone.
+const LOOKS: u32 = 4;
+
+/// Time between two looks.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
+
+/// How to look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// Before a swap: mappings too, and a deleted file of the target's name; refused when it cannot be told.
+    Complete,
+    /// Who can be found.
+    Found,
+}
+
+/// Refuses when anybody has one of the files open, or when that cannot be told.
+pub(super) fn nobody_has(place: &Place<'_>, record: &Record) -> Result<(), JobFailure> {
+    let mut names: Vec<OsString> = vec![place.name.clone(), place.candidate(), place.ours(OLD_MAIN)];
+    names.extend(SIDES.map(|(suffix, _)| place.side(suffix)));
+    names.extend(record.sides.iter().map(|(suffix, _)| place.ours(&format!("old{suffix}"))));
+    let mut found = holders_of(place, &names, Look::Complete)?;
+    for _ in 1..LOOKS {
+        if found.is_empty() {
+            break;
+        }
+        std::thread::sleep(BETWEEN_LOOKS);
+        found = holders_of(place, &names, Look::Complete)?;
+    }
+    match found.as_slice() {
+        [] => Ok(()),
+        [first, others @ ..] => Err(refused(format!(
+            "{} is in use by {first}{}: stop it, then `guardiand heal`",
+            place.path().display(),
+            if others.is_empty() { String::new() } else { format!(", and {} more", others.len()) }
+        ))),
+    }
+}
+
+/// Who has any of these entries of the target's folder open, in words.
+pub(super) fn holders_of(place: &Place<'_>, names: &[OsString], look: Look) -> Result<Vec<String>, JobFailure> {
+    let mounts = Mounts::read().map_err(while_("asking what is mounted"))?;
+    let mut sought = Vec::new();
+    for name in names {
+        if let Ok(facts) = place.folder.stat_in(name) {
+            let device = mounts.lock_device(&facts, &place.path_of(name));
+            sought.push(Sought::File { tag: name.to_string_lossy().into_owned(), facts, device });
+        }
+    }
+    if look == Look::Complete {
+        let path = std::path::absolute(place.path()).unwrap_or_else(|_| place.path().to_owned());
+        sought.push(Sought::UnlinkedFrom { tag: DELETED.into(), path });
+    }
+    if sought.is_empty() {
+        return Ok(Vec::new());
+    }
+    let scan = Scan { maps: look == Look::Complete, except: Vec::new() };
+    let holders = find_holders(&sought, &scan).map_err(while_("looking for programs that use the database"))?;
+    if let (Look::Complete, Some(why)) = (look, blind_to(place, &sought, &holders)) {
+        return Err(refused(format!("it cannot be told whether {} is in use: {why}", place.path().display())));
+    }
+    let words =
+        |holder: &Holder<String>| format!("process {} ({}), which has {} open", holder.pid, holder.comm, holder.what);
+    Ok(holders.found.iter().map(words).collect())
+}
+
+/// What could not be seen and matters: a process that may only *read* the file cannot commit to an inode that lost its name.
+/// For a deleted file its successor's mode tells who could have written to it.
+fn blind_to(place: &Place<'_>, sought: &[Sought<String>], holders: &Holders<String>) -> Option<String> {
+    if !holders.found.is_empty() {
+        return None;
+    }
+    if let Some(why) = holders.blind.first() {
+        return Some(why.clone());
+    }
+    let own = rustix::process::geteuid().as_raw();
+    let mark_of_own = format!("of uid {own},");
+    let successor = place.stat(&place.candidate()).ok().flatten();
+    let matters = |tag: &str, why: &str| {
+        let known = sought.iter().find_map(|file| match file {
+            Sought::File { tag: known, facts, .. } if known == tag => Some((facts.uid, facts.mode)),
+            _ => None,
+        });
+        let (uid, mode) = known.or(successor.map(|facts| (facts.uid, facts.mode))).unwrap_or((0, 0o777));
+        uid != own || mode & 0o022 != 0 || why.contains(&mark_of_own)
+    };
+    holders.blind_for.iter().find(|(tag, why)| matters(tag, why)).map(|(_, why)| why.clone())
+}
