@@ -10,7 +10,15 @@ pub fn supervisor_and_siblings() -> Vec<i32> {
     if program("self").is_none() || program("self") != program(&parent.to_string()) {
         return Vec::new();
     }
-    let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap_or_default();
-    let children = children.split_ascii_whitespace().filter_map(|pid| pid.parse::<i32>().ok());
-    std::iter::once(parent).chain(children).collect()
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok);
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    std::iter::once(parent).chain(pids.filter(|pid| parent_of(*pid) == Some(parent))).collect()
+}
+
+/// The second field behind the command's name, which may hold spaces and parentheses itself (proc(5)).
+fn parent_of(pid: i32) -> Option<i32> {
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let end = stat.iter().rposition(|byte| *byte == b')')?;
+    let fields = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
+    fields.split_ascii_whitespace().nth(1)?.parse().ok()
 }

@@ -65,8 +65,12 @@ pub fn plan(
 pub fn loss_of_backup(backup: &BackupEntry, tables: &[TableRows], memory: &Memory) -> Loss {
     // The same files at the last healthy look as when the backup was taken: nothing was written since, as far as
     // anything could be seen. Otherwise what was written since is unknown, and never guessed.
-    let unchanged = backup.manifest.source_fingerprint.is_some()
-        && backup.manifest.source_fingerprint.as_ref().map(content) == memory.last_healthy.as_ref().map(content);
+    let last = memory.last_healthy.as_ref().map(content);
+    let same = |print: &crate::job::Fingerprint| last == Some(content(print));
+    let taken_of_it = backup.manifest.source_fingerprint.as_ref().is_some_and(same);
+    let restored_from_it =
+        memory.restored.as_ref().is_some_and(|(blake3, print)| *blake3 == backup.manifest.blake3 && same(print));
+    let unchanged = taken_of_it || restored_from_it;
     loss(format!("backup of {:.3}", backup.manifest.taken_at), tables, unchanged.then_some(0))
 }
 

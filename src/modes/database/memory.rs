@@ -38,6 +38,9 @@ pub struct Memory {
     pub backup_tried_at: Option<Timestamp>,
     /// The newest backup's source files and rows.
     pub backup: Option<BackupMemory>,
+    /// The backup that the database was restored from, and its files just after: while they stay so, its content is that
+    /// backup's.
+    pub restored: Option<(String, Fingerprint)>,
     /// How far the WAL has been verified.
     #[serde(skip)]
     pub wal_mark: Option<WalMark>,
@@ -116,7 +119,7 @@ impl Memory {
 
     /// Takes note of a healthy look.
     pub fn note_healthy(&mut self, facts: &DatabaseFacts, now: Moment) {
-        self.healthy_at = Some(now.wall);
+        self.healthy_at = Some(facts.looked_at);
         if facts.unchanged {
             return;
         }

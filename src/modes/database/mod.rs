@@ -64,6 +64,8 @@ pub struct Database {
     kind: Option<Kind>,
     /// A candidate that passed its full check was put in place during the present incident.
     replaced: bool,
+    /// The BLAKE3 of the backup that the candidate was built from.
+    built_from: Option<String>,
     backups_listed: bool,
 }
 
@@ -95,6 +97,7 @@ impl Database {
             healthy: false,
             kind: None,
             replaced: false,
+            built_from: None,
             backups_listed: false,
         }
     }
@@ -185,8 +188,8 @@ impl Database {
         }
         self.healthy = verdict == Verdict::Healthy;
         self.kind = verdict.findings().first().map(|finding| finding.kind.clone()).or(self.kind.take());
-        if self.healthy && look == Look::Prove {
-            self.replaced = false;
+        if self.healthy && look == Look::Prove && std::mem::take(&mut self.replaced) {
+            self.memory.restored = self.built_from.take().zip(self.memory.last_healthy.clone());
         }
         let layers = detect::layers(facts, &verdict);
         Check {
@@ -315,8 +318,11 @@ impl Supervised for Database {
             Progress::Undone => StepOutcome::Undone,
         };
         let step = serde_json::from_value::<DatabaseStep>(spec.args.clone()).ok();
-        if matches!(step, Some(DatabaseStep::Install)) && outcome != StepOutcome::Undone {
-            self.replaced = true;
+        match &step {
+            Some(DatabaseStep::Install) => self.replaced = outcome != StepOutcome::Undone,
+            Some(DatabaseStep::BuildFromBackup { blake3, .. }) => self.built_from = Some(blake3.clone()),
+            Some(DatabaseStep::BuildFromCopy { .. } | DatabaseStep::BuildFromSchema { .. }) => self.built_from = None,
+            _ => {}
         }
         let loss = step.zip(report.candidate.as_ref()).and_then(|(step, candidate)| self.loss(&step, candidate));
         StepResult { outcome, detail: report.detail.clone(), loss }

@@ -1,7 +1,7 @@
 //! The layers `open`, `integrity` and `query`: what SQLite says of the content.
 
 use crate::job::{FaultClass, HeaderFacts, IntegrityFacts, SqliteFault};
-use crate::model::Severity;
+use crate::model::{Kind, Severity};
 
 use super::super::kinds::{self, INTEGRITY, OPEN, QUERY};
 use super::Judgement;
@@ -50,7 +50,8 @@ impl Judgement<'_> {
                 }
             }
             FaultClass::Corrupt => {
-                self.find_fault(&kinds::CORRUPTED, Severity::Critical, &OPEN, fault, "restore the newest backup that passes")
+                let kind = self.cut_or(&kinds::CORRUPTED);
+                self.find_fault(kind, Severity::Critical, &OPEN, fault, "restore the newest backup that passes");
             }
             FaultClass::CannotOpen | FaultClass::Interrupted => {
                 self.find_fault(&kinds::CONNECTION_FAILED, Severity::High, &OPEN, fault, "guardiand looks again")
@@ -83,9 +84,9 @@ impl Judgement<'_> {
                     ))
                 }
                 FaultClass::Corrupt if integrity.messages.is_empty() => {
-                    let fault = fault.clone();
+                    let (fault, kind) = (fault.clone(), self.cut_or(&kinds::CORRUPTED));
                     self.find_fault(
-                        &kinds::CORRUPTED,
+                        kind,
                         Severity::Critical,
                         &INTEGRITY,
                         &fault,
@@ -131,14 +132,19 @@ impl Judgement<'_> {
                 "rebuild them from their tables: no row is lost",
             );
         }
-        let (kind, severity) = match self.facts.header {
-            Some(HeaderFacts::Good { missing_bytes, .. }) if missing_bytes > 0 => {
-                (&kinds::TRUNCATED, Severity::Critical)
-            }
-            _ if integrity.fault.is_some() => (&kinds::CORRUPTED, Severity::Critical),
-            _ => (&kinds::INTEGRITY_FAILED, Severity::Critical),
+        let kind = match integrity.fault {
+            Some(_) => self.cut_or(&kinds::CORRUPTED),
+            None => self.cut_or(&kinds::INTEGRITY_FAILED),
         };
-        self.find(kind, severity, &INTEGRITY, shown, "restore the newest backup that passes");
+        self.find(kind, Severity::Critical, &INTEGRITY, shown, "restore the newest backup that passes");
+    }
+
+    /// A file that is shorter than its header promises was cut, whatever else SQLite says of it.
+    fn cut_or(&self, kind: &'static Kind) -> &'static Kind {
+        match self.facts.header {
+            Some(HeaderFacts::Good { missing_bytes, .. }) if missing_bytes > 0 => &kinds::TRUNCATED,
+            _ => kind,
+        }
     }
 
     pub(super) fn query(&mut self) {
