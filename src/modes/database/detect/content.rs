@@ -50,8 +50,8 @@ impl Judgement<'_> {
                 }
             }
             FaultClass::Corrupt => {
-                let kind = self.cut_or(&kinds::CORRUPTED);
-                self.find_fault(kind, Severity::Critical, &OPEN, fault, "restore the newest backup that passes");
+                let kind = self.cut_or(kinds::CORRUPTED);
+                self.find_fault(&kind, Severity::Critical, &OPEN, fault, "restore the newest backup that passes");
             }
             FaultClass::CannotOpen | FaultClass::Interrupted => {
                 self.find_fault(&kinds::CONNECTION_FAILED, Severity::High, &OPEN, fault, "guardiand looks again")
@@ -84,9 +84,9 @@ impl Judgement<'_> {
                     ))
                 }
                 FaultClass::Corrupt if integrity.messages.is_empty() => {
-                    let (fault, kind) = (fault.clone(), self.cut_or(&kinds::CORRUPTED));
+                    let (fault, kind) = (fault.clone(), self.cut_or(kinds::CORRUPTED));
                     self.find_fault(
-                        kind,
+                        &kind,
                         Severity::Critical,
                         &INTEGRITY,
                         &fault,
@@ -133,16 +133,16 @@ impl Judgement<'_> {
             );
         }
         let kind = match integrity.fault {
-            Some(_) => self.cut_or(&kinds::CORRUPTED),
-            None => self.cut_or(&kinds::INTEGRITY_FAILED),
+            Some(_) => self.cut_or(kinds::CORRUPTED),
+            None => self.cut_or(kinds::INTEGRITY_FAILED),
         };
-        self.find(kind, Severity::Critical, &INTEGRITY, shown, "restore the newest backup that passes");
+        self.find(&kind, Severity::Critical, &INTEGRITY, shown, "restore the newest backup that passes");
     }
 
     /// A file that is shorter than its header promises was cut, whatever else SQLite says of it.
-    fn cut_or(&self, kind: &'static Kind) -> &'static Kind {
+    fn cut_or(&self, kind: Kind) -> Kind {
         match self.facts.header {
-            Some(HeaderFacts::Good { missing_bytes, .. }) if missing_bytes > 0 => &kinds::TRUNCATED,
+            Some(HeaderFacts::Good { missing_bytes, .. }) if missing_bytes > 0 => kinds::TRUNCATED,
             _ => kind,
         }
     }
