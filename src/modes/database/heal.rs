@@ -61,16 +61,18 @@ pub fn plan(
     Ok(vec![wait()])
 }
 
-/// What is lost when `tables` of `backup` take the place of the database.
-pub fn loss_of_backup(backup: &BackupEntry, tables: &[TableRows], memory: &Memory) -> Loss {
-    // The same files at the last healthy look as when the backup was taken: nothing was written since, as far as
-    // anything could be seen. Otherwise what was written since is unknown, and never guessed.
+/// What is lost when `tables` of `backup` take the place of the database, whose files are now as `facts` has them.
+pub fn loss_of_backup(backup: &BackupEntry, tables: &[TableRows], memory: &Memory, facts: &DatabaseFacts) -> Loss {
+    // That nothing was written since the backup is proven by the files alone: now as at the last healthy look, and then as
+    // when the backup was taken. A file that is gone or was touched proves nothing: its program may have committed between
+    // the last look and the fault, and what cannot be counted is never guessed.
+    let now = facts.fingerprint.as_ref().map(content);
     let last = memory.last_healthy.as_ref().map(content);
     let same = |print: &crate::job::Fingerprint| last == Some(content(print));
     let taken_of_it = backup.manifest.source_fingerprint.as_ref().is_some_and(same);
     let restored_from_it =
         memory.restored.as_ref().is_some_and(|(blake3, print)| *blake3 == backup.manifest.blake3 && same(print));
-    let unchanged = taken_of_it || restored_from_it;
+    let unchanged = now == last && (taken_of_it || restored_from_it);
     loss(format!("backup of {:.3}", backup.manifest.taken_at), tables, unchanged.then_some(0))
 }
 

@@ -385,11 +385,12 @@ impl Database {
     fn loss(&self, step: &DatabaseStep, candidate: &crate::job::Candidate) -> Option<crate::model::Loss> {
         match step {
             DatabaseStep::BuildFromBackup { backup, .. } => {
-                let diagnosis = self.facts.as_ref().and_then(|facts| facts.diagnosis.as_ref());
-                let entry =
-                    diagnosis.and_then(|diagnosis| diagnosis.backups.iter().find(|entry| entry.file == *backup));
+                let entry = self.facts.as_ref().and_then(|facts| {
+                    let listed = &facts.diagnosis.as_ref()?.backups;
+                    listed.iter().find(|entry| entry.file == *backup).map(|entry| (entry, facts))
+                });
                 Some(match entry {
-                    Some(entry) => heal::loss_of_backup(entry, &candidate.tables, &self.memory),
+                    Some((entry, facts)) => heal::loss_of_backup(entry, &candidate.tables, &self.memory, facts),
                     None => heal::loss_unknown(candidate),
                 })
             }

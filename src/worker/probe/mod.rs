@@ -25,8 +25,8 @@ use self::opening::{Before, Opening};
 use super::sweep::Sweep;
 use crate::host;
 use crate::job::{
-    Access, DatabaseFacts, DatabaseProbe, FileState, Fingerprint, HeaderFacts, IntegrityLevel, JournalState, LayerTime,
-    WalState,
+    Access, DatabaseFacts, DatabaseProbe, FileFacts, FileState, Fingerprint, HeaderFacts, IntegrityLevel, JournalState,
+    LayerTime, WalMark, WalState,
 };
 
 /// A file that changed less long ago than this may change again within the same tick of its time stamp, in nanoseconds.
@@ -169,7 +169,7 @@ impl<'a> Look<'a> {
         self.time("readable", started);
 
         let started = Instant::now();
-        match raw::wal(&self.files, self.probe.wal_mark.as_ref(), booted_ns()) {
+        match raw::wal(&self.files, self.verified_wal(), booted_ns()) {
             Ok(wal) => {
                 self.index = wal.index;
                 self.facts.wal = Some(wal.facts);
@@ -188,6 +188,12 @@ impl<'a> Look<'a> {
             Err(error) => self.leave_unread(format!("its rollback journal could not be read: {error}")),
         }
         self.time("wal", started);
+    }
+
+    /// How far the WAL was verified, and the file as it was when it was last found healthy.
+    fn verified_wal(&self) -> Option<(&WalMark, Option<&FileFacts>)> {
+        let seen = self.probe.last_healthy.as_ref().and_then(|print| print.wal.as_ref());
+        self.probe.wal_mark.as_ref().map(|mark| (mark, seen))
     }
 
     fn leave_unread(&mut self, why: String) {

@@ -13,7 +13,7 @@ use crate::format::{
     self, Encoding, Header, JournalScan, SizeVerdict, WalHeaderError, WalHeaderState, WalIndex, WalScan,
 };
 use crate::host::{LockMode, SqliteLock, ask_lock};
-use crate::job::{FileState, HeaderFacts, JournalFacts, JournalState, WalFacts, WalMark, WalState};
+use crate::job::{FileFacts, FileState, HeaderFacts, JournalFacts, JournalState, WalFacts, WalMark, WalState};
 
 /// A live writer can rewrite what is being read: damage counts when so many scans in a row see the same.
 const LOOKS: u32 = 3;
@@ -95,8 +95,13 @@ pub(super) struct RawWal {
     pub(super) index: Option<WalIndex>,
 }
 
-/// Scans the WAL, on from `mark` where that still fits. `booted_ns`: when this boot began, on the wall clock.
-pub(super) fn wal(files: &Files, mark: Option<&WalMark>, booted_ns: i64) -> io::Result<RawWal> {
+/// Scans the WAL, on from where it was `verified` to if that still fits; with the mark comes the file as it was then.
+/// `booted_ns`: when this boot began, on the wall clock.
+pub(super) fn wal(
+    files: &Files,
+    verified: Option<(&WalMark, Option<&FileFacts>)>,
+    booted_ns: i64,
+) -> io::Result<RawWal> {
     let without = |state, detail: String| RawWal {
         facts: WalFacts {
             state,
@@ -117,7 +122,9 @@ pub(super) fn wal(files: &Files, mark: Option<&WalMark>, booted_ns: i64) -> io::
         FileState::Other { what } => return Ok(without(WalState::NotAFile, format!("it is {what}"))),
         FileState::Unreadable { message, .. } => return Err(io::Error::other(message.clone())),
     }
-    let mark = mark.map(to_format);
+    let mark = verified.map(|(mark, _)| to_format(mark));
+    let was = verified.and_then(|(_, was)| was).map(|was| (was.size, was.mtime_ns));
+    let touched = was != files.wal.state.file().map(|now| (now.size, now.mtime_ns));
     let mut seen = None;
     let mut result = without(WalState::Absent, String::new());
     for look in 0..LOOKS {
@@ -132,6 +139,10 @@ pub(super) fn wal(files: &Files, mark: Option<&WalMark>, booted_ns: i64) -> io::
             }
             Err(error) => return Err(error),
         };
+        // It was written, and no frame was added: then something that was verified has changed, perhaps not by SQLite.
+        if look == 0 && touched && mark.is_some_and(|mark| mark.last_commit == scan.last_commit) {
+            continue;
+        }
         result = judge(&scan, index);
         if result.facts.state != WalState::Damaged || seen.as_ref() == Some(&result.facts) {
             return Ok(result);

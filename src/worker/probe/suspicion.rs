@@ -44,7 +44,9 @@ pub(super) fn behind_sqlite(
     if !before.wal_mode && !now.wal_mode {
         return full("the file changed, and its change counter did not".to_owned());
     }
-    match (&before.wal, &now.wal) {
+    // SQLite treats a WAL of 0 bytes as none, and a reader that creates one has changed nothing.
+    let wal = |print: &Fingerprint| print.wal.filter(|wal| wal.size > 0);
+    match (wal(before), wal(now)) {
         (then, now) if then == now && now.is_some() => {
             full("the file changed, and neither its change counter nor its WAL did".to_owned())
         }
@@ -82,6 +84,11 @@ mod tests {
         let rollback = |mtime, counter| print(1, mtime, counter, None);
         let wal = |mtime, counter, wal_mtime| print(1, mtime, counter, Some((true, wal_mtime)));
         let closed = |mtime, counter| print(1, mtime, counter, Some((false, 0)));
+        let looked_into = |mtime, counter| {
+            let mut print = wal(mtime, counter, 9);
+            print.wal.as_mut().unwrap().size = 0;
+            print
+        };
         let table = [
             ("nothing changed", rollback(1, 1), rollback(1, 1), None),
             ("a commit", rollback(1, 1), rollback(2, 2), None),
@@ -92,6 +99,7 @@ mod tests {
             ("a checkpoint", wal(1, 1, 1), wal(2, 1, 2), None),
             ("a flipped byte beside a WAL", wal(1, 1, 1), wal(2, 1, 1), Some(Full)),
             ("written and closed", closed(1, 1), closed(2, 1), Some(Quick)),
+            ("a flipped byte, and an empty WAL of a reader's", closed(1, 1), looked_into(2, 1), Some(Quick)),
             ("the WAL was closed", wal(1, 1, 1), closed(2, 1), None),
         ];
         for (name, before, now, expected) in table {
