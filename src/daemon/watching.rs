@@ -39,7 +39,8 @@ pub(super) async fn watch_files(
         tokio::select! {
             wake = watcher.next() => {
                 let message = match wake {
-                    Some(Wake::Path(path)) => Message::Changed(path),
+                    Some(Wake::Path(path)) => Message::Changed { path, written: false },
+                    Some(Wake::Written(path)) => Message::Changed { path, written: true },
                     Some(Wake::Everything) => Message::ChangedEverything,
                     None => return,
                 };

@@ -77,20 +77,20 @@ impl Coalescer {
     }
 
     /// The paths whose time is over and that were touched meanwhile; the others are forgotten.
-    pub(super) fn due(&mut self, now: Instant) -> Vec<PathBuf> {
+    pub(super) fn due(&mut self, now: Instant) -> Vec<(PathBuf, Touch)> {
         if self.next_due.is_none_or(|next| next > now) {
             return Vec::new();
         }
         let longest = self.longest_hold;
         let mut due = Vec::new();
-        self.hot.retain(|(path, _), hot| {
+        self.hot.retain(|(path, touch), hot| {
             if hot.until > now {
                 return true;
             }
             if !hot.again {
                 return false;
             }
-            due.push(path.clone());
+            due.push((path.clone(), *touch));
             hot.hold = (hot.hold * 2).min(longest);
             hot.until = now + hot.hold;
             hot.again = false;
@@ -126,7 +126,8 @@ mod tests {
         }
         assert_eq!(coalescer.next_due(), Some(start + 5 * MS));
         assert!(coalescer.due(start + 4 * MS).is_empty());
-        assert_eq!(coalescer.due(start + 5 * MS), [path]);
+        let due = coalescer.due(start + 5 * MS).into_iter().map(|(path, _)| path).collect::<Vec<_>>();
+        assert_eq!(due, [path]);
         assert!(coalescer.due(start + 15 * MS).is_empty());
         assert_eq!(coalescer.next_due(), None);
         assert_eq!(coalescer.event(path, Touch::Written, start + 16 * MS), Answer::Now);

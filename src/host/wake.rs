@@ -8,6 +8,8 @@ use std::path::PathBuf;
 pub enum Wake {
     /// To this file; or to all in this folder, when it is a watched one: it came, went, or is watched from now on.
     Path(PathBuf),
+    /// Bytes of this file were written: what a database does all day, so its look may be put off a little.
+    Written(PathBuf),
     /// To anything: events were lost.
     Everything,
 }
@@ -17,6 +19,7 @@ pub enum Wake {
 pub(super) struct Outbox {
     everything: bool,
     paths: BTreeSet<PathBuf>,
+    written: BTreeSet<PathBuf>,
 }
 
 impl Outbox {
@@ -27,21 +30,32 @@ impl Outbox {
         if self.paths.len() >= Self::MOST {
             self.put_everything();
         } else if !self.everything {
+            self.written.remove(&path);
             self.paths.insert(path);
+        }
+    }
+
+    pub(super) fn put_written(&mut self, path: PathBuf) {
+        if self.written.len() >= Self::MOST {
+            self.put_everything();
+        } else if !self.everything && !self.paths.contains(&path) {
+            self.written.insert(path);
         }
     }
 
     pub(super) fn put_everything(&mut self) {
         self.everything = true;
         self.paths.clear();
+        self.written.clear();
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        !self.everything && self.paths.is_empty()
+        !self.everything && self.paths.is_empty() && self.written.is_empty()
     }
 
     pub(super) fn take(&mut self) -> Wake {
         self.everything = false;
-        self.paths.pop_first().map_or(Wake::Everything, Wake::Path)
+        let come_and_gone = self.paths.pop_first().map(Wake::Path);
+        come_and_gone.or_else(|| self.written.pop_first().map(Wake::Written)).unwrap_or(Wake::Everything)
     }
 }

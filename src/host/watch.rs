@@ -176,8 +176,8 @@ impl Pump {
     async fn run(mut self) {
         loop {
             let now = Instant::now();
-            for path in self.coalescer.due(now) {
-                self.outbox.put(path);
+            for (path, touch) in self.coalescer.due(now) {
+                self.put(path, touch);
             }
             self.read_again_at = self.read_again_at.filter(|at| *at > now);
             let timer = [self.coalescer.next_due(), self.read_again_at].into_iter().flatten().min();
@@ -335,6 +335,13 @@ impl Pump {
         true
     }
 
+    fn put(&mut self, path: PathBuf, touch: Touch) {
+        match touch {
+            Touch::Changed => self.outbox.put(path),
+            Touch::Written | Touch::Closed => self.outbox.put_written(path),
+        }
+    }
+
     fn report(&mut self, path: &Path, flags: ReadFlags, now: Instant) -> bool {
         let touch = if flags.contains(ReadFlags::MODIFY) {
             Touch::Written
@@ -344,7 +351,7 @@ impl Pump {
             Touch::Changed
         };
         match self.coalescer.event(path, touch, now) {
-            Answer::Now => self.outbox.put(path.to_path_buf()),
+            Answer::Now => self.put(path.to_path_buf(), touch),
             Answer::Later => return true,
             Answer::TooMany => self.outbox.put_everything(),
         }

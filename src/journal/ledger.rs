@@ -164,6 +164,10 @@ impl Ledger {
         if open.replayed.incident.state == IncidentState::Closed && !open.replayed.closed {
             return Ok(());
         }
+        // Between its proof and its last entry an incident has no outcome yet: readers see it as it was before the proof.
+        if open.replayed.incident.state == IncidentState::Closed && !open.replayed.closed {
+            return Ok(());
+        }
         let result = self.index.put(&open.replayed, open.log.as_ref().map_or(0, LogWriter::next_seq));
         if open.replayed.closed {
             self.open.remove(id);

@@ -15,7 +15,12 @@ pub(super) type SlotId = u64;
 /// One thing that happened.
 pub enum Message {
     /// A file changed, as far as an event can be believed.
-    Changed(PathBuf),
+    Changed {
+        /// It, or the watched folder that it is in.
+        path: PathBuf,
+        /// Bytes were written, and nothing else: a database's everyday.
+        written: bool,
+    },
     /// So much changed that nobody kept count.
     ChangedEverything,
     /// A look came back.

@@ -8,13 +8,25 @@ use crate::clock::Moment;
 pub(super) const TOGETHER: usize = 64;
 /// Events within this after a look were most likely caused by it: SQLite makes and removes side files (rule 25).
 const OWN_EVENTS: Duration = Duration::from_millis(25);
-/// A file that keeps changing is looked at no more often than this on account of it.
-const BUSY_GAP_MAX: Duration = Duration::from_secs(1);
+/// A file that keeps changing is looked at no more often than this on account of it: a hundred busy databases must not cost
+/// a hundred looks a second.
+const BUSY_GAP_MAX: Duration = Duration::from_secs(5);
+/// Pauses of busy files end on the same instants, so that their looks share a child.
+const BUSY_GRID_MS: u64 = 250;
 /// The first pause between two looks at a file that keeps changing.
 const BUSY_GAP_MIN: Duration = Duration::from_millis(50);
 
 /// The share of an interval within which looks that are due soon join one that is due now.
 const SLACK_SHARE: u32 = 10;
+
+/// How much a change can wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Urgency {
+    /// A database came, went or was replaced.
+    AtOnce,
+    /// Bytes were written: a database's everyday, or damage.
+    Soon,
+}
 
 /// One target's next look.
 #[derive(Debug, Clone)]
@@ -64,30 +76,44 @@ impl Due {
     }
 
     /// A file of the target changed: look at once, or when the pause of a busy file is over.
-    pub(super) fn wake(&mut self, now: Moment) {
+    pub(super) fn wake(&mut self, now: Moment, urgency: Urgency) {
         let Some(looked) = self.looked else {
             self.at = now;
             return;
         };
         let quiet = now.since(looked);
-        let at = if quiet > self.gap.max(OWN_EVENTS) {
-            // The first change after a quiet time is seen at once.
-            self.gap = if quiet > BUSY_GAP_MAX { Duration::ZERO } else { self.gap };
-            now
-        } else {
-            let pause = self.gap.max(OWN_EVENTS);
-            looked.after(pause)
+        let pause = match urgency {
+            Urgency::AtOnce => OWN_EVENTS,
+            Urgency::Soon => self.gap.max(OWN_EVENTS),
+        };
+        let at = match quiet > pause {
+            true => now,
+            false if pause < Duration::from_millis(BUSY_GRID_MS) => looked.after(pause),
+            false => on_grid(looked.after(pause)),
         };
         if at.boot_ms < self.at.boot_ms {
             self.at = at;
-            self.gap = (self.gap * 2).clamp(BUSY_GAP_MIN, BUSY_GAP_MAX);
+            if urgency == Urgency::Soon {
+                let calm = quiet > BUSY_GAP_MAX;
+                self.gap = if calm { Duration::ZERO } else { (self.gap * 2).clamp(BUSY_GAP_MIN, BUSY_GAP_MAX) };
+            }
         }
+    }
+
+    /// Not before `at`: what it stands on does not answer.
+    pub(super) fn not_before(&mut self, at: Moment) {
+        self.at = at;
     }
 
     /// Look at once, whatever else.
     pub(super) fn now(&mut self, now: Moment) {
         self.at = now;
     }
+}
+
+fn on_grid(at: Moment) -> Moment {
+    let over = at.boot_ms % BUSY_GRID_MS;
+    at.after(Duration::from_millis((BUSY_GRID_MS - over) % BUSY_GRID_MS))
 }
 
 #[cfg(test)]
@@ -126,7 +152,7 @@ mod tests {
     fn the_first_change_after_a_quiet_time_is_looked_at_at_once() {
         let mut due = Due::first(0, 1, INTERVAL, at(0), 3);
         due.looked(at(0), None);
-        due.wake(at(5_000));
+        due.wake(at(5_000), Urgency::Soon);
         assert_eq!(due.at(), at(5_000));
     }
 
@@ -134,22 +160,35 @@ mod tests {
     fn what_our_own_look_stirred_up_is_looked_at_once_more_and_not_for_ever() {
         let mut due = Due::first(0, 1, INTERVAL, at(0), 3);
         due.looked(at(0), None);
-        due.wake(at(1));
+        due.wake(at(1), Urgency::AtOnce);
         assert_eq!(due.at(), at(25));
     }
 
-    #[test]
-    fn a_file_that_keeps_changing_is_looked_at_about_once_a_second() {
+    /// Looks in 60 s at a file that changes every millisecond.
+    fn looks(urgency: impl Fn(u64) -> Urgency) -> Vec<u64> {
         let mut due = Due::first(0, 1, INTERVAL, at(0), 3);
-        let mut looks = 0;
+        let mut looks = Vec::new();
         due.looked(at(0), None);
-        for ms in 0..20_000 {
-            due.wake(at(ms));
+        for ms in 0..60_000 {
+            due.wake(at(ms), urgency(ms));
             if due.at().boot_ms <= ms {
                 due.looked(at(ms), None);
-                looks += 1;
+                looks.push(ms);
             }
         }
-        assert!((15..40).contains(&looks), "{looks} looks in 20 s");
+        looks
+    }
+
+    #[test]
+    fn a_file_that_keeps_changing_is_looked_at_ever_less_often_and_together_with_others() {
+        let looks = looks(|_| Urgency::Soon);
+        assert!((12..30).contains(&looks.len()), "{looks:?}");
+        assert!(looks.iter().rev().take(10).all(|at| at % BUSY_GRID_MS == 0), "{looks:?}");
+    }
+
+    #[test]
+    fn a_database_that_goes_is_looked_at_at_once_however_busy_it_was() {
+        let looks = looks(|ms| if ms == 40_123 { Urgency::AtOnce } else { Urgency::Soon });
+        assert!(looks.contains(&40_123), "{looks:?}");
     }
 }

@@ -16,6 +16,7 @@ use crate::modes::{Answer, Discovery, Look, Supervised};
 use crate::telemetry::CheckDone;
 
 use super::inbox::SlotId;
+use super::schedule::Urgency;
 use super::slot::Slot;
 use super::status::StatusBoard;
 use super::{Context, Message};
@@ -175,7 +176,7 @@ impl Supervisor {
 
     fn take(&mut self, message: Message) {
         match message {
-            Message::Changed(path) => self.changed(&path),
+            Message::Changed { path, written } => self.changed(&path, written),
             Message::ChangedEverything => {
                 let now = self.cx.now();
                 self.slots.values_mut().for_each(|slot| slot.due.now(now));
@@ -196,7 +197,7 @@ impl Supervisor {
         }
     }
 
-    fn changed(&mut self, path: &Path) {
+    fn changed(&mut self, path: &Path, written: bool) {
         let now = self.cx.now();
         // A watched folder itself: it came, went, or is watched from now on.
         let inside = self.watched.iter().filter(|(watched, _)| watched.parent() == Some(path)).flat_map(|(_, ids)| ids);
@@ -204,7 +205,12 @@ impl Supervisor {
         for id in ids {
             if let Some(slot) = self.slots.get_mut(&id) {
                 slot.changed_meanwhile |= slot.looking || slot.target.is_none();
-                slot.due.wake(now);
+                // Side files come and go with every commit: only the main file's coming and going is news.
+                let main = slot
+                    .target
+                    .as_ref()
+                    .is_none_or(|target| target.settings().watches.first().is_some_and(|main| main == path));
+                slot.due.wake(now, if main && !written { Urgency::AtOnce } else { Urgency::Soon });
                 slot.forget_pace();
             }
         }
@@ -225,7 +231,7 @@ impl Supervisor {
         let check = target.judge(Look::Sweep, answer, now);
         slot.due.looked(now, target.look_again());
         if std::mem::take(&mut slot.changed_meanwhile) {
-            slot.due.wake(now);
+            slot.due.wake(now, Urgency::Soon);
         }
         self.judged(id, &check, now);
     }

@@ -8,6 +8,7 @@ use crate::modes::{Answer, Errand};
 
 use super::attend::{Mandate, close_if_proven};
 use super::inbox::SlotId;
+use super::schedule::Urgency;
 use super::sweep::{Supervisor, observe};
 use super::{Attended, Case, Message, attend};
 
@@ -51,7 +52,7 @@ impl Supervisor {
         slot.pace(now, retry_in, interval);
         slot.due.looked(now, retry_in.or(target.look_again()));
         if std::mem::take(&mut slot.changed_meanwhile) {
-            slot.due.wake(now);
+            slot.due.wake(now, Urgency::Soon);
         }
         slot.target = Some(target);
         observe(&self.board, &check);
