@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::Connection;
 
 /// Random numbers that can be had again: the seed is printed, and taken from GUARDIAN_TEST_SEED when that is set.
 pub struct Dice(u64);
@@ -82,15 +82,14 @@ pub fn wal_frame(wal: &Path) -> (Vec<u8>, usize) {
     (overwrite(wal, at, &[whole[at] ^ 0x40]), frames / 2)
 }
 
-/// One byte of a page in the middle of a rollback journal.
+/// One byte of the second page in a rollback journal's first segment, of whose records every one is synced.
 pub fn journal_record(journal: &Path) -> Vec<u8> {
     let whole = std::fs::read(journal).unwrap();
-    let page = u32::from_be_bytes(whole[24..28].try_into().unwrap()) as usize;
-    let sector = u32::from_be_bytes(whole[20..24].try_into().unwrap()) as usize;
-    let records = (whole.len() - sector) / (page + 8);
-    assert!(records > 4, "a journal with {records} records has no middle");
-    // The checksum covers every 200th byte from the page's end: those alone are told.
-    let at = sector + records / 2 * (page + 8) + 4 + (page - 200);
+    let word = |at: usize| u32::from_be_bytes(whole[at..at + 4].try_into().unwrap()) as usize;
+    let (records, sector, page) = (word(8), word(20), word(24));
+    assert!(records >= 2, "a segment with {records} records has no second");
+    // The checksum covers every 200th byte from the page's end, and no other.
+    let at = sector + (page + 8) + 4 + (page - 200);
     overwrite(journal, at, &[whole[at] ^ 0xff])
 }
 
@@ -102,8 +101,12 @@ pub fn page_size(main: &[u8]) -> usize {
     }
 }
 
+/// The leaf pages of a table or an index; asked of a copy, so that the asking touches nothing.
 fn leaves(path: &Path, of: &str) -> Vec<usize> {
-    let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("copy.db");
+    std::fs::copy(path, &copy).unwrap();
+    let db = Connection::open(&copy).unwrap();
     let mut query = db.prepare("SELECT pageno FROM dbstat WHERE name = ?1 AND pagetype = 'leaf'").unwrap();
     let pages = query.query_map([of], |row| row.get::<_, i64>(0)).unwrap();
     let pages = pages.map(|page| page.unwrap() as usize).collect::<Vec<_>>();
