@@ -11,14 +11,17 @@
 mod ask;
 mod attend;
 mod case;
+mod commands;
 mod execute;
 mod inbox;
+mod planting;
 mod policy;
 mod resume;
 mod schedule;
 mod slot;
 pub mod status;
 mod sweep;
+mod tending;
 
 pub use ask::{check_on_demand, heal_on_demand};
 pub use attend::{Attended, Mandate, attend};

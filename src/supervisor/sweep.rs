@@ -1,40 +1,29 @@
 //! The loop: what is due is looked at in one child, what is unhealthy is attended in a task of its own.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::RandomState;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 
 use crate::clock::Moment;
 use crate::job::{FailureKind, JobFailure};
 use crate::journal::{LeftOpen, Remembered};
 use crate::model::{Check, Verdict};
-use crate::modes::{Answer, Discovery, Errand, Look, Supervised};
-use crate::telemetry::{CheckDone, forget_target, register_target};
+use crate::modes::{Answer, Discovery, Look, Supervised};
+use crate::telemetry::CheckDone;
 
-use super::attend::{Mandate, close_if_proven};
 use super::inbox::SlotId;
-use super::schedule::Due;
 use super::slot::Slot;
 use super::status::StatusBoard;
-use super::{
-    Attended, Case, Command, Context, GatesConfig, HealAnswer, Message, attend, check_on_demand, heal_on_demand, resume,
-};
+use super::{Context, Message};
 
-/// Globs are listed again at least this often; events make it sooner.
-const LISTING_INTERVAL: Duration = Duration::from_secs(30);
 /// Events of a folder full of globbed files are gathered for this long before it is listed again.
 const LISTING_PAUSE: Duration = Duration::from_millis(50);
-/// Listing is a walk over folders.
-const LISTING_PATIENCE: Duration = Duration::from_secs(30);
 /// Nothing is due: look at the clock again after this all the same.
 const IDLE: Duration = Duration::from_secs(3600);
-
-/// A target that left its slot, with its open incident.
-type Borrowed = (SlotId, Box<dyn Supervised>, Option<Case>);
 
 /// Everything that shall be supervised.
 #[derive(Default)]
@@ -45,33 +34,33 @@ pub struct Plant {
     pub discoveries: Vec<Box<dyn Discovery>>,
 }
 
-struct Listing {
-    discovery: Box<dyn Discovery>,
-    due: Moment,
-    under_way: bool,
+pub(super) struct Listing {
+    pub(super) discovery: Box<dyn Discovery>,
+    pub(super) due: Moment,
+    pub(super) under_way: bool,
 }
 
 /// The supervisor: one loop over one inbox.
 pub struct Supervisor {
-    cx: Context,
-    inbox: mpsc::UnboundedReceiver<Message>,
-    outbox: mpsc::UnboundedSender<Message>,
-    slots: BTreeMap<SlotId, Slot>,
-    listings: Vec<Listing>,
-    next_id: SlotId,
-    remembered: HashMap<(String, String), serde_json::Value>,
-    left_open: Vec<LeftOpen>,
-    unsaved: Vec<Remembered>,
-    watched: HashMap<PathBuf, Vec<SlotId>>,
-    watches: watch::Sender<BTreeSet<PathBuf>>,
-    board: Arc<RwLock<StatusBoard>>,
-    seed: RandomState,
-    beat: Beat,
-    swept: bool,
+    pub(super) cx: Context,
+    pub(super) inbox: mpsc::UnboundedReceiver<Message>,
+    pub(super) outbox: mpsc::UnboundedSender<Message>,
+    pub(super) slots: BTreeMap<SlotId, Slot>,
+    pub(super) listings: Vec<Listing>,
+    pub(super) next_id: SlotId,
+    pub(super) remembered: HashMap<(String, String), serde_json::Value>,
+    pub(super) left_open: Vec<LeftOpen>,
+    pub(super) unsaved: Vec<Remembered>,
+    pub(super) watched: HashMap<PathBuf, Vec<SlotId>>,
+    pub(super) watches: watch::Sender<BTreeSet<PathBuf>>,
+    pub(super) board: Arc<RwLock<StatusBoard>>,
+    pub(super) seed: RandomState,
+    pub(super) beat: Beat,
+    pub(super) swept: bool,
 }
 
 /// What the loop does each time it comes round; told whether a sweep has ended since.
-struct Beat {
+pub(super) struct Beat {
     every: Duration,
     tell: Box<dyn FnMut(bool) + Send>,
 }
@@ -112,23 +101,6 @@ impl Supervisor {
     pub fn recall(&mut self, remembered: Vec<Remembered>, left_open: Vec<LeftOpen>) {
         self.remembered = remembered.into_iter().map(|memory| ((memory.target, memory.mode), memory.memory)).collect();
         self.left_open = left_open;
-    }
-
-    /// Takes targets and globs under supervision; interrupted heals are resumed before anything else touches them.
-    pub fn plant(&mut self, plant: Plant) {
-        let of = plant.targets.len();
-        for (index, target) in plant.targets.into_iter().enumerate() {
-            self.add(target, None, index, of);
-        }
-        let now = self.cx.now();
-        self.listings =
-            plant.discoveries.into_iter().map(|discovery| Listing { discovery, due: now, under_way: false }).collect();
-        self.publish_watches();
-    }
-
-    /// Incidents that were left open and whose targets are no longer configured.
-    pub fn orphans(&self) -> &[LeftOpen] {
-        &self.left_open
     }
 
     /// Runs until `stopping` is true and everything under way is parked.
@@ -259,7 +231,7 @@ impl Supervisor {
     }
 
     /// What follows from a check, of a look or of an errand.
-    fn judged(&mut self, id: SlotId, check: &Check, now: Moment) {
+    pub(super) fn judged(&mut self, id: SlotId, check: &Check, now: Moment) {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         observe(&self.board, check);
         if let Some(target) = slot.target.as_mut()
@@ -280,294 +252,7 @@ impl Supervisor {
         self.show(id);
     }
 
-    fn attend(&mut self, id: SlotId, check: Check) {
-        let now = self.cx.now();
-        let Some(slot) = self.slots.get_mut(&id) else { return };
-        let Some(target) = slot.target.take() else { return };
-        // Its child has the database open, which would look like a user of it.
-        if let Some(errand) = slot.errand.take() {
-            errand.abort();
-        }
-        let case = slot.case.take().filter(Case::is_open);
-        let (cx, outbox) = (self.cx.clone(), self.outbox.clone());
-        tokio::spawn(async move {
-            let attended = attend(&cx, target, case, check, now, Mandate::Own).await;
-            let _ = outbox.send(Message::Attended(id, Box::new(attended)));
-        });
-    }
-
-    fn close(&mut self, id: SlotId) {
-        let Some(slot) = self.slots.get_mut(&id) else { return };
-        let (Some(target), Some(case)) = (slot.target.take(), slot.case.take()) else { return };
-        let (cx, outbox) = (self.cx.clone(), self.outbox.clone());
-        tokio::spawn(async move {
-            let attended = close_if_proven(&cx, target, case).await;
-            let _ = outbox.send(Message::Attended(id, Box::new(attended)));
-        });
-    }
-
-    fn come_back(&mut self, id: SlotId, attended: Attended) {
-        let now = self.cx.now();
-        let Attended { target, case, check, retry_in } = attended;
-        let Some(slot) = self.slots.get_mut(&id) else { return };
-        if slot.gone {
-            self.slots.remove(&id);
-            return;
-        }
-        let interval = target.settings().interval;
-        slot.case = case;
-        slot.pace(now, retry_in, interval);
-        slot.due.looked(now, retry_in.or(target.look_again()));
-        if std::mem::take(&mut slot.changed_meanwhile) {
-            slot.due.wake(now);
-        }
-        slot.target = Some(target);
-        observe(&self.board, &check);
-        self.swap_in_replacement(id);
-        if let Some(slot) = self.slots.get_mut(&id)
-            && let Some(memory) = slot.target.as_mut().and_then(|target| target.memory())
-        {
-            self.unsaved.push(Remembered { target: slot.name.clone(), mode: slot.mode.to_owned(), memory });
-        }
-        self.show(id);
-    }
-
-    fn run_errand(&mut self, id: SlotId, errand: Errand, reply: Option<oneshot::Sender<Answer>>) {
-        let Some(slot) = self.slots.get_mut(&id) else { return };
-        let (jobs, outbox) = (self.cx.jobs.clone(), self.outbox.clone());
-        let task = tokio::spawn(async move {
-            let answer = jobs.run(errand.job, errand.deadline).await;
-            let _ = outbox.send(Message::ErrandDone(id, errand.name, answer, reply));
-        });
-        slot.errand = Some(task.abort_handle());
-    }
-
-    fn errand_done(&mut self, id: SlotId, name: &'static str, answer: Answer, reply: Option<oneshot::Sender<Answer>>) {
-        let now = self.cx.now();
-        let Some(slot) = self.slots.get_mut(&id) else { return };
-        slot.errand = None;
-        let Some(target) = slot.target.as_mut() else { return };
-        let result = target.errand_done(name, &answer, now);
-        if let Some(reply) = reply {
-            let _ = reply.send(answer);
-        }
-        if let Some(then) = result.then {
-            self.run_errand(id, then, None);
-        } else if let Some(check) = &result.check {
-            self.judged(id, check, now);
-        } else if let Some(next) = slot.target.as_mut().and_then(|target| target.errand(now)) {
-            self.run_errand(id, next, None);
-        }
-        self.show(id);
-        self.flush_later();
-    }
-
-    fn list(&mut self) {
-        let now = self.cx.now();
-        for (index, listing) in self.listings.iter_mut().enumerate() {
-            if listing.under_way || listing.due.boot_ms > now.boot_ms {
-                continue;
-            }
-            listing.under_way = true;
-            let (jobs, outbox, job) = (self.cx.jobs.clone(), self.outbox.clone(), listing.discovery.ask());
-            tokio::spawn(async move {
-                let mut answers = jobs.probe_batch(vec![(0, job, LISTING_PATIENCE)]);
-                let answer = answers.recv().await.map_or_else(|| Err(no_answer()), |(_, answer)| answer);
-                let _ = outbox.send(Message::Listed(index, answer));
-            });
-        }
-    }
-
-    fn listed(&mut self, index: usize, answer: &Answer) {
-        let now = self.cx.now();
-        let Some(listing) = self.listings.get_mut(index) else { return };
-        let first = listing.due == now;
-        listing.under_way = false;
-        listing.due = now.after(LISTING_INTERVAL);
-        let name = listing.discovery.name().to_owned();
-        match listing.discovery.targets(answer) {
-            Ok(targets) if targets.is_empty() => {
-                if !first && !self.slots.values().any(|slot| slot.origin.as_deref() == Some(&name)) {
-                    tracing::warn!(glob = name, "no file matches yet");
-                }
-            }
-            Ok(targets) => {
-                let of = targets.len();
-                for (index, target) in targets.into_iter().enumerate() {
-                    self.add(target, Some(name.clone()), index, of);
-                }
-                self.publish_watches();
-            }
-            Err(error) => tracing::warn!(glob = name, error, "the files that match could not be listed"),
-        }
-    }
-
-    fn add(&mut self, mut target: Box<dyn Supervised>, origin: Option<String>, index: usize, of: usize) {
-        let (name, mode) = (target.settings().target.clone(), target.settings().mode);
-        if let Some((id, slot)) = self.slots.iter_mut().find(|(_, slot)| slot.name == name && slot.mode == mode) {
-            let id = *id;
-            slot.origin = origin;
-            slot.replacement = Some(target);
-            self.swap_in_replacement(id);
-            return;
-        }
-        let now = self.cx.now();
-        let key = (name.clone(), mode.to_owned());
-        if let Some(memory) = self.remembered.remove(&key) {
-            target.remember(memory, now);
-        }
-        register_target(&name, mode);
-        self.board.write().unwrap_or_else(PoisonError::into_inner).add(&name, mode);
-        let due = Due::first(index, of, target.settings().interval, now, self.seed.hash_one(&key));
-        let id = self.next_id;
-        self.next_id += 1;
-        self.slots.insert(id, Slot::new(target, origin, due));
-        self.resume_left_open(id, &key);
-    }
-
-    fn resume_left_open(&mut self, id: SlotId, (name, mode): &(String, String)) {
-        let of_target = |left: &LeftOpen| {
-            let incident = &left.replayed.incident;
-            incident.target == *name && incident.mode == *mode
-        };
-        let Some(at) = self.left_open.iter().position(of_target) else { return };
-        let left = self.left_open.remove(at);
-        let Some(target) = self.slots.get_mut(&id).and_then(|slot| slot.target.take()) else { return };
-        let (cx, outbox) = (self.cx.clone(), self.outbox.clone());
-        tokio::spawn(async move {
-            let attended = resume(&cx, target, left).await;
-            let _ = outbox.send(Message::Attended(id, Box::new(attended)));
-        });
-    }
-
-    /// The configuration changed: the new target takes over what the old one remembers.
-    fn swap_in_replacement(&mut self, id: SlotId) {
-        let now = self.cx.now();
-        let Some(slot) = self.slots.get_mut(&id) else { return };
-        if slot.target.is_none() || slot.looking {
-            return;
-        }
-        let Some(mut target) = slot.replacement.take() else { return };
-        if let Some(old) = &slot.target {
-            target.remember(old.whole_memory(), now);
-        }
-        slot.due.reinterval(target.settings().interval);
-        slot.due.now(now);
-        slot.target = Some(target);
-    }
-
-    fn obey(&mut self, command: Command) {
-        match command {
-            Command::Heal { target, dry_run, reply } => self.heal_now(&target, dry_run, reply),
-            Command::Check { target, reply } => self.check_now(&target, reply),
-            Command::Backup { target, reply } => self.backup_now(&target, reply),
-            Command::Reconfigure { plant, gates } => self.reconfigure(plant, gates),
-        }
-    }
-
-    fn find(&self, name: &str) -> Result<SlotId, String> {
-        let found = self.slots.iter().find(|(_, slot)| slot.name == name);
-        let (id, slot) = found.ok_or_else(|| format!("there is no target named `{name}`"))?;
-        match slot.target {
-            Some(_) => Ok(*id),
-            None => Err(format!("`{name}` is being attended to right now; see its incident")),
-        }
-    }
-
-    fn heal_now(&mut self, name: &str, dry_run: bool, reply: oneshot::Sender<Result<HealAnswer, String>>) {
-        let (id, target, case) = match self.borrow(name) {
-            Ok(borrowed) => borrowed,
-            Err(error) => return drop(reply.send(Err(error))),
-        };
-        let (cx, outbox) = (self.cx.clone(), self.outbox.clone());
-        tokio::spawn(async move {
-            let (answer, attended) = heal_on_demand(&cx, target, case, dry_run).await;
-            let _ = reply.send(Ok(answer));
-            let _ = outbox.send(Message::Attended(id, Box::new(attended)));
-        });
-    }
-
-    fn check_now(&mut self, name: &str, reply: oneshot::Sender<Result<Check, String>>) {
-        let (id, target, case) = match self.borrow(name) {
-            Ok(borrowed) => borrowed,
-            Err(error) => return drop(reply.send(Err(error))),
-        };
-        let (cx, outbox) = (self.cx.clone(), self.outbox.clone());
-        tokio::spawn(async move {
-            let attended = check_on_demand(&cx, target, case).await;
-            let _ = reply.send(Ok(attended.check.clone()));
-            let _ = outbox.send(Message::Attended(id, Box::new(attended)));
-        });
-    }
-
-    /// Takes a target out of its slot for somebody who asked for it by name.
-    fn borrow(&mut self, name: &str) -> Result<Borrowed, String> {
-        let id = self.find(name)?;
-        let slot = self.slots.get_mut(&id).ok_or("it is gone")?;
-        let target = slot.target.take().ok_or("it is being attended to")?;
-        if let Some(errand) = slot.errand.take() {
-            errand.abort();
-        }
-        Ok((id, target, slot.case.take().filter(Case::is_open)))
-    }
-
-    fn backup_now(&mut self, name: &str, reply: oneshot::Sender<Result<Answer, String>>) {
-        let now = self.cx.now();
-        let id = match self.find(name) {
-            Ok(id) => id,
-            Err(error) => return drop(reply.send(Err(error))),
-        };
-        let errand = self.slots.get_mut(&id).and_then(|slot| slot.target.as_mut()?.errand_now("backup", now));
-        let Some(errand) = errand else {
-            return drop(reply.send(Err(format!("`{name}` has no `backup` table in the configuration"))));
-        };
-        let (inner, answer) = oneshot::channel();
-        self.run_errand(id, errand, Some(inner));
-        tokio::spawn(async move {
-            let answer = answer.await.unwrap_or_else(|_| Err(no_answer()));
-            let _ = reply.send(Ok(answer));
-        });
-    }
-
-    fn reconfigure(&mut self, plant: Plant, gates: GatesConfig) {
-        self.cx.with_gates(|known| known.reconfigure(gates));
-        let globs = plant.discoveries.iter().map(|discovery| discovery.name().to_owned()).collect::<BTreeSet<_>>();
-        let kept = plant.targets.iter().map(|target| target.settings().target.clone()).collect::<BTreeSet<_>>();
-        let stays =
-            |slot: &Slot| kept.contains(&slot.name) || slot.origin.as_ref().is_some_and(|glob| globs.contains(glob));
-        let leaving = self.slots.iter().filter(|(_, slot)| !stays(slot)).map(|(id, _)| *id).collect::<Vec<_>>();
-        for id in leaving {
-            self.drop_slot(id);
-        }
-        self.plant(plant);
-    }
-
-    fn drop_slot(&mut self, id: SlotId) {
-        let Some(slot) = self.slots.get_mut(&id) else { return };
-        forget_target(&slot.name, slot.mode);
-        self.board.write().unwrap_or_else(PoisonError::into_inner).remove(&slot.name);
-        if let Some(errand) = slot.errand.take() {
-            errand.abort();
-        }
-        match slot.target {
-            Some(_) => drop(self.slots.remove(&id)),
-            None => slot.gone = true,
-        }
-    }
-
-    fn publish_watches(&mut self) {
-        self.watched.clear();
-        for (id, slot) in &self.slots {
-            for path in slot.target.iter().flat_map(|target| target.settings().watches.iter()) {
-                self.watched.entry(path.clone()).or_default().push(*id);
-            }
-        }
-        let mut all = self.watched.keys().cloned().collect::<BTreeSet<_>>();
-        all.extend(self.listings.iter().flat_map(|listing| listing.discovery.watches()));
-        self.watches.send_replace(all);
-    }
-
-    fn show(&self, id: SlotId) {
+    pub(super) fn show(&self, id: SlotId) {
         let Some(slot) = self.slots.get(&id) else { return };
         let mut board = self.board.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(case) = &slot.case {
@@ -578,7 +263,7 @@ impl Supervisor {
         }
     }
 
-    fn flush_later(&mut self) {
+    pub(super) fn flush_later(&mut self) {
         let batch = std::mem::take(&mut self.unsaved);
         if batch.is_empty() {
             return;
@@ -594,7 +279,7 @@ impl Supervisor {
 }
 
 /// Takes a check into account, and says it.
-fn observe(board: &RwLock<StatusBoard>, check: &Check) {
+pub(super) fn observe(board: &RwLock<StatusBoard>, check: &Check) {
     let mut board = board.write().unwrap_or_else(PoisonError::into_inner);
     let changed = board.checked(check.clone());
     let consecutive_failures = board.target(&check.target).map_or(0, |target| target.consecutive_failures);
@@ -608,6 +293,6 @@ async fn save(journal: &crate::journal::Journal, batch: Vec<Remembered>) {
     }
 }
 
-fn no_answer() -> JobFailure {
+pub(super) fn no_answer() -> JobFailure {
     JobFailure { kind: FailureKind::Crashed, message: "the job was given up before it ended".to_owned() }
 }

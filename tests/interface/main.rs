@@ -1,11 +1,24 @@
 //! What a user, a script or systemd relies on: commands, exit statuses, documents.
 
-#![allow(clippy::unwrap_used)] // what cannot be set up has failed
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)] // what cannot be set up has failed
 
 mod bad_configuration;
 mod command_line;
+mod delegation;
+mod documents;
+mod endpoints;
+mod promised;
+mod reload;
+mod scrape;
+#[path = "../support/mod.rs"]
+mod support;
+mod systemd;
 
 use std::process::{Command, Output};
+
+/// For the table of a database: a canary that never ends, with two seconds for it.
+const ENDLESS_CANARY: &str =
+    "canary = \"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n\"";
 
 /// Runs the real binary, away from any configuration of this machine.
 fn guardiand(arguments: &[&str]) -> Output {

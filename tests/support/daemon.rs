@@ -73,6 +73,16 @@ impl Daemon {
         self.child.wait().unwrap();
     }
 
+    /// Where its HTTP listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Any signal.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).unwrap();
+    }
+
     /// SIGTERM, and its end.
     pub fn stop(self) -> ExitStatus {
         self.terminate();

@@ -5,6 +5,7 @@
 
 #![allow(dead_code)] // each suite uses its own part
 
+pub mod command;
 pub mod daemon;
 pub mod damage;
 pub mod http;

@@ -1,0 +1,88 @@
+//! What a person asks of a running supervisor.
+
+use tokio::sync::oneshot;
+
+use crate::model::Check;
+use crate::modes::{Answer, Supervised};
+
+use super::inbox::SlotId;
+use super::sweep::{Supervisor, no_answer};
+use super::{Case, Command, HealAnswer, Message, check_on_demand, heal_on_demand};
+
+/// A target that left its slot, with its open incident.
+type Borrowed = (SlotId, Box<dyn Supervised>, Option<Case>);
+
+impl Supervisor {
+    pub(super) fn obey(&mut self, command: Command) {
+        match command {
+            Command::Heal { target, dry_run, reply } => self.heal_now(&target, dry_run, reply),
+            Command::Check { target, reply } => self.check_now(&target, reply),
+            Command::Backup { target, reply } => self.backup_now(&target, reply),
+            Command::Reconfigure { plant, gates } => self.reconfigure(plant, gates),
+        }
+    }
+
+    pub(super) fn find(&self, name: &str) -> Result<SlotId, String> {
+        let found = self.slots.iter().find(|(_, slot)| slot.name == name);
+        let (id, slot) = found.ok_or_else(|| format!("there is no target named `{name}`"))?;
+        match slot.target {
+            Some(_) => Ok(*id),
+            None => Err(format!("`{name}` is being attended to right now; see its incident")),
+        }
+    }
+
+    pub(super) fn heal_now(&mut self, name: &str, dry_run: bool, reply: oneshot::Sender<Result<HealAnswer, String>>) {
+        let (id, target, case) = match self.borrow(name) {
+            Ok(borrowed) => borrowed,
+            Err(error) => return drop(reply.send(Err(error))),
+        };
+        let (cx, outbox) = (self.cx.clone(), self.outbox.clone());
+        tokio::spawn(async move {
+            let (answer, attended) = heal_on_demand(&cx, target, case, dry_run).await;
+            let _ = reply.send(Ok(answer));
+            let _ = outbox.send(Message::Attended(id, Box::new(attended)));
+        });
+    }
+
+    pub(super) fn check_now(&mut self, name: &str, reply: oneshot::Sender<Result<Check, String>>) {
+        let (id, target, case) = match self.borrow(name) {
+            Ok(borrowed) => borrowed,
+            Err(error) => return drop(reply.send(Err(error))),
+        };
+        let (cx, outbox) = (self.cx.clone(), self.outbox.clone());
+        tokio::spawn(async move {
+            let attended = check_on_demand(&cx, target, case).await;
+            let _ = reply.send(Ok(attended.check.clone()));
+            let _ = outbox.send(Message::Attended(id, Box::new(attended)));
+        });
+    }
+
+    /// Takes a target out of its slot for somebody who asked for it by name.
+    pub(super) fn borrow(&mut self, name: &str) -> Result<Borrowed, String> {
+        let id = self.find(name)?;
+        let slot = self.slots.get_mut(&id).ok_or("it is gone")?;
+        let target = slot.target.take().ok_or("it is being attended to")?;
+        if let Some(errand) = slot.errand.take() {
+            errand.abort();
+        }
+        Ok((id, target, slot.case.take().filter(Case::is_open)))
+    }
+
+    pub(super) fn backup_now(&mut self, name: &str, reply: oneshot::Sender<Result<Answer, String>>) {
+        let now = self.cx.now();
+        let id = match self.find(name) {
+            Ok(id) => id,
+            Err(error) => return drop(reply.send(Err(error))),
+        };
+        let errand = self.slots.get_mut(&id).and_then(|slot| slot.target.as_mut()?.errand_now("backup", now));
+        let Some(errand) = errand else {
+            return drop(reply.send(Err(format!("`{name}` has no `backup` table in the configuration"))));
+        };
+        let (inner, answer) = oneshot::channel();
+        self.run_errand(id, errand, Some(inner));
+        tokio::spawn(async move {
+            let answer = answer.await.unwrap_or_else(|_| Err(no_answer()));
+            let _ = reply.send(Ok(answer));
+        });
+    }
+}

@@ -1,0 +1,172 @@
+//! Targets that come and go: the configuration's, and what its globs match.
+
+use std::collections::BTreeSet;
+use std::hash::BuildHasher as _;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use crate::journal::LeftOpen;
+use crate::modes::{Answer, Supervised};
+use crate::telemetry::{forget_target, register_target};
+
+use super::inbox::SlotId;
+use super::schedule::Due;
+use super::slot::Slot;
+use super::sweep::{Listing, Plant, Supervisor, no_answer};
+use super::{GatesConfig, Message, resume};
+
+/// Globs are listed again at least this often; events make it sooner.
+const LISTING_INTERVAL: Duration = Duration::from_secs(30);
+/// Listing is a walk over folders.
+const LISTING_PATIENCE: Duration = Duration::from_secs(30);
+
+impl Supervisor {
+    /// Takes targets and globs under supervision; interrupted heals are resumed before anything else touches them.
+    pub fn plant(&mut self, plant: Plant) {
+        let of = plant.targets.len();
+        for (index, target) in plant.targets.into_iter().enumerate() {
+            self.add(target, None, index, of);
+        }
+        let now = self.cx.now();
+        self.listings =
+            plant.discoveries.into_iter().map(|discovery| Listing { discovery, due: now, under_way: false }).collect();
+        self.publish_watches();
+    }
+
+    /// Incidents that were left open and whose targets are no longer configured.
+    pub fn orphans(&self) -> &[LeftOpen] {
+        &self.left_open
+    }
+
+    pub(super) fn list(&mut self) {
+        let now = self.cx.now();
+        for (index, listing) in self.listings.iter_mut().enumerate() {
+            if listing.under_way || listing.due.boot_ms > now.boot_ms {
+                continue;
+            }
+            listing.under_way = true;
+            let (jobs, outbox, job) = (self.cx.jobs.clone(), self.outbox.clone(), listing.discovery.ask());
+            tokio::spawn(async move {
+                let mut answers = jobs.probe_batch(vec![(0, job, LISTING_PATIENCE)]);
+                let answer = answers.recv().await.map_or_else(|| Err(no_answer()), |(_, answer)| answer);
+                let _ = outbox.send(Message::Listed(index, answer));
+            });
+        }
+    }
+
+    pub(super) fn listed(&mut self, index: usize, answer: &Answer) {
+        let now = self.cx.now();
+        let Some(listing) = self.listings.get_mut(index) else { return };
+        let first = listing.due == now;
+        listing.under_way = false;
+        listing.due = now.after(LISTING_INTERVAL);
+        let name = listing.discovery.name().to_owned();
+        match listing.discovery.targets(answer) {
+            Ok(targets) if targets.is_empty() => {
+                if !first && !self.slots.values().any(|slot| slot.origin.as_deref() == Some(&name)) {
+                    tracing::warn!(glob = name, "no file matches yet");
+                }
+            }
+            Ok(targets) => {
+                let of = targets.len();
+                for (index, target) in targets.into_iter().enumerate() {
+                    self.add(target, Some(name.clone()), index, of);
+                }
+                self.publish_watches();
+            }
+            Err(error) => tracing::warn!(glob = name, error, "the files that match could not be listed"),
+        }
+    }
+
+    pub(super) fn add(&mut self, mut target: Box<dyn Supervised>, origin: Option<String>, index: usize, of: usize) {
+        let (name, mode) = (target.settings().target.clone(), target.settings().mode);
+        if let Some((id, slot)) = self.slots.iter_mut().find(|(_, slot)| slot.name == name && slot.mode == mode) {
+            let id = *id;
+            slot.origin = origin;
+            slot.replacement = Some(target);
+            self.swap_in_replacement(id);
+            return;
+        }
+        let now = self.cx.now();
+        let key = (name.clone(), mode.to_owned());
+        if let Some(memory) = self.remembered.remove(&key) {
+            target.remember(memory, now);
+        }
+        register_target(&name, mode);
+        self.board.write().unwrap_or_else(PoisonError::into_inner).add(&name, mode);
+        let due = Due::first(index, of, target.settings().interval, now, self.seed.hash_one(&key));
+        let id = self.next_id;
+        self.next_id += 1;
+        self.slots.insert(id, Slot::new(target, origin, due));
+        self.resume_left_open(id, &key);
+    }
+
+    pub(super) fn resume_left_open(&mut self, id: SlotId, (name, mode): &(String, String)) {
+        let of_target = |left: &LeftOpen| {
+            let incident = &left.replayed.incident;
+            incident.target == *name && incident.mode == *mode
+        };
+        let Some(at) = self.left_open.iter().position(of_target) else { return };
+        let left = self.left_open.remove(at);
+        let Some(target) = self.slots.get_mut(&id).and_then(|slot| slot.target.take()) else { return };
+        let (cx, outbox) = (self.cx.clone(), self.outbox.clone());
+        tokio::spawn(async move {
+            let attended = resume(&cx, target, left).await;
+            let _ = outbox.send(Message::Attended(id, Box::new(attended)));
+        });
+    }
+
+    /// The configuration changed: the new target takes over what the old one remembers.
+    pub(super) fn swap_in_replacement(&mut self, id: SlotId) {
+        let now = self.cx.now();
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        if slot.target.is_none() || slot.looking {
+            return;
+        }
+        let Some(mut target) = slot.replacement.take() else { return };
+        if let Some(old) = &slot.target {
+            target.remember(old.whole_memory(), now);
+        }
+        slot.due.reinterval(target.settings().interval);
+        slot.due.now(now);
+        slot.target = Some(target);
+    }
+
+    pub(super) fn reconfigure(&mut self, plant: Plant, gates: GatesConfig) {
+        self.cx.with_gates(|known| known.reconfigure(gates));
+        let globs = plant.discoveries.iter().map(|discovery| discovery.name().to_owned()).collect::<BTreeSet<_>>();
+        let kept = plant.targets.iter().map(|target| target.settings().target.clone()).collect::<BTreeSet<_>>();
+        let stays =
+            |slot: &Slot| kept.contains(&slot.name) || slot.origin.as_ref().is_some_and(|glob| globs.contains(glob));
+        let leaving = self.slots.iter().filter(|(_, slot)| !stays(slot)).map(|(id, _)| *id).collect::<Vec<_>>();
+        for id in leaving {
+            self.drop_slot(id);
+        }
+        self.plant(plant);
+    }
+
+    pub(super) fn drop_slot(&mut self, id: SlotId) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        forget_target(&slot.name, slot.mode);
+        self.board.write().unwrap_or_else(PoisonError::into_inner).remove(&slot.name);
+        if let Some(errand) = slot.errand.take() {
+            errand.abort();
+        }
+        match slot.target {
+            Some(_) => drop(self.slots.remove(&id)),
+            None => slot.gone = true,
+        }
+    }
+
+    pub(super) fn publish_watches(&mut self) {
+        self.watched.clear();
+        for (id, slot) in &self.slots {
+            for path in slot.target.iter().flat_map(|target| target.settings().watches.iter()) {
+                self.watched.entry(path.clone()).or_default().push(*id);
+            }
+        }
+        let mut all = self.watched.keys().cloned().collect::<BTreeSet<_>>();
+        all.extend(self.listings.iter().flat_map(|listing| listing.discovery.watches()));
+        self.watches.send_replace(all);
+    }
+}

@@ -1,0 +1,102 @@
+//! Targets that leave their slot to be attended, come back, and run errands.
+
+use tokio::sync::oneshot;
+
+use crate::journal::Remembered;
+use crate::model::Check;
+use crate::modes::{Answer, Errand};
+
+use super::attend::{Mandate, close_if_proven};
+use super::inbox::SlotId;
+use super::sweep::{Supervisor, observe};
+use super::{Attended, Case, Message, attend};
+
+impl Supervisor {
+    pub(super) fn attend(&mut self, id: SlotId, check: Check) {
+        let now = self.cx.now();
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let Some(target) = slot.target.take() else { return };
+        // Its child has the database open, which would look like a user of it.
+        if let Some(errand) = slot.errand.take() {
+            errand.abort();
+        }
+        let case = slot.case.take().filter(Case::is_open);
+        let (cx, outbox) = (self.cx.clone(), self.outbox.clone());
+        tokio::spawn(async move {
+            let attended = attend(&cx, target, case, check, now, Mandate::Own).await;
+            let _ = outbox.send(Message::Attended(id, Box::new(attended)));
+        });
+    }
+
+    pub(super) fn close(&mut self, id: SlotId) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let (Some(target), Some(case)) = (slot.target.take(), slot.case.take()) else { return };
+        let (cx, outbox) = (self.cx.clone(), self.outbox.clone());
+        tokio::spawn(async move {
+            let attended = close_if_proven(&cx, target, case).await;
+            let _ = outbox.send(Message::Attended(id, Box::new(attended)));
+        });
+    }
+
+    pub(super) fn come_back(&mut self, id: SlotId, attended: Attended) {
+        let now = self.cx.now();
+        let Attended { target, case, check, retry_in } = attended;
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        if slot.gone {
+            self.slots.remove(&id);
+            return;
+        }
+        let interval = target.settings().interval;
+        slot.case = case;
+        slot.pace(now, retry_in, interval);
+        slot.due.looked(now, retry_in.or(target.look_again()));
+        if std::mem::take(&mut slot.changed_meanwhile) {
+            slot.due.wake(now);
+        }
+        slot.target = Some(target);
+        observe(&self.board, &check);
+        self.swap_in_replacement(id);
+        if let Some(slot) = self.slots.get_mut(&id)
+            && let Some(memory) = slot.target.as_mut().and_then(|target| target.memory())
+        {
+            self.unsaved.push(Remembered { target: slot.name.clone(), mode: slot.mode.to_owned(), memory });
+        }
+        self.show(id);
+    }
+
+    pub(super) fn run_errand(&mut self, id: SlotId, errand: Errand, reply: Option<oneshot::Sender<Answer>>) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let (jobs, outbox) = (self.cx.jobs.clone(), self.outbox.clone());
+        let task = tokio::spawn(async move {
+            let answer = jobs.run(errand.job, errand.deadline).await;
+            let _ = outbox.send(Message::ErrandDone(id, errand.name, answer, reply));
+        });
+        slot.errand = Some(task.abort_handle());
+    }
+
+    pub(super) fn errand_done(
+        &mut self,
+        id: SlotId,
+        name: &'static str,
+        answer: Answer,
+        reply: Option<oneshot::Sender<Answer>>,
+    ) {
+        let now = self.cx.now();
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        slot.errand = None;
+        let Some(target) = slot.target.as_mut() else { return };
+        let result = target.errand_done(name, &answer, now);
+        if let Some(reply) = reply {
+            let _ = reply.send(answer);
+        }
+        if let Some(then) = result.then {
+            self.run_errand(id, then, None);
+        } else if let Some(check) = &result.check {
+            self.judged(id, check, now);
+        } else if let Some(next) = slot.target.as_mut().and_then(|target| target.errand(now)) {
+            self.run_errand(id, next, None);
+        }
+        self.show(id);
+        self.flush_later();
+    }
+}
