@@ -160,7 +160,12 @@ fn of_damaged_backups_the_next_older_one_is_taken() {
     let mut scene = Scene::of("backup = { every = \"100ms\", to = \"backups\" }");
     scene.commit("wal", 50, &[]);
     let backups = scene.path("backups/app");
-    let count = || truth::names(&backups).into_iter().filter(|name| name.ends_with(".db")).collect::<Vec<_>>();
+    let count = || {
+        truth::names(&backups)
+            .into_iter()
+            .filter(|name| name.starts_with("20") && name.ends_with(".db"))
+            .collect::<Vec<_>>()
+    };
     let mut daemon = scene.daemon();
     daemon.backed_up("app");
     daemon.wait_for("three backups", |_| (count().len() >= 3).then_some(()));
@@ -219,7 +224,7 @@ fn the_log_of_a_deleted_database_is_never_replayed_onto_its_backup() {
     // Checkpointed in part, then killed: this WAL fits no backup.
     scene.commit("wal", 50, &[]);
     scene.writer("wal", "50", &["--no-checkpoint", "--die"]).ended();
-    daemon.healthy("app");
+    daemon.caught_up("app");
     let [_, wal, _] = scene.bytes();
     let wal = wal.unwrap();
     fs::remove_file(scene.db()).unwrap();

@@ -4,7 +4,7 @@ use std::fs;
 
 use super::support::damage::{self, Dice};
 use super::support::scene::Scene;
-use super::support::truth::names;
+use super::support::truth::{Bytes, names};
 
 const BACKUP: &str = "backup = { every = \"24h\", to = \"backups\" }";
 
@@ -117,7 +117,7 @@ fn a_file_that_was_never_seen_healthy_is_never_overwritten() {
     let target = daemon.target("app").unwrap();
     assert_eq!(target["state"], "unknown", "{target:#}");
     assert_eq!(daemon.incidents("app"), Vec::<serde_json::Value>::new());
-    assert_eq!(scene.bytes(), [Some(noise), None, None]);
+    assert_eq!(scene.bytes(), [Some(Bytes(noise)), None, None]);
 }
 
 #[test]

@@ -7,6 +7,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rusqlite::Connection;
 
+use super::truth::Bytes;
+
 /// Random numbers that can be had again: the seed is printed, and taken from GUARDIAN_TEST_SEED when that is set.
 pub struct Dice(u64);
 
@@ -36,29 +38,29 @@ impl Dice {
 }
 
 /// Writes `bytes` at `at` in one go, as a fault would that nobody sees coming.
-pub fn overwrite(path: &Path, at: usize, bytes: &[u8]) -> Vec<u8> {
+pub fn overwrite(path: &Path, at: usize, bytes: &[u8]) -> Bytes {
     let mut whole = std::fs::read(path).unwrap();
     whole[at..at + bytes.len()].copy_from_slice(bytes);
     File::options().write(true).open(path).unwrap().write_all_at(bytes, at as u64).unwrap();
-    whole
+    Bytes(whole)
 }
 
 /// Random bytes over the header.
-pub fn header(path: &Path, dice: &mut Dice) -> Vec<u8> {
+pub fn header(path: &Path, dice: &mut Dice) -> Bytes {
     overwrite(path, 0, &dice.bytes(100))
 }
 
 /// Cuts the file to `share` of its pages.
-pub fn truncate(path: &Path, share: f64) -> Vec<u8> {
+pub fn truncate(path: &Path, share: f64) -> Bytes {
     let mut whole = std::fs::read(path).unwrap();
     let page = page_size(&whole);
     whole.truncate((whole.len() as f64 * share) as usize / page * page);
     File::options().write(true).open(path).unwrap().set_len(whole.len() as u64).unwrap();
-    whole
+    Bytes(whole)
 }
 
 /// Random bytes over a leaf page of a table or an index.
-pub fn leaf(path: &Path, of: &str, dice: &mut Dice) -> Vec<u8> {
+pub fn leaf(path: &Path, of: &str, dice: &mut Dice) -> Bytes {
     let pages = leaves(path, of);
     let page = pages[dice.below(pages.len())];
     println!("page {page} of {of} is overwritten");
@@ -67,13 +69,13 @@ pub fn leaf(path: &Path, of: &str, dice: &mut Dice) -> Vec<u8> {
 }
 
 /// One letter of a CREATE statement in the schema.
-pub fn schema(path: &Path) -> Vec<u8> {
+pub fn schema(path: &Path) -> Bytes {
     let at = find(&std::fs::read(path).unwrap(), b"CREATE TABLE rows");
     overwrite(path, at, b"CREATE TABEL rows")
 }
 
 /// One byte of the page in the middle frame of a WAL: (bytes, frames before the damage).
-pub fn wal_frame(wal: &Path) -> (Vec<u8>, usize) {
+pub fn wal_frame(wal: &Path) -> (Bytes, usize) {
     let whole = std::fs::read(wal).unwrap();
     let page = u32::from_be_bytes(whole[8..12].try_into().unwrap()) as usize;
     let frames = (whole.len() - 32) / (24 + page);
@@ -83,7 +85,7 @@ pub fn wal_frame(wal: &Path) -> (Vec<u8>, usize) {
 }
 
 /// One byte of the second page in a rollback journal's first segment, of whose records every one is synced.
-pub fn journal_record(journal: &Path) -> Vec<u8> {
+pub fn journal_record(journal: &Path) -> Bytes {
     let whole = std::fs::read(journal).unwrap();
     let word = |at: usize| u32::from_be_bytes(whole[at..at + 4].try_into().unwrap()) as usize;
     let (records, sector, page) = (word(8), word(20), word(24));

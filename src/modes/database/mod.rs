@@ -112,8 +112,9 @@ impl Database {
             path: self.config.path.clone(),
             user: self.config.user.clone(),
             scratch: self.scratch.clone(),
-            // A look never waits: being busy is a fact, and how long it lasts is judged from look to look.
-            busy_ms: 20,
+            // A look hardly waits: being busy is a fact, and how long it lasts is judged from look to look. A program that
+            // commits without a pause leaves gaps, though, which only patience finds.
+            busy_ms: if self.memory.busy_since.is_some() { 250 } else { 20 },
             block_max_ms: self.block_max_ms(),
         }
     }
