@@ -31,6 +31,8 @@ use crate::job::{
 
 /// A file that changed less long ago than this may change again within the same tick of its time stamp, in nanoseconds.
 const TICK_NS: i64 = 20_000_000;
+/// SQLITE_READONLY_ROLLBACK: a journal became hot after the raw look, because its writer died.
+const HOT_JOURNAL: i32 = 776;
 /// A file that is replaced or cut under our eyes is looked at anew, at most so often.
 const LOOKS: u32 = 3;
 
@@ -71,7 +73,8 @@ impl<'a> Look<'a> {
         look.locks();
         look.fingerprint();
         match look.decide() {
-            Opening::InPlace => look.in_place(crate::sqlite::Access::Probe),
+            Opening::InPlace if look.wal_mode() => look.in_place(crate::sqlite::Access::Probe),
+            Opening::InPlace => look.in_place(crate::sqlite::Access::ReadOnly),
             Opening::Immutable => look.in_place(crate::sqlite::Access::Immutable),
             Opening::OnCopy(why) => look.on_copy(why),
             Opening::Not(why) => look.facts.not_opened = Some(why),
@@ -87,9 +90,9 @@ impl<'a> Look<'a> {
             (Some(Err(fault)), _) | (_, Some(Err(fault))) => Some(fault),
             _ => self.facts.integrity.as_ref().and_then(|found| found.fault.as_ref()),
         };
-        let failed = fault.is_some_and(|fault| fault.class != FaultClass::Busy);
+        let Some(fault) = fault.filter(|fault| fault.class != FaultClass::Busy) else { return false };
         let shape = |files: &Files| files.main.state.file().map(|main| (main.dev, main.ino, main.size));
-        failed && shape(&self.files) != shape(&Files::look(&self.probe.site.path))
+        fault.code == HOT_JOURNAL || shape(&self.files) != shape(&Files::look(&self.probe.site.path))
     }
 
     fn begin(probe: &'a DatabaseProbe, sweep: &'a Sweep) -> Look<'a> {
