@@ -15,9 +15,7 @@ fn saved(mode: &str) -> (Scene, super::support::daemon::Daemon) {
     let scene = Scene::of(BACKUP);
     scene.commit(mode, 200, &["--rows-per-commit", "5"]);
     fs::set_permissions(scene.db(), fs::Permissions::from_mode(0o640)).unwrap();
-    if truth::is_root() {
-        std::os::unix::fs::chown(scene.db(), Some(4321), Some(4322)).unwrap();
-    }
+    scene.give_away_if_root();
     let mut daemon = scene.daemon();
     daemon.backed_up("app");
     daemon.healthy("app");
@@ -144,7 +142,7 @@ fn zero_bytes_beside_a_wal_never_cost_the_wal() {
 fn a_file_that_its_program_may_not_read_gets_its_mode_back() {
     let (scene, mut daemon) = saved("delete");
     let (before, bytes) = (ownership(&scene.db()), scene.bytes());
-    fs::set_permissions(scene.db(), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(scene.db(), fs::Permissions::from_mode(0o000)).unwrap();
 
     let incident = daemon.closed("app", 1);
     assert_eq!(incident["kind"], "db_access_denied", "{incident:#}");

@@ -139,6 +139,24 @@ impl Daemon {
         }
     }
 
+    /// Waits for `seen` to see something, whether the daemon lives or not.
+    pub fn wait_for_end_or<T>(&mut self, what: &str, seen: &mut impl FnMut(&mut Daemon) -> Option<T>) -> T {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            if let Some(found) = seen(self) {
+                return found;
+            }
+            assert!(Instant::now() < until, "waited {PATIENCE:?} in vain for {what}");
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// A JSON document of the API, from a daemon that may not listen yet or may be dead.
+    pub fn try_get(&self, path: &str) -> Option<Value> {
+        let (status, body) = http::get(self.address, path).ok()?;
+        (status == 200).then(|| serde_json::from_str(&body).unwrap())
+    }
+
     /// Waits until a target is healthy, has no open incident.
     pub fn healthy(&mut self, name: &str) -> Value {
         self.wait_for(&format!("`{name}` to be healthy"), |daemon| {

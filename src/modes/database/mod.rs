@@ -148,7 +148,8 @@ impl Database {
         match look {
             Look::Sweep => IntegrityLevel::Suspicion,
             Look::Confirm => seen.map_or(IntegrityLevel::Suspicion, |integrity| integrity.level),
-            Look::Prove if self.kind.as_ref().is_some_and(kinds::is_destructive) && !self.replaced => {
+            // After a restart nothing is known of what was seen: then nothing less than everything is a proof.
+            Look::Prove if self.kind.as_ref().is_none_or(kinds::is_destructive) && !self.replaced => {
                 IntegrityLevel::Full
             }
             Look::Prove => IntegrityLevel::Suspicion,
