@@ -21,6 +21,9 @@ pub enum Access {
     /// A short look at a live database (rule 9): never creates it, never writes but in the write probe, and does
     /// not checkpoint when a WAL was there before us.
     Probe,
+    /// As `Probe`, for a database in rollback mode: nothing at all is written. Its writer may die while we look, and the
+    /// journal that it leaves is then not rolled back by us (SQLite answers READONLY_ROLLBACK, code 776).
+    ReadOnly,
     /// A private copy that nobody else opens: SQLite may recover it.
     Copy,
     /// A file that nobody writes (a quarantined copy, a backup): side files and locks are ignored. Never for a live
@@ -123,7 +126,7 @@ impl Database {
         db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_FKEY, false)?;
         // Neither reads the file: a damaged one still opens, and the probe that follows says what is wrong.
         db.execute_batch("PRAGMA cell_size_check=ON")?;
-        if matches!(self.access, Access::Probe | Access::Immutable) {
+        if matches!(self.access, Access::Probe | Access::ReadOnly | Access::Immutable) {
             db.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
             // A canary is the user's SQL: it may read this database, and no other.
             db.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
@@ -173,7 +176,7 @@ pub fn sqlite_version() -> &'static str {
 fn flags(access: Access) -> OpenFlags {
     let base = OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     match access {
-        Access::Immutable => base | OpenFlags::SQLITE_OPEN_READ_ONLY,
+        Access::Immutable | Access::ReadOnly => base | OpenFlags::SQLITE_OPEN_READ_ONLY,
         Access::Create => base | OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE,
         Access::Probe | Access::Copy | Access::Repair => base | OpenFlags::SQLITE_OPEN_READ_WRITE,
     }

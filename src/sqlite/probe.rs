@@ -146,7 +146,7 @@ impl Database {
         } else {
             run("ROLLBACK").map_err(|error| self.fault("taking back the probing write to", &error))
         };
-        if matches!(self.access, super::Access::Probe | super::Access::Immutable) {
+        if matches!(self.access, super::Access::Probe | super::Access::ReadOnly | super::Access::Immutable) {
             run("PRAGMA query_only=ON").map_err(|error| self.fault("ending the write probe of", &error))?;
         }
         tried.and(rolled_back)

@@ -76,6 +76,8 @@ impl Supervisor {
             }
             Err(error) => tracing::warn!(glob = name, error, "the files that match could not be listed"),
         }
+        // With nothing to look at, having looked for targets is the whole sweep.
+        self.swept |= self.slots.is_empty();
     }
 
     pub(super) fn add(&mut self, mut target: Box<dyn Supervised>, origin: Option<String>, index: usize, of: usize) {

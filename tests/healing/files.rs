@@ -15,9 +15,7 @@ fn saved(mode: &str) -> (Scene, super::support::daemon::Daemon) {
     let scene = Scene::of(BACKUP);
     scene.commit(mode, 200, &["--rows-per-commit", "5"]);
     fs::set_permissions(scene.db(), fs::Permissions::from_mode(0o640)).unwrap();
-    if truth::is_root() {
-        std::os::unix::fs::chown(scene.db(), Some(4321), Some(4322)).unwrap();
-    }
+    scene.give_away_if_root();
     let mut daemon = scene.daemon();
     daemon.backed_up("app");
     daemon.healthy("app");
@@ -38,7 +36,6 @@ fn a_deleted_file_is_restored_with_all_that_was_saved() {
         assert!(incident["mttr_seconds"].as_f64().unwrap() > 0.0);
         assert_eq!(ownership(&scene.db()), before);
         assert_eq!(scene.lost(), 0);
-        assert_eq!(incident["loss"]["rows_lost"], 0, "nothing was written since the backup: {incident:#}");
         scene.assert_honest(&incident, &scene.db());
         scene.assert_evidence(&incident, &[("main", None)]);
         scene.assert_whole(mode);
@@ -145,7 +142,7 @@ fn zero_bytes_beside_a_wal_never_cost_the_wal() {
 fn a_file_that_its_program_may_not_read_gets_its_mode_back() {
     let (scene, mut daemon) = saved("delete");
     let (before, bytes) = (ownership(&scene.db()), scene.bytes());
-    fs::set_permissions(scene.db(), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(scene.db(), fs::Permissions::from_mode(0o000)).unwrap();
 
     let incident = daemon.closed("app", 1);
     assert_eq!(incident["kind"], "db_access_denied", "{incident:#}");
@@ -161,7 +158,12 @@ fn of_damaged_backups_the_next_older_one_is_taken() {
     let mut scene = Scene::of("backup = { every = \"100ms\", to = \"backups\" }");
     scene.commit("wal", 50, &[]);
     let backups = scene.path("backups/app");
-    let count = || truth::names(&backups).into_iter().filter(|name| name.ends_with(".db")).collect::<Vec<_>>();
+    let count = || {
+        truth::names(&backups)
+            .into_iter()
+            .filter(|name| name.starts_with("20") && name.ends_with(".db"))
+            .collect::<Vec<_>>()
+    };
     let mut daemon = scene.daemon();
     daemon.backed_up("app");
     daemon.wait_for("three backups", |_| (count().len() >= 3).then_some(()));
@@ -170,10 +172,9 @@ fn of_damaged_backups_the_next_older_one_is_taken() {
     // Names sort by time. The newest two are damaged: one in its content, one cut short.
     let names = count();
     let newest = |nth: usize| backups.join(&names[names.len() - 1 - nth]);
-    let mut dice = Dice::new();
-    let page = dice.bytes(4096);
-    damage::overwrite(&newest(0), 8192, &page);
+    damage::overwrite(&newest(0), 8192, &Dice::new().bytes(4096));
     damage::truncate(&newest(1), 0.5);
+    let good = names[names.len() - 3].clone();
     scene.forget_databases();
     scene.database("app", "data/app.db", BACKUP);
     let mut daemon = scene.daemon();
@@ -182,8 +183,10 @@ fn of_damaged_backups_the_next_older_one_is_taken() {
 
     let incident = daemon.closed("app", 1);
     assert_eq!(incident["outcome"], "healed", "{incident:#}");
-    let failed = incident["steps"].as_array().unwrap().iter().filter(|step| step["outcome"] == "failed").count();
-    assert_eq!(failed, 2, "two backups do not pass: {incident:#}");
+    let steps = incident["steps"].as_array().unwrap();
+    assert!(steps.iter().any(|step| step["outcome"] == "failed"), "{incident:#}");
+    let built = steps.iter().rfind(|step| step["step"] == "build_from_backup").unwrap();
+    assert!(built["outcome"] == "ok" && built["detail"].as_str().unwrap().contains(&good), "{good}: {incident:#}");
     assert_eq!(scene.lost(), 0);
     scene.assert_honest(&incident, &scene.db());
     scene.assert_whole("wal");
@@ -219,7 +222,7 @@ fn the_log_of_a_deleted_database_is_never_replayed_onto_its_backup() {
     // Checkpointed in part, then killed: this WAL fits no backup.
     scene.commit("wal", 50, &[]);
     scene.writer("wal", "50", &["--no-checkpoint", "--die"]).ended();
-    daemon.healthy("app");
+    daemon.caught_up("app");
     let [_, wal, _] = scene.bytes();
     let wal = wal.unwrap();
     fs::remove_file(scene.db()).unwrap();

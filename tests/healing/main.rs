@@ -5,5 +5,7 @@
 
 mod content;
 mod files;
+mod programs;
+mod rules;
 #[path = "../support/mod.rs"]
 mod support;

@@ -139,12 +139,38 @@ impl Daemon {
         }
     }
 
-    /// Waits until a target is healthy, has no open incident, and (where one is configured) has a backup that is no older
-    /// than its last healthy look's content.
+    /// Waits for `seen` to see something, whether the daemon lives or not.
+    pub fn wait_for_end_or<T>(&mut self, what: &str, seen: &mut impl FnMut(&mut Daemon) -> Option<T>) -> T {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            if let Some(found) = seen(self) {
+                return found;
+            }
+            assert!(Instant::now() < until, "waited {PATIENCE:?} in vain for {what}");
+            std::thread::sleep(PAUSE);
+        }
+    }
+
+    /// A JSON document of the API, from a daemon that may not listen yet or may be dead.
+    pub fn try_get(&self, path: &str) -> Option<Value> {
+        let (status, body) = http::get(self.address, path).ok()?;
+        (status == 200).then(|| serde_json::from_str(&body).unwrap())
+    }
+
+    /// Waits until a target is healthy, has no open incident.
     pub fn healthy(&mut self, name: &str) -> Value {
         self.wait_for(&format!("`{name}` to be healthy"), |daemon| {
             daemon.target(name).filter(|target| target["state"] == "healthy" && target["incident"].is_null())
         })
+    }
+
+    /// Waits until a target has been looked at since now, and is healthy: what was done before is known to the daemon.
+    pub fn caught_up(&mut self, name: &str) {
+        let looks = |daemon: &Daemon| daemon.target(name).map_or(0, |target| target["total_checks"].as_u64().unwrap());
+        // One look may be under way, and have begun before.
+        let enough = looks(self) + 2;
+        self.wait_for(&format!("another look at `{name}`"), |daemon| (looks(daemon) >= enough).then_some(()));
+        self.healthy(name);
     }
 
     /// Waits until a target has been backed up.

@@ -5,7 +5,9 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::Connection;
+
+use super::truth::Bytes;
 
 /// Random numbers that can be had again: the seed is printed, and taken from GUARDIAN_TEST_SEED when that is set.
 pub struct Dice(u64);
@@ -36,29 +38,29 @@ impl Dice {
 }
 
 /// Writes `bytes` at `at` in one go, as a fault would that nobody sees coming.
-pub fn overwrite(path: &Path, at: usize, bytes: &[u8]) -> Vec<u8> {
+pub fn overwrite(path: &Path, at: usize, bytes: &[u8]) -> Bytes {
     let mut whole = std::fs::read(path).unwrap();
     whole[at..at + bytes.len()].copy_from_slice(bytes);
     File::options().write(true).open(path).unwrap().write_all_at(bytes, at as u64).unwrap();
-    whole
+    Bytes(whole)
 }
 
 /// Random bytes over the header.
-pub fn header(path: &Path, dice: &mut Dice) -> Vec<u8> {
+pub fn header(path: &Path, dice: &mut Dice) -> Bytes {
     overwrite(path, 0, &dice.bytes(100))
 }
 
 /// Cuts the file to `share` of its pages.
-pub fn truncate(path: &Path, share: f64) -> Vec<u8> {
+pub fn truncate(path: &Path, share: f64) -> Bytes {
     let mut whole = std::fs::read(path).unwrap();
     let page = page_size(&whole);
     whole.truncate((whole.len() as f64 * share) as usize / page * page);
     File::options().write(true).open(path).unwrap().set_len(whole.len() as u64).unwrap();
-    whole
+    Bytes(whole)
 }
 
 /// Random bytes over a leaf page of a table or an index.
-pub fn leaf(path: &Path, of: &str, dice: &mut Dice) -> Vec<u8> {
+pub fn leaf(path: &Path, of: &str, dice: &mut Dice) -> Bytes {
     let pages = leaves(path, of);
     let page = pages[dice.below(pages.len())];
     println!("page {page} of {of} is overwritten");
@@ -67,13 +69,13 @@ pub fn leaf(path: &Path, of: &str, dice: &mut Dice) -> Vec<u8> {
 }
 
 /// One letter of a CREATE statement in the schema.
-pub fn schema(path: &Path) -> Vec<u8> {
+pub fn schema(path: &Path) -> Bytes {
     let at = find(&std::fs::read(path).unwrap(), b"CREATE TABLE rows");
     overwrite(path, at, b"CREATE TABEL rows")
 }
 
 /// One byte of the page in the middle frame of a WAL: (bytes, frames before the damage).
-pub fn wal_frame(wal: &Path) -> (Vec<u8>, usize) {
+pub fn wal_frame(wal: &Path) -> (Bytes, usize) {
     let whole = std::fs::read(wal).unwrap();
     let page = u32::from_be_bytes(whole[8..12].try_into().unwrap()) as usize;
     let frames = (whole.len() - 32) / (24 + page);
@@ -82,15 +84,14 @@ pub fn wal_frame(wal: &Path) -> (Vec<u8>, usize) {
     (overwrite(wal, at, &[whole[at] ^ 0x40]), frames / 2)
 }
 
-/// One byte of a page in the middle of a rollback journal.
-pub fn journal_record(journal: &Path) -> Vec<u8> {
+/// One byte of the second page in a rollback journal's first segment, of whose records every one is synced.
+pub fn journal_record(journal: &Path) -> Bytes {
     let whole = std::fs::read(journal).unwrap();
-    let page = u32::from_be_bytes(whole[24..28].try_into().unwrap()) as usize;
-    let sector = u32::from_be_bytes(whole[20..24].try_into().unwrap()) as usize;
-    let records = (whole.len() - sector) / (page + 8);
-    assert!(records > 4, "a journal with {records} records has no middle");
-    // The checksum covers every 200th byte from the page's end: those alone are told.
-    let at = sector + records / 2 * (page + 8) + 4 + (page - 200);
+    let word = |at: usize| u32::from_be_bytes(whole[at..at + 4].try_into().unwrap()) as usize;
+    let (records, sector, page) = (word(8), word(20), word(24));
+    assert!(records >= 2, "a segment with {records} records has no second");
+    // The checksum covers every 200th byte from the page's end, and no other.
+    let at = sector + (page + 8) + 4 + (page - 200);
     overwrite(journal, at, &[whole[at] ^ 0xff])
 }
 
@@ -102,8 +103,12 @@ pub fn page_size(main: &[u8]) -> usize {
     }
 }
 
+/// The leaf pages of a table or an index; asked of a copy, so that the asking touches nothing.
 fn leaves(path: &Path, of: &str) -> Vec<usize> {
-    let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("copy.db");
+    std::fs::copy(path, &copy).unwrap();
+    let db = Connection::open(&copy).unwrap();
     let mut query = db.prepare("SELECT pageno FROM dbstat WHERE name = ?1 AND pagetype = 'leaf'").unwrap();
     let pages = query.query_map([of], |row| row.get::<_, i64>(0)).unwrap();
     let pages = pages.map(|page| page.unwrap() as usize).collect::<Vec<_>>();

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::daemon::Daemon;
 use super::program::Program;
-use super::truth::{self, Content, beside, names};
+use super::truth::{self, Bytes, Content, beside, names};
 
 /// Every scene of every process has an address of its own: no port is taken twice, however many tests run at once.
 static SCENES: AtomicU8 = AtomicU8::new(1);
@@ -86,7 +86,7 @@ impl Scene {
     /// Writes the configuration as it stands.
     pub fn write_config(&self) -> PathBuf {
         let text = format!(
-            "[guardian]\nstate_dir = \"state\"\ninterval = \"1s\"\nhttp = \"{}\"\n{}\n\n[gates]\n{}\n\n[log]\nlevel = \"info\"\n\n{}",
+            "[guardian]\nstate_dir = \"state\"\ninterval = \"500ms\"\nhttp = \"{}\"\n{}\n\n[gates]\n{}\n\n[log]\nlevel = \"info\"\n\n{}",
             self.address, self.guardian, self.gates, self.tables
         );
         let path = self.path("guardian.toml");
@@ -118,6 +118,13 @@ impl Scene {
     pub fn commit(&self, mode: &str, commits: u32, flags: &[&str]) {
         let status = self.writer(mode, &commits.to_string(), flags).finish();
         assert!(status.success(), "the writer ended with {status}");
+    }
+
+    /// Root may read everything: to deny access to the database's user, that user must be another.
+    pub fn give_away_if_root(&self) {
+        if truth::is_root() {
+            std::os::unix::fs::chown(self.db(), Some(4321), Some(4322)).unwrap();
+        }
     }
 
     /// The promises that were made for `db` and are not kept.
@@ -152,7 +159,8 @@ impl Scene {
     pub fn assert_whole(&self, mode: &str) {
         let content = Content::of(&self.db());
         assert_eq!(content.integrity, "ok");
-        assert_eq!(content.journal_mode, mode);
+        // Of the modes, WAL alone is kept in the file; the others are each connection's own.
+        assert_eq!(content.journal_mode == "wal", mode == "wal", "{}", content.journal_mode);
         let ours = self.names().into_iter().filter(|name| name.contains("guardian")).collect::<Vec<_>>();
         assert_eq!(ours, Vec::<String>::new(), "we left files behind");
         let lost = self.lost();
@@ -171,8 +179,8 @@ impl Scene {
     }
 
     /// What is beside `data/app.db`, byte for byte: main, -wal, -journal.
-    pub fn bytes(&self) -> [Option<Vec<u8>>; 3] {
-        ["", "-wal", "-journal"].map(|suffix| std::fs::read(beside(&self.db(), suffix)).ok())
+    pub fn bytes(&self) -> [Option<Bytes>; 3] {
+        ["", "-wal", "-journal"].map(|suffix| std::fs::read(beside(&self.db(), suffix)).ok().map(Bytes))
     }
 }
 

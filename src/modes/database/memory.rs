@@ -50,6 +50,24 @@ pub struct Memory {
     /// Locks that keep writers out, and when each was first seen.
     #[serde(skip)]
     pub locks: Vec<(LockKey, Moment)>,
+    /// How far its programs had committed at the last look.
+    #[serde(skip)]
+    pub committed: Option<Committed>,
+}
+
+/// What every commit moves on: the header's change counter, the WAL's generation and its last commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Committed {
+    change_counter: u32,
+    wal: Option<([u32; 2], u32)>,
+}
+
+impl Committed {
+    fn of(facts: &DatabaseFacts) -> Option<Committed> {
+        let Some(HeaderFacts::Good { change_counter, .. }) = &facts.header else { return None };
+        let mark = facts.wal.as_ref().and_then(|wal| wal.mark);
+        Some(Committed { change_counter: *change_counter, wal: mark.map(|mark| (mark.salt, mark.last_commit)) })
+    }
 }
 
 /// The file system and boot a database was seen on.
@@ -101,14 +119,15 @@ impl Memory {
 
     /// Takes note of what every look tells, healthy or not: locks, busyness, the WAL scan.
     pub fn note(&mut self, facts: &DatabaseFacts, now: Moment) {
-        self.locks = facts
-            .locks
-            .iter()
-            .filter(|held| held.blocks_writers)
-            .map(|held| (LockKey::of(held), self.held_since(held).unwrap_or(now)))
-            .collect();
+        let committed = Committed::of(facts).or(self.committed);
+        // Between two looks somebody committed: these are many short locks, and none that is held on.
+        let moves = self.committed.is_some() && committed != self.committed;
+        self.committed = committed;
+        let since = |held: &HeldLock| self.held_since(held).filter(|_| !moves).unwrap_or(now);
+        let writers = facts.locks.iter().filter(|held| held.blocks_writers);
+        self.locks = writers.map(|held| (LockKey::of(held), since(held))).collect();
         if super::detect::answered_busy(facts) {
-            self.busy_since.get_or_insert(now);
+            self.busy_since = self.busy_since.filter(|_| !moves).or(Some(now));
         } else {
             self.busy_since = None;
         }

@@ -112,8 +112,9 @@ impl Database {
             path: self.config.path.clone(),
             user: self.config.user.clone(),
             scratch: self.scratch.clone(),
-            // A look never waits: being busy is a fact, and how long it lasts is judged from look to look.
-            busy_ms: 20,
+            // A look hardly waits: being busy is a fact, and how long it lasts is judged from look to look. A program that
+            // commits without a pause leaves gaps, though, which only patience finds.
+            busy_ms: if self.memory.busy_since.is_some() { 250 } else { 20 },
             block_max_ms: self.block_max_ms(),
         }
     }
@@ -147,7 +148,8 @@ impl Database {
         match look {
             Look::Sweep => IntegrityLevel::Suspicion,
             Look::Confirm => seen.map_or(IntegrityLevel::Suspicion, |integrity| integrity.level),
-            Look::Prove if self.kind.as_ref().is_some_and(kinds::is_destructive) && !self.replaced => {
+            // After a restart nothing is known of what was seen: then nothing less than everything is a proof.
+            Look::Prove if self.kind.as_ref().is_none_or(kinds::is_destructive) && !self.replaced => {
                 IntegrityLevel::Full
             }
             Look::Prove => IntegrityLevel::Suspicion,

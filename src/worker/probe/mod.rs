@@ -25,29 +25,26 @@ use self::opening::{Before, Opening};
 use super::sweep::Sweep;
 use crate::host;
 use crate::job::{
-    Access, DatabaseFacts, DatabaseProbe, FileFacts, FileState, Fingerprint, HeaderFacts, IntegrityLevel, JournalState,
-    LayerTime, WalMark, WalState,
+    Access, DatabaseFacts, DatabaseProbe, FaultClass, FileFacts, FileState, Fingerprint, HeaderFacts, IntegrityLevel,
+    JournalState, LayerTime, WalMark, WalState,
 };
 
 /// A file that changed less long ago than this may change again within the same tick of its time stamp, in nanoseconds.
 const TICK_NS: i64 = 20_000_000;
+/// SQLITE_READONLY_ROLLBACK: a journal became hot after the raw look, because its writer died.
+const HOT_JOURNAL: i32 = 776;
+/// A file that is replaced or cut under our eyes is looked at anew, at most so often.
+const LOOKS: u32 = 3;
+
 /// Looks.
 pub(super) fn run(probe: &DatabaseProbe, sweep: &Sweep) -> DatabaseFacts {
-    let mut look = Look::begin(probe, sweep);
-    if look.is_unchanged() {
-        return look.facts;
+    let mut look = Look::run(probe, sweep);
+    for _ in 1..LOOKS {
+        if !look.is_of_two_moments() {
+            break;
+        }
+        look = Look::run(probe, sweep);
     }
-    look.access();
-    look.raw();
-    look.locks();
-    look.fingerprint();
-    match look.decide() {
-        Opening::InPlace => look.in_place(crate::sqlite::Access::Probe),
-        Opening::Immutable => look.in_place(crate::sqlite::Access::Immutable),
-        Opening::OnCopy(why) => look.on_copy(why),
-        Opening::Not(why) => look.facts.not_opened = Some(why),
-    }
-    look.diagnose();
     look.facts
 }
 
@@ -66,6 +63,38 @@ struct Look<'a> {
 }
 
 impl<'a> Look<'a> {
+    fn run(probe: &'a DatabaseProbe, sweep: &'a Sweep) -> Look<'a> {
+        let mut look = Look::begin(probe, sweep);
+        if look.is_unchanged() {
+            return look;
+        }
+        look.access();
+        look.raw();
+        look.locks();
+        look.fingerprint();
+        match look.decide() {
+            Opening::InPlace if look.wal_mode() => look.in_place(crate::sqlite::Access::Probe),
+            Opening::InPlace => look.in_place(crate::sqlite::Access::ReadOnly),
+            Opening::Immutable => look.in_place(crate::sqlite::Access::Immutable),
+            Opening::OnCopy(why) => look.on_copy(why),
+            Opening::Not(why) => look.facts.not_opened = Some(why),
+        }
+        look.diagnose();
+        look
+    }
+
+    /// SQLite failed on a file that is no longer the one whose raw bytes were judged. What a writer does all the time (BUSY)
+    /// does not count.
+    fn is_of_two_moments(&self) -> bool {
+        let fault = match (&self.facts.open, &self.facts.query) {
+            (Some(Err(fault)), _) | (_, Some(Err(fault))) => Some(fault),
+            _ => self.facts.integrity.as_ref().and_then(|found| found.fault.as_ref()),
+        };
+        let Some(fault) = fault.filter(|fault| fault.class != FaultClass::Busy) else { return false };
+        let shape = |files: &Files| files.main.state.file().map(|main| (main.dev, main.ino, main.size));
+        fault.code == HOT_JOURNAL || shape(&self.files) != shape(&Files::look(&self.probe.site.path))
+    }
+
     fn begin(probe: &'a DatabaseProbe, sweep: &'a Sweep) -> Look<'a> {
         let (started, looked_at) = (Instant::now(), Timestamp::now());
         let files = Files::look(&probe.site.path);

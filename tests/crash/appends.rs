@@ -1,0 +1,225 @@
+//! kill -9 after every append to the journal, of every playbook. A step that is added to a playbook adds appends, and is
+//! covered by itself.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
+use super::support::daemon::Daemon;
+use super::support::damage::{self, Dice};
+use super::support::program::Program;
+use super::support::scene::Scene;
+use super::support::truth::{Bytes, beside, ownership};
+
+/// No playbook writes so many entries; more means that it turns in circles.
+const APPENDS_MAX: u32 = 60;
+
+const BACKUP: &str = "backup = { every = \"24h\", to = \"backups\" }";
+
+/// A broken database, no daemon, and what must be true in the end.
+struct Broken {
+    scene: Scene,
+    mode: &'static str,
+    /// What evidence must hold: main, -wal, -journal; `None` where the playbook changes nothing that needs it.
+    evidence: Option<[Option<Bytes>; 3]>,
+    /// Commits that the playbook may lose.
+    lost: std::ops::RangeInclusive<usize>,
+    /// The playbook that must have healed it.
+    playbook: &'static str,
+    /// A program whose lock is all that is wrong.
+    holder: Option<Program>,
+}
+
+impl Broken {
+    /// A scene where the daemon has seen 60 commits, and has a backup of them where `lines` say so.
+    fn after_60_commits(mode: &'static str, lines: &str, playbook: &'static str) -> Broken {
+        let scene = Scene::of(lines);
+        scene.commit(mode, 60, &["--rows-per-commit", "5"]);
+        scene.give_away_if_root();
+        let mut daemon = scene.daemon();
+        if lines.contains("backup") {
+            daemon.backed_up("app");
+        }
+        daemon.healthy("app");
+        assert!(daemon.stop().success());
+        Broken { scene, mode, evidence: None, lost: 0..=0, playbook, holder: None }
+    }
+
+    /// What is there now is what evidence must hold.
+    fn expect_evidence(mut self) -> Broken {
+        self.evidence = Some(self.scene.bytes());
+        self
+    }
+
+    fn check(&self, daemon: &mut Daemon, killed_after: u32) {
+        daemon.healthy("app");
+        let incidents = daemon.incidents("app");
+        assert_eq!(incidents.len(), 1, "killed after {killed_after}: {incidents:#?}");
+        let incident = &incidents[0];
+        assert_eq!(incident["state"], "closed", "killed after {killed_after}: {incident:#}");
+        // What needed nothing but time may be over before the next daemon has begun to wait.
+        let by_itself = self.playbook == "wait_and_retry" && incident["outcome"] == "self_resolved";
+        assert!(by_itself || incident["outcome"] == "healed", "killed after {killed_after}: {incident:#}");
+        assert!(by_itself || incident["playbook"] == self.playbook, "killed after {killed_after}: {incident:#}");
+        assert!(incident["mttr_seconds"].is_number() && incident["closed_at"].is_string(), "{incident:#}");
+        let lost = self.scene.lost();
+        assert!(self.lost.contains(&lost), "killed after {killed_after}: {lost} commits are lost: {incident:#}");
+        self.scene.assert_honest(incident, &self.scene.db());
+        if let Some([main, wal, journal]) = &self.evidence {
+            let files = [("main", main.as_deref()), ("wal", wal.as_deref()), ("journal", journal.as_deref())];
+            self.scene.assert_evidence(incident, &files);
+        }
+        self.scene.assert_whole(self.mode);
+    }
+}
+
+/// Breaks it anew for each append, kills the daemon after it, and lets the next one finish.
+fn survives_every_kill(broken: impl Fn() -> Broken) {
+    for append in 1..=APPENDS_MAX {
+        let mut case = broken();
+        let mut daemon = case.scene.launch(&[("GUARDIAND_KILL_AFTER_APPEND", &append.to_string())]);
+        let killed = runs_until_killed_or_closed(&mut daemon, &mut case);
+        if !killed {
+            case.check(&mut daemon, 0);
+            println!("{}: {} appends", case.playbook, append - 1);
+            assert!(append > 6, "the failpoint has no effect: is this a release build?");
+            return;
+        }
+        let mut next = case.scene.daemon();
+        case.check(&mut next, append);
+    }
+    panic!("more than {APPENDS_MAX} appends: the heal turns in circles");
+}
+
+/// True when it was killed; false when the incident was closed first.
+fn runs_until_killed_or_closed(daemon: &mut Daemon, case: &mut Broken) -> bool {
+    let mut until = |daemon: &mut Daemon| -> Option<bool> {
+        if daemon.ended().is_some() {
+            // Whoever held the lock lets it go while no daemon is there.
+            case.holder.take().map(Program::finish);
+            return Some(true);
+        }
+        let incidents = daemon.try_get("/api/v1/incidents")?["incidents"].as_array()?.clone();
+        let state = incidents.first()?["state"].as_str()?.to_owned();
+        if state == "healing" {
+            case.holder.take().map(Program::finish);
+        }
+        (state == "closed").then_some(false)
+    };
+    daemon.wait_for_end_or("a kill or a closed incident", &mut until)
+}
+
+#[test]
+fn a_restored_backup_of_a_deleted_file() {
+    survives_every_kill(|| {
+        let broken = Broken::after_60_commits("wal", BACKUP, "restore_backup");
+        fs::remove_file(broken.scene.db()).unwrap();
+        broken.expect_evidence()
+    });
+}
+
+#[test]
+fn a_restored_backup_over_a_damaged_header_with_a_wal_beside_it() {
+    survives_every_kill(|| {
+        let mut broken = Broken::after_60_commits("wal", BACKUP, "restore_backup");
+        // The program died with commits in the WAL that the backup does not have.
+        broken.scene.writer("wal", "10", &["--no-checkpoint", "--die"]).ended();
+        damage::header(&broken.scene.db(), &mut Dice::new());
+        let wal = beside(&broken.scene.db(), "-wal");
+        let half = fs::metadata(&wal).unwrap().len() / 2;
+        damage::overwrite(&wal, half as usize, &[0xA5; 64]);
+        broken.lost = 0..=10;
+        broken.expect_evidence()
+    });
+}
+
+#[test]
+fn a_restored_backup_in_rollback_mode() {
+    survives_every_kill(|| {
+        let broken = Broken::after_60_commits("delete", BACKUP, "restore_backup");
+        damage::leaf(&broken.scene.db(), "rows", &mut Dice::new());
+        broken.expect_evidence()
+    });
+}
+
+#[test]
+fn rebuilt_indexes() {
+    for mode in ["wal", "delete"] {
+        survives_every_kill(|| {
+            let broken = Broken::after_60_commits(mode, "", "rebuild_indexes");
+            damage::leaf(&broken.scene.db(), "rows_word", &mut Dice::new());
+            broken.expect_evidence()
+        });
+    }
+}
+
+#[test]
+fn a_settled_copy_of_a_damaged_wal() {
+    survives_every_kill(|| {
+        let mut broken = Broken::after_60_commits("wal", "", "settle_copy");
+        broken.scene.writer("wal", "40", &["--no-checkpoint", "--die"]).ended();
+        damage::wal_frame(&beside(&broken.scene.db(), "-wal"));
+        broken.lost = 1..=39;
+        broken.expect_evidence()
+    });
+}
+
+#[test]
+fn a_recreated_database() {
+    survives_every_kill(|| {
+        let mut broken = Broken::after_60_commits("delete", "", "recreate");
+        fs::remove_file(broken.scene.db()).unwrap();
+        broken.lost = 60..=60;
+        broken.expect_evidence()
+    });
+}
+
+#[test]
+fn a_checkpoint() {
+    survives_every_kill(|| {
+        let broken = Broken::after_60_commits("wal", "wal_max = \"100KB\"", "checkpoint");
+        let flags = ["--no-checkpoint", "--rows-per-commit", "5", "--row-bytes", "2000", "--die"];
+        broken.scene.writer("wal", "40", &flags).ended();
+        assert!(fs::metadata(beside(&broken.scene.db(), "-wal")).unwrap().len() > 100_000);
+        broken
+    });
+}
+
+#[test]
+fn a_mode_that_is_put_back() {
+    survives_every_kill(|| {
+        let broken = Broken::after_60_commits("delete", "", "restore_access");
+        assert_ne!(ownership(&broken.scene.db()).2, 0);
+        fs::set_permissions(broken.scene.db(), fs::Permissions::from_mode(0o000)).unwrap();
+        broken.scene.give_away_if_root();
+        broken
+    });
+}
+
+#[test]
+fn a_lock_that_is_waited_out() {
+    survives_every_kill(|| {
+        let retry = "busy_timeout = \"100ms\"\nretry = { attempts = 100, initial = \"50ms\", factor = 1.0 }";
+        let mut broken = Broken::after_60_commits("delete", retry, "wait_and_retry");
+        broken.holder = Some(broken.scene.writer("delete", "0", &["--hold-lock", "3600"]));
+        broken
+    });
+}
+
+#[test]
+fn deaths_at_random_until_it_is_done() {
+    let mut dice = Dice::new();
+    let mut broken = Broken::after_60_commits("wal", BACKUP, "restore_backup");
+    damage::header(&broken.scene.db(), &mut dice);
+    broken = broken.expect_evidence();
+    for start in 0..APPENDS_MAX {
+        // Each start gets a little further, is thrown back, or dies while it takes back what the last one did.
+        let append = 1 + dice.below(14);
+        println!("start {start}: killed after append {append}");
+        let mut daemon = broken.scene.launch(&[("GUARDIAND_KILL_AFTER_APPEND", &append.to_string())]);
+        if !runs_until_killed_or_closed(&mut daemon, &mut broken) {
+            break;
+        }
+    }
+    let mut daemon = broken.scene.daemon();
+    broken.check(&mut daemon, 0);
+}

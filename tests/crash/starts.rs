@@ -1,0 +1,132 @@
+//! How it starts and how it ends: a damaged index, a second daemon, a polite end in the middle of a heal.
+
+use std::fs;
+
+use super::support::daemon::Daemon;
+use super::support::damage::{self, Dice};
+use super::support::scene::Scene;
+use super::support::truth::names;
+
+const BACKUP: &str = "backup = { every = \"24h\", to = \"backups\" }";
+
+/// A scene with one healed incident behind it.
+fn healed() -> (Scene, Daemon) {
+    let scene = Scene::of(BACKUP);
+    scene.commit("wal", 60, &[]);
+    let mut daemon = scene.daemon();
+    daemon.backed_up("app");
+    daemon.healthy("app");
+    fs::remove_file(scene.db()).unwrap();
+    daemon.closed("app", 1);
+    daemon.healthy("app");
+    (scene, daemon)
+}
+
+#[test]
+fn a_damaged_or_missing_index_is_rebuilt_from_the_folders() {
+    for damage in ["overwritten", "truncated", "missing", "not a file"] {
+        let (scene, daemon) = healed();
+        let before = daemon.incidents("app");
+        assert!(daemon.stop().success());
+        let index = scene.path("state/state.db");
+        match damage {
+            "overwritten" => drop(damage::overwrite(&index, 0, &Dice::new().bytes(4096))),
+            "truncated" => fs::File::options().write(true).open(&index).unwrap().set_len(5000).unwrap(),
+            "missing" => {
+                for name in names(&scene.path("state")).iter().filter(|name| name.starts_with("state.db")) {
+                    fs::remove_file(scene.path("state").join(name)).unwrap();
+                }
+            }
+            _ => {
+                fs::remove_file(&index).unwrap();
+                fs::create_dir(&index).unwrap();
+            }
+        }
+        let mut daemon = scene.daemon();
+        assert_eq!(daemon.incidents("app"), before, "{damage}");
+        daemon.healthy("app");
+        let aside = names(&scene.path("state")).into_iter().filter(|name| name.starts_with("state.db.damaged")).count();
+        assert_eq!(aside > 0, damage != "missing", "{damage}: what was damaged is kept aside");
+        // What was remembered is gone with it; the backups are not.
+        fs::remove_file(scene.db()).unwrap();
+        let incident = daemon.closed("app", 2);
+        assert_eq!(incident["outcome"], "healed", "{damage}: {incident:#}");
+        assert_eq!(scene.lost(), 0);
+        scene.assert_whole("wal");
+    }
+}
+
+#[test]
+fn an_incident_that_was_open_is_open_again_when_the_index_is_lost() {
+    let scene = Scene::of("");
+    scene.commit("wal", 60, &["--rows-per-commit", "5"]);
+    let mut daemon = scene.daemon();
+    daemon.healthy("app");
+    // No backup, and content that an empty database would hide: a person is needed.
+    damage::leaf(&scene.db(), "rows", &mut Dice::new());
+    let before = daemon.escalated("app", 1);
+    daemon.kill();
+    for name in names(&scene.path("state")).iter().filter(|name| name.starts_with("state.db")) {
+        fs::remove_file(scene.path("state").join(name)).unwrap();
+    }
+    let mut daemon = scene.daemon();
+    let after = daemon.escalated("app", 1);
+    assert_eq!((&after["id"], &after["opened_at"]), (&before["id"], &before["opened_at"]), "{after:#}");
+}
+
+#[test]
+fn a_second_daemon_on_the_same_state_is_refused_and_told_who_holds_it() {
+    let (scene, mut first) = healed();
+    let second = scene.launch(&[]);
+    let (second_pid, status) = (second.pid(), second.wait());
+    assert_eq!(status.code(), Some(1));
+    let log = scene.path("daemon.log");
+    let told = fs::read_to_string(log).unwrap();
+    let refusal = told.lines().rfind(|line| line.contains(&first.pid().to_string()));
+    assert!(refusal.is_some(), "pid {} is not named (second was {second_pid}) in\n{told}", first.pid());
+    // The first one is not disturbed.
+    fs::remove_file(scene.db()).unwrap();
+    assert_eq!(first.closed("app", 2)["outcome"], "healed");
+}
+
+#[test]
+fn a_polite_end_while_it_waits_parks_the_heal_and_the_next_start_carries_on() {
+    let scene = Scene::of("busy_timeout = \"100ms\"\nretry = { attempts = 100, initial = \"1s\", factor = 1.0 }");
+    scene.commit("delete", 20, &[]);
+    let mut daemon = scene.daemon();
+    daemon.healthy("app");
+    let holder = scene.writer("delete", "0", &["--hold-lock", "3600"]);
+    let before = daemon.incident("app", 1, "healing", |incident| incident["state"] == "healing");
+    assert!(daemon.stop().success(), "parking is no failure");
+    assert!(holder.finish().success());
+
+    let mut daemon = scene.daemon();
+    let incident = daemon.closed("app", 1);
+    assert_eq!(incident["id"], before["id"]);
+    assert_eq!(incident["outcome"], "healed", "{incident:#}");
+    scene.assert_whole("delete");
+}
+
+#[test]
+fn a_polite_end_in_the_middle_of_a_restore_leaves_it_whole() {
+    // Some megabytes, so that the end often falls into a step; wherever it falls, what follows is the same.
+    for pause_ms in [0, 5, 10, 20, 40, 80] {
+        let scene = Scene::of(BACKUP);
+        scene.commit("wal", 40, &["--row-bytes", "500000", "--synchronous", "off"]);
+        let mut daemon = scene.daemon();
+        daemon.backed_up("app");
+        daemon.healthy("app");
+        let bytes = damage::header(&scene.db(), &mut Dice::new());
+        daemon.incident("app", 1, "seen", |_| true);
+        // Not for luck: each pause is another place for the end to fall.
+        std::thread::sleep(std::time::Duration::from_millis(pause_ms));
+        assert!(daemon.stop().success(), "after {pause_ms} ms");
+
+        let mut daemon = scene.daemon();
+        let incident = daemon.closed("app", 1);
+        assert_eq!(incident["outcome"], "healed", "after {pause_ms} ms: {incident:#}");
+        assert_eq!(scene.lost(), 0);
+        scene.assert_evidence(&incident, &[("main", Some(&bytes))]);
+        scene.assert_whole("wal");
+    }
+}

@@ -1,0 +1,141 @@
+//! What holds for every heal: many targets at once, policies, brakes, globs.
+
+use std::fs;
+
+use super::support::damage::{self, Dice};
+use super::support::scene::Scene;
+use super::support::truth::{Bytes, names};
+
+const BACKUP: &str = "backup = { every = \"24h\", to = \"backups\" }";
+
+#[test]
+fn a_glob_takes_in_a_database_that_appears_later_and_heals_it() {
+    let mut scene = Scene::new();
+    scene.database("tenants", "data/*.db", BACKUP);
+    let mut daemon = scene.daemon();
+    let db = scene.path("data/late.db");
+    let flags = ["--rows-per-commit", "3"];
+    assert!(scene.writer_of(&db, "wal", "60", &flags).finish().success());
+
+    daemon.wait_for("the new target", |daemon| daemon.target("tenants/late").map(|_| ()));
+    daemon.backed_up("tenants/late");
+    daemon.healthy("tenants/late");
+    // Somebody's files beside it are none of its targets.
+    fs::write(scene.path("data/notes.txt"), "no database").unwrap();
+    fs::remove_file(&db).unwrap();
+    let incident = daemon.closed("tenants/late", 1);
+    assert_eq!(incident["outcome"], "healed", "{incident:#}");
+    assert_eq!(scene.lost_of(&db), 0);
+    scene.assert_honest(&incident, &db);
+    let status = daemon.get("/api/v1/status");
+    assert_eq!(status["totals"]["targets"], 1, "{status:#}");
+}
+
+#[test]
+fn two_databases_are_healed_side_by_side() {
+    let mut scene = Scene::new();
+    scene.database("a", "data/a.db", BACKUP);
+    scene.database("b", "data/b.db", BACKUP);
+    let (a, b) = (scene.path("data/a.db"), scene.path("data/b.db"));
+    assert!(scene.writer_of(&a, "wal", "80", &[]).finish().success());
+    assert!(scene.writer_of(&b, "delete", "80", &[]).finish().success());
+    let mut daemon = scene.daemon();
+    for name in ["a", "b"] {
+        daemon.backed_up(name);
+        daemon.healthy(name);
+    }
+    fs::remove_file(&a).unwrap();
+    damage::header(&b, &mut Dice::new());
+
+    for (name, db) in [("a", &a), ("b", &b)] {
+        let incident = daemon.closed(name, 1);
+        assert_eq!(incident["outcome"], "healed", "{incident:#}");
+        assert_eq!(scene.lost_of(db), 0);
+        scene.assert_honest(&incident, db);
+    }
+    let stats = daemon.get("/api/v1/stats");
+    assert_eq!(stats["successful_runs"], 2, "{stats:#}");
+    assert_eq!(stats["playbooks"]["restore_backup"]["successes"], 2, "{stats:#}");
+}
+
+#[test]
+fn a_target_that_is_only_observed_is_never_touched() {
+    let scene = Scene::of(&format!("policy = \"observe\"\n{BACKUP}"));
+    scene.commit("wal", 50, &[]);
+    let mut daemon = scene.daemon();
+    daemon.backed_up("app");
+    daemon.healthy("app");
+    let bytes = damage::header(&scene.db(), &mut Dice::new());
+
+    let incident = daemon.incident("app", 1, "seen", |_| true);
+    assert_eq!(incident["kind"], "db_not_a_database", "{incident:#}");
+    let deferred = "guardian_heals_deferred_total{mode=\"database\",reason=\"policy\",target=\"app\"}";
+    daemon.wait_for("the heal to be held back", |daemon| (daemon.metric(deferred) > 0.0).then_some(()));
+    let looks = daemon.target("app").unwrap()["total_checks"].as_u64().unwrap();
+    daemon.wait_for("two more looks", |daemon| {
+        (daemon.target("app").unwrap()["total_checks"].as_u64().unwrap() > looks + 1).then_some(())
+    });
+    assert_eq!(scene.bytes(), [Some(bytes), None, None]);
+    assert_eq!(names(&scene.path("data")).len(), 1);
+    let incident = &daemon.incidents("app")[0];
+    assert_ne!(incident["state"], "closed", "{incident:#}");
+    assert_eq!(incident["steps"].as_array().unwrap().len(), 0, "{incident:#}");
+}
+
+#[test]
+fn a_second_failure_waits_for_the_cooldown() {
+    let mut scene = Scene::of(BACKUP);
+    scene.gates("cooldown = \"4s\"");
+    scene.commit("wal", 50, &[]);
+    let mut daemon = scene.daemon();
+    daemon.backed_up("app");
+    daemon.healthy("app");
+    fs::remove_file(scene.db()).unwrap();
+    let first = daemon.closed("app", 1);
+    fs::remove_file(scene.db()).unwrap();
+
+    let deferred = "guardian_heals_deferred_total{mode=\"database\",reason=\"cooldown\",target=\"app\"}";
+    daemon.wait_for("the cooldown to hold", |daemon| (daemon.metric(deferred) > 0.0).then_some(()));
+    let second = daemon.incident("app", 2, "held", |_| true);
+    assert_eq!(second["steps"].as_array().unwrap().len(), 0, "{second:#}");
+    let second = daemon.closed("app", 2);
+    assert_eq!(second["outcome"], "healed", "{second:#}");
+    let time =
+        |incident: &serde_json::Value, key: &str| incident[key].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
+    let apart = time(&second, "closed_at").duration_since(time(&first, "opened_at"));
+    assert!(apart >= jiff::SignedDuration::from_secs(4), "the second heal came {apart:?} after the first attempt");
+    assert_eq!(scene.lost(), 0);
+    scene.assert_whole("wal");
+}
+
+#[test]
+fn a_file_that_was_never_seen_healthy_is_never_overwritten() {
+    let scene = Scene::of(BACKUP);
+    let noise = Dice::new().bytes(40_960);
+    fs::write(scene.db(), &noise).unwrap();
+    let daemon = scene.daemon();
+    let target = daemon.target("app").unwrap();
+    assert_eq!(target["state"], "unknown", "{target:#}");
+    assert_eq!(daemon.incidents("app"), Vec::<serde_json::Value>::new());
+    assert_eq!(scene.bytes(), [Some(Bytes(noise)), None, None]);
+}
+
+#[test]
+fn a_new_file_in_the_place_of_the_old_one_is_never_overwritten() {
+    // Somebody restores by hand while guardiand is down: what is there is theirs, and healthy.
+    let scene = Scene::of(BACKUP);
+    scene.commit("wal", 50, &[]);
+    let mut daemon = scene.daemon();
+    daemon.backed_up("app");
+    daemon.healthy("app");
+    daemon.stop();
+    fs::remove_file(scene.db()).unwrap();
+    fs::remove_file(scene.log_of(&scene.db())).unwrap();
+    scene.commit("wal", 7, &[]);
+    let theirs = scene.bytes();
+    let mut daemon = scene.daemon();
+    daemon.healthy("app");
+    assert_eq!(daemon.incidents("app"), Vec::<serde_json::Value>::new());
+    assert_eq!(scene.bytes(), theirs);
+    scene.assert_whole("wal");
+}
