@@ -109,10 +109,10 @@ fn beat(
     foundation: &Foundation,
 ) -> impl FnMut(bool) + Send + 'static {
     let (board, pulse, clock) = (Arc::clone(board), Arc::clone(pulse), foundation.cx.clock.clone());
-    let mut told = String::new();
+    let (mut told, mut watchdog) = (String::new(), systemd::Watchdog::default());
     move |swept| {
         pulse.beat(clock.now());
-        systemd::beat();
+        watchdog.feed(clock.now());
         if swept {
             pulse.set_ready();
             let line = systemd::line(board.read().unwrap_or_else(PoisonError::into_inner).totals());
