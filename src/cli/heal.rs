@@ -1,6 +1,5 @@
 //! `guardiand heal`: look, heal and prove once.
 
-use std::path::absolute;
 use std::process::ExitCode;
 
 use serde_json::Value;
@@ -34,7 +33,7 @@ pub(super) fn run(common: &Common, asked: &Asked, output: Output) -> Done {
 pub(super) fn name(subject: &Subject) -> String {
     match subject {
         Subject::Named(name) => name.clone(),
-        Subject::Path(path) => absolute(path).unwrap_or_else(|_| path.clone()).display().to_string(),
+        Subject::Path(path) => one_pass::settled(path).display().to_string(),
     }
 }
 

@@ -7,6 +7,6 @@ use crate::api::control::ControlRequest;
 
 pub(super) fn run(common: &Common, output: Output) -> Done {
     let (exit, result) = socket::daemon(common, &ControlRequest::Reload)?;
-    output.facts(&result, || socket::part::<String>(&result, "/message"));
+    output.facts(&result, || socket::part::<String>(&result, "/reloaded"));
     Ok(exit)
 }

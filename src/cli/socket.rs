@@ -12,6 +12,7 @@ use super::subject;
 use crate::api::control::{AskError, ControlReply, ControlRequest, ask};
 use crate::config::{Config, Environment};
 use crate::daemon::one_pass::Scope;
+use crate::journal::announced;
 
 /// The socket that `--socket` names, else the configuration's, else the default place.
 fn path(common: &Common, config: Option<&Config>) -> PathBuf {
@@ -44,8 +45,13 @@ pub(super) fn delegate(
     scope: &Scope,
     request: &ControlRequest,
 ) -> Result<Option<(ExitCode, Value)>, Failure> {
-    let socket = match (&scope.state_dir, &common.socket) {
-        (Some(state_dir), None) => state_dir.join("control.sock"),
+    let configured = || scope.config.as_ref().map(|config| config.guardian.state_dir.as_path());
+    let socket = match (scope.state_dir.as_deref().or_else(configured), &common.socket) {
+        // The holder of the state directory is the one to ask, wherever it listens.
+        (Some(state_dir), None) => announced(state_dir).unwrap_or_else(|| match &scope.state_dir {
+            Some(state_dir) => state_dir.join("control.sock"),
+            None => path(common, scope.config.as_ref()),
+        }),
         _ => path(common, scope.config.as_ref()),
     };
     match ask(&socket, request, None) {

@@ -22,7 +22,7 @@ pub(super) struct Foundation {
     pub(super) cx: Context,
     pub(super) stop: watch::Sender<bool>,
     /// One guardiand per state directory, for as long as this lives.
-    _lock: StateLock,
+    lock: StateLock,
 }
 
 impl Foundation {
@@ -37,7 +37,12 @@ impl Foundation {
         let (stop, stopping) = watch::channel(false);
         let gates = Arc::new(Mutex::new(Gates::new(gates)));
         let cx = Context { clock, jobs: client(workers), journal, gates, stopping };
-        Ok(Foundation { cx, stop, _lock: lock })
+        Ok(Foundation { cx, stop, lock })
+    }
+
+    /// Says where this process can be asked.
+    pub(super) fn announce(&mut self, control: &Path) {
+        self.lock.announce(control);
     }
 
     /// What earlier processes left: memories, open incidents, and attempts that still count against the budget.

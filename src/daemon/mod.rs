@@ -72,7 +72,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     for warning in &config.warnings {
         telemetry::ConfigWarning(warning).emit();
     }
-    let foundation = Foundation::lay(&config.guardian.state_dir, config.guardian.workers, targets::gates(&config))?;
+    let mut foundation = Foundation::lay(&config.guardian.state_dir, config.guardian.workers, targets::gates(&config))?;
     let board = Arc::new(RwLock::new(StatusBoard::default()));
     let pulse = Arc::new(Pulse::default());
     let (outbox, inbox) = mpsc::unbounded_channel();
@@ -81,7 +81,8 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let mut supervisor = Supervisor::new(foundation.cx.clone(), (outbox.clone(), inbox), wanted, Arc::clone(&board));
     supervisor.on_beat(systemd::beat_interval().unwrap_or(BEAT).min(BEAT), beat(&board, &pulse, &foundation));
     let reloader = Reloader::new(config.clone(), outbox.clone());
-    serve::listen(&config, &foundation.cx, (&board, &pulse), &outbox, reloader.clone()).await?;
+    // Before anything answers: who sees HTTP may send a signal, and one that nobody waits for kills.
+    let signals = obey_signals(reloader.clone(), foundation.stop.clone()).map_err(DaemonError::Signals)?;
     let (remembered, left_open) = foundation.recall(config.gates.heals.per).await;
     supervisor.recall(remembered, left_open);
     supervisor.plant(targets::plant(&config));
@@ -89,9 +90,13 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
         let incident = &orphan.replayed.incident;
         tracing::warn!(incident = %incident.id, target = incident.target, "an open incident's target is no longer configured; its files are kept");
     }
+    // Last of all: the first scrape has every series already, and the first `/healthz` a pulse.
+    pulse.beat(foundation.cx.clock.now());
+    serve::listen(&config, &foundation.cx, (&board, &pulse), &outbox, reloader).await?;
+    foundation.announce(&config.guardian.control);
     tokio::spawn(watching::watch_files(watches, outbox.clone()));
     tokio::spawn(expire(foundation.cx.journal.clone(), config.guardian.evidence.keep, config.guardian.evidence.max));
-    tokio::spawn(obey_signals(reloader, foundation.stop.clone()).map_err(DaemonError::Signals)?);
+    tokio::spawn(signals);
     systemd::ready();
     supervisor.run().await;
     tracing::info!("stopped; what was under way is in the journal");
@@ -104,10 +109,10 @@ fn beat(
     foundation: &Foundation,
 ) -> impl FnMut(bool) + Send + 'static {
     let (board, pulse, clock) = (Arc::clone(board), Arc::clone(pulse), foundation.cx.clock.clone());
-    let mut told = String::new();
+    let (mut told, mut watchdog) = (String::new(), systemd::Watchdog::default());
     move |swept| {
         pulse.beat(clock.now());
-        systemd::beat();
+        watchdog.feed(clock.now());
         if swept {
             pulse.set_ready();
             let line = systemd::line(board.read().unwrap_or_else(PoisonError::into_inner).totals());

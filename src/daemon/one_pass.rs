@@ -10,7 +10,7 @@ use crate::config::{Config, Environment};
 use crate::job::{BackupEntry, Client, Job, Outcome, RestoreJob, Restored};
 use crate::journal::Remembered;
 use crate::model::{Check, Incident, Playbook, Policy, Resolution, Verdict};
-use crate::modes::database::config::DatabaseConfig;
+use crate::modes::database::config::{BackupPlan, DatabaseConfig};
 use crate::modes::database::{Database, Defaults, Glob};
 use crate::modes::{Discovery as _, Look, Supervised};
 use crate::supervisor::{GatesConfig, HealAnswer, heal_on_demand, resume};
@@ -149,13 +149,14 @@ pub fn heal(scope: &Scope, subject: &Subject, dry_run: bool) -> Result<HealRepor
             let saved = Remembered { target: name.clone(), mode: mode.to_owned(), memory };
             cx.journal.save_memory(vec![saved]).await.map_err(|error| failed(error.to_string()))?;
         }
-        Ok(report(name, answer, dry_run))
+        Ok(report(answer, dry_run))
     })?
 }
 
 /// What the command prints of a heal that was asked for.
-pub(super) fn report(target: String, answer: HealAnswer, dry_run: bool) -> HealReport {
+pub(super) fn report(answer: HealAnswer, dry_run: bool) -> HealReport {
     let HealAnswer { check, incident, playbooks, refused } = answer;
+    let target = check.target.clone();
     let healed = incident.as_ref().is_some_and(|incident| incident.outcome == Some(Resolution::Healed));
     let outcome = match (&check.verdict, dry_run) {
         (Verdict::Healthy, _) if healed => HealOutcome::Healed,
@@ -295,8 +296,10 @@ impl Site<'_> {
         let mut all = Vec::new();
         for subject in subjects {
             if let Subject::Path(path) = subject {
-                let folder = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
-                all.push(self.database(DatabaseConfig::for_path(path, &folder)));
+                // Without a configuration its backups are where they would be with one.
+                let backup = Some(BackupPlan::standard(&self.state_dir));
+                let config = DatabaseConfig { backup, ..DatabaseConfig::for_path(&settled(path), Path::new("/")) };
+                all.push(self.database(config));
             }
         }
         let named = |config: &DatabaseConfig| {
@@ -336,6 +339,16 @@ impl Site<'_> {
 
     fn database(&self, config: DatabaseConfig) -> Database {
         Database::new(config, &self.defaults)
+    }
+}
+
+/// The one way to write a path that was typed: what is remembered of a file, and where its backups are, goes by it. Its
+/// own name is left as it is, for links are not followed.
+pub fn settled(path: &Path) -> PathBuf {
+    let whole = absolute(path);
+    match (whole.parent().map(Path::canonicalize), whole.file_name()) {
+        (Some(Ok(folder)), Some(name)) => folder.join(name),
+        _ => whole,
     }
 }
 

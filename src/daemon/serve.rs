@@ -7,7 +7,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::api::control::{self, ControlReply, ControlRequest, Handler, Peer};
+use crate::api::control::{self, ControlReply, ControlRequest, Handler};
 use crate::api::{self, Fetched, Hosts, IncidentSource, Run, Shared, Story};
 use crate::config::Config;
 use crate::job::Outcome;
@@ -15,7 +15,6 @@ use crate::journal::{Filter, History, Journal};
 use crate::model::{Incident, IncidentId, Verdict};
 use crate::supervisor::status::{Pulse, StatusBoard};
 use crate::supervisor::{Command, Context, Message};
-use crate::telemetry::ControlAsked;
 
 use super::{DaemonError, one_pass, reload::Reloader};
 
@@ -55,9 +54,9 @@ pub(super) async fn listen(
         });
     }
     let desk = Arc::new(Desk { board: Arc::clone(board), incidents, outbox: outbox.clone(), reloader });
-    let handler: Handler = Arc::new(move |request, peer| {
+    let handler: Handler = Arc::new(move |request, _peer| {
         let desk = Arc::clone(&desk);
-        Box::pin(async move { desk.answer(request, peer).await }) as Pin<Box<dyn Future<Output = ControlReply> + Send>>
+        Box::pin(async move { desk.answer(request).await }) as Pin<Box<dyn Future<Output = ControlReply> + Send>>
     });
     let serving =
         control::serve(&config.guardian.control, handler).map_err(|error| DaemonError::Listen(error.to_string()))?;
@@ -111,9 +110,7 @@ struct Desk {
 }
 
 impl Desk {
-    async fn answer(&self, request: ControlRequest, peer: Peer) -> ControlReply {
-        let (command, subject) = request.subject();
-        ControlAsked { command, target: subject, pid: peer.pid, uid: peer.uid }.emit();
+    async fn answer(&self, request: ControlRequest) -> ControlReply {
         let answered = match request {
             ControlRequest::Heal { target, dry_run } => self.heal(target, dry_run).await,
             ControlRequest::Check { targets } => self.check(targets).await,
@@ -128,7 +125,11 @@ impl Desk {
                 Ok(None) => Err(format!("there is no incident {id}")),
                 Err(error) => Err(error),
             },
-            ControlRequest::Reload => self.reloader.reload().await.map(|detail| (0, json!({ "reloaded": detail }))),
+            ControlRequest::Reload => match self.reloader.reload().await {
+                Ok(detail) => Ok((0, json!({ "reloaded": detail }))),
+                // As every command that is given a bad configuration (EX_CONFIG).
+                Err(message) => return ControlReply::Refused { exit: 78, message },
+            },
         };
         match answered {
             Ok((exit, result)) => ControlReply::Done { exit, result },
@@ -144,9 +145,8 @@ impl Desk {
     }
 
     async fn heal(&self, target: String, dry_run: bool) -> Result<(u8, serde_json::Value), String> {
-        let name = target.clone();
         let answer = self.ask(|reply| Command::Heal { target, dry_run, reply }).await??;
-        let report = one_pass::report(name, answer, dry_run);
+        let report = one_pass::report(answer, dry_run);
         Ok((report.outcome.exit(), json!(report)))
     }
 

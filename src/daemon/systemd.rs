@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
+use crate::clock::Moment;
 use crate::supervisor::status::Totals;
 
 /// How often the main loop must come round, when systemd watches it: half of what it allows.
@@ -16,9 +17,21 @@ pub(super) fn ready() {
     tell(&[NotifyState::Ready]);
 }
 
-/// The main loop came round.
-pub(super) fn beat() {
-    tell(&[NotifyState::Watchdog]);
+/// What the main loop feeds each time it comes round. systemd hears of it a few times in the time that it allows: a busy
+/// loop must not fill the socket's short queue, for then the next message would block until systemd has read.
+#[derive(Debug, Default)]
+pub(super) struct Watchdog {
+    fed_at: Option<Moment>,
+}
+
+impl Watchdog {
+    pub(super) fn feed(&mut self, now: Moment) {
+        let Some(half) = beat_interval() else { return };
+        if self.fed_at.is_none_or(|fed_at| now.since(fed_at) >= half / 2) {
+            self.fed_at = Some(now);
+            tell(&[NotifyState::Watchdog]);
+        }
+    }
 }
 
 /// The configuration is read again; [`ready`] follows.

@@ -32,6 +32,7 @@ pub struct BackupManifest {
     /// The source's path.
     pub source: PathBuf,
     /// When the copy's content was current.
+    #[serde(with = "crate::model::millis")]
     pub taken_at: Timestamp,
     /// How long it took.
     pub duration_seconds: f64,
@@ -54,6 +55,7 @@ pub struct BackupManifest {
     /// The source's owner and mode.
     pub owner: Owner,
     /// When the copy last passed `integrity_check`.
+    #[serde(with = "crate::model::millis")]
     pub verified_at: Timestamp,
     /// Bundled SQLite that took it.
     pub sqlite_version: String,
@@ -116,6 +118,7 @@ pub struct Restored {
     /// Its rows.
     pub tables: Vec<TableRows>,
     /// Which moment its content is of.
+    #[serde(with = "crate::model::millis")]
     pub taken_at: Timestamp,
     /// Bytes.
     pub size: u64,

@@ -34,7 +34,7 @@ pub use index::{Filter, History, Remembered};
 pub use ledger::LeftOpen;
 pub use log::{Contents, Doubt, LOG_NAME, LogWriter, parse, read};
 pub use replay::{Illegal, PlaybookRun, Replayed, Unfinished, replay};
-pub use state_lock::{StateError, StateLock};
+pub use state_lock::{StateError, StateLock, announced};
 
 use crate::clock::Clock;
 use crate::model::{Incident, IncidentId};

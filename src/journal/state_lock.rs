@@ -42,6 +42,7 @@ pub enum StateError {
 #[derive(Debug)]
 pub struct StateLock {
     _lock: OfdLock,
+    file: std::fs::File,
 }
 
 impl StateLock {
@@ -69,20 +70,35 @@ impl StateLock {
                 if let Err(error) = written {
                     tracing::debug!(%error, "the pid could not be written into the lock file");
                 }
-                Ok(StateLock { _lock: lock })
+                Ok(StateLock { _lock: lock, file })
             }
             Err(HostError::LockHeld(_)) => {
                 let mut pid = String::new();
                 let read = file.rewind().and_then(|()| file.take(32).read_to_string(&mut pid));
-                let who = match read {
-                    Ok(_) if !pid.is_empty() => format!("pid {pid}"),
-                    Ok(_) | Err(_) => "of unknown pid".to_owned(),
+                let who = match (read, pid.lines().next()) {
+                    (Ok(_), Some(pid)) if !pid.is_empty() => format!("pid {pid}"),
+                    _ => "of unknown pid".to_owned(),
                 };
                 Err(StateError::Held { dir: dir.to_owned(), who })
             }
             Err(source) => Err(StateError::Lock { dir: dir.to_owned(), source }),
         }
     }
+}
+
+impl StateLock {
+    /// Writes down where the holder can be asked, for commands that know the state directory alone.
+    pub fn announce(&mut self, control: &Path) {
+        if let Err(error) = write!(self.file, "\n{}", control.display()) {
+            tracing::debug!(%error, "the control socket's path could not be written into the lock file");
+        }
+    }
+}
+
+/// Where the last holder of `dir` said that it can be asked; whether it still lives is told by asking.
+pub fn announced(dir: &Path) -> Option<PathBuf> {
+    let text = std::fs::read_to_string(dir.join("lock")).ok()?;
+    text.lines().nth(1).map(PathBuf::from)
 }
 
 #[cfg(test)]

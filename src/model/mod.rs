@@ -9,6 +9,7 @@ mod spelled;
 
 pub use check::{Check, LayerResult, LayerVerdict, Verdict};
 pub use finding::{Finding, Kind, Layer, Severity};
+pub(crate) use incident::millis;
 pub use incident::{Illegal, Incident, IncidentEvent, IncidentId, IncidentState, Resolution, StepOutcome, StepRecord};
 pub use loss::{Loss, TableLoss};
 pub use plan::{Playbook, Policy, Risk, StepSpec};

@@ -1,11 +1,14 @@
 //! What a person asks of a running supervisor.
 
+use std::path::Path;
+
 use tokio::sync::oneshot;
 
 use crate::model::Check;
 use crate::modes::{Answer, Supervised};
 
 use super::inbox::SlotId;
+use super::slot::Slot;
 use super::sweep::{Supervisor, no_answer};
 use super::{Case, Command, HealAnswer, Message, check_on_demand, heal_on_demand};
 
@@ -23,7 +26,14 @@ impl Supervisor {
     }
 
     pub(super) fn find(&self, name: &str) -> Result<SlotId, String> {
-        let found = self.slots.iter().find(|(_, slot)| slot.name == name);
+        // A path means the target whose file it is.
+        let watches = |slot: &Slot| {
+            slot.target
+                .as_ref()
+                .is_some_and(|target| target.settings().watches.iter().any(|path| path == Path::new(name)))
+        };
+        let named = self.slots.iter().find(|(_, slot)| slot.name == name);
+        let found = named.or_else(|| self.slots.iter().find(|(_, slot)| watches(slot)));
         let (id, slot) = found.ok_or_else(|| format!("there is no target named `{name}`"))?;
         match slot.target {
             Some(_) => Ok(*id),

@@ -229,18 +229,31 @@ impl DatabaseTable {
 
 impl BackupTable {
     fn settle(self, around: &Surroundings) -> BackupPlan {
+        let standard = BackupPlan::standard(&around.state_dir);
         BackupPlan {
-            every: period(self.every, 15 * MINUTE),
-            to: self.to.map_or_else(|| around.state_dir.join("backups"), |to| around.resolve(&to)),
-            keep: self.keep.unwrap_or(Keep { last: 8, hourly: 24, daily: 7, weekly: 4 }),
-            max: Some(self.max.map_or(20_000_000_000, |size| size.0)),
-            block_max: period(self.block_max, Duration::from_secs(2)),
-            drill: period(self.drill, DAY),
+            every: period(self.every, standard.every),
+            to: self.to.map_or(standard.to, |to| around.resolve(&to)),
+            keep: self.keep.unwrap_or(standard.keep),
+            max: self.max.map_or(standard.max, |size| Some(size.0)),
+            block_max: period(self.block_max, standard.block_max),
+            drill: period(self.drill, standard.drill),
         }
     }
 }
 
 impl BackupPlan {
+    /// What an empty `backup` table means.
+    pub fn standard(state_dir: &Path) -> BackupPlan {
+        BackupPlan {
+            every: 15 * MINUTE,
+            to: state_dir.join("backups"),
+            keep: Keep { last: 8, hourly: 24, daily: 7, weekly: 4 },
+            max: Some(20_000_000_000),
+            block_max: Duration::from_secs(2),
+            drill: DAY,
+        }
+    }
+
     /// The folder of one target's backups. A glob's targets have a `/` in their name; in the folder's name it is `%2F`, so
     /// that no target's folder is inside another's.
     pub fn folder(&self, target: &str) -> PathBuf {

@@ -230,7 +230,9 @@ impl Site<'_> {
         if let Some(reason) = self.in_use() {
             return Err(reason);
         }
-        let has_backup = self.diagnosis.is_some_and(|diagnosis| !diagnosis.backups.is_empty());
+        // A backup of the file that had this name before says nothing of the one that is there now.
+        let of_this = |backup: &crate::job::BackupEntry| self.memory.is_of(&backup.manifest.source);
+        let has_backup = self.diagnosis.is_some_and(|diagnosis| diagnosis.backups.iter().any(of_this));
         let is_there = !matches!(self.facts.main, FileState::Missing) && self.facts.main.size() > 0;
         if is_there && !self.memory.ever_healthy && !has_backup {
             return Err(format!(

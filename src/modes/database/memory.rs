@@ -1,5 +1,7 @@
 //! What is remembered of a database between looks, and between processes.
 
+use std::path::Path;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +14,9 @@ use crate::job::{
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Memory {
+    /// The file that all this was learnt of. A name can be given to another file, which then was never seen healthy.
+    #[serde(default)]
+    pub path: Option<String>,
     /// It was seen healthy at least once, by this or an earlier process, or a verified backup of it proves so.
     pub ever_healthy: bool,
     /// Its files when they were last seen healthy.
@@ -110,7 +115,22 @@ impl LockKey {
     }
 }
 
+/// A path as it is remembered and compared.
+fn spelled(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
 impl Memory {
+    /// Nothing is known yet of the file at `path`.
+    pub fn of(path: &Path) -> Memory {
+        Memory { path: Some(spelled(path)), ..Memory::default() }
+    }
+
+    /// What was learnt of the file at `path`, and not of one that had the same name in the configuration.
+    pub fn is_of(&self, path: &Path) -> bool {
+        self.path.as_ref().is_none_or(|known| *known == spelled(path))
+    }
+
     /// When this lock was first seen, if it was there at the last look.
     pub fn held_since(&self, held: &HeldLock) -> Option<Moment> {
         let key = LockKey::of(held);
@@ -176,7 +196,7 @@ impl Memory {
         }
     }
 
-    /// Takes note of a verified backup: it proves that the database was healthy when it was taken.
+    /// Takes note of a verified backup: it proves that its source was healthy when it was taken.
     pub fn note_backup(&mut self, entry: &BackupEntry) {
         let manifest = &entry.manifest;
         if self.backup.as_ref().is_none_or(|known| known.taken_at <= manifest.taken_at) {
@@ -186,6 +206,9 @@ impl Memory {
                 size: manifest.size,
                 tables: manifest.tables.clone(),
             });
+        }
+        if !self.is_of(&manifest.source) {
+            return;
         }
         self.ever_healthy = true;
         if self.schema.is_none() {

@@ -90,9 +90,9 @@ impl Database {
         Database {
             settings,
             scratch: defaults.state_dir.join("scratch"),
+            memory: Memory::of(&config.path),
+            saved: Memory::of(&config.path),
             config,
-            memory: Memory::default(),
-            saved: Memory::default(),
             facts: None,
             healthy: false,
             kind: None,
@@ -363,8 +363,16 @@ impl Supervised for Database {
 
     fn remember(&mut self, memory: serde_json::Value, _now: Moment) {
         match serde_json::from_value::<Memory>(memory) {
+            Ok(memory) if !memory.is_of(&self.config.path) => {
+                tracing::warn!(
+                    target = self.settings.target,
+                    path = %self.config.path.display(),
+                    was = memory.path,
+                    "the name is another file's now: what was remembered of the former is not believed of this one"
+                );
+            }
             Ok(memory) => {
-                self.memory = memory;
+                self.memory = Memory { path: self.memory.path.take(), ..memory };
                 self.saved = self.memory.clone();
                 self.tell_backup();
             }
