@@ -135,6 +135,9 @@ pub trait Supervised: Send {
     /// When to look again before the regular interval is over: while something is waited for. `None`: no need.
     fn look_again(&self) -> Option<Duration>;
 
+    /// What it stands on, where that is known: targets with the same ground hang together when its disk does not answer.
+    fn ground(&self) -> Option<&str>;
+
     /// Figures for people.
     fn vitals(&self) -> Vitals;
 

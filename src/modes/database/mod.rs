@@ -242,6 +242,11 @@ impl Supervised for Database {
         (!self.memory.locks.is_empty()).then_some(self.config.lock_max_age)
     }
 
+    fn ground(&self) -> Option<&str> {
+        let known = self.memory.place.as_ref().map(|place| place.fs_id.as_str());
+        known.or(self.facts.as_ref().map(|facts| facts.place.fs_id.as_str())).filter(|id| !id.is_empty())
+    }
+
     fn vitals(&self) -> Vitals {
         let facts = self.facts.as_ref();
         Vitals {
