@@ -215,6 +215,9 @@ pub enum HeaderFacts {
         /// encrypted file has none; a database whose first bytes were overwritten has nearly all.
         #[serde(default)]
         pages_like_sqlite: Option<(u32, u32)>,
+        /// It is in order, but of a format that this SQLite does not know.
+        #[serde(default)]
+        newer_format: bool,
     },
     /// A header.
     Good {

@@ -287,7 +287,7 @@ impl<'a> Look<'a> {
             place: &self.facts.place,
             dotfile: self.facts.dotfile_lock.is_some(),
             writable: self.is_writable_for_us(),
-            shm: self.files.shm.state.file().is_some(),
+            shm: &self.files.shm.state,
             unread: self.unread.as_deref(),
         })
     }

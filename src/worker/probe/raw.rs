@@ -42,7 +42,8 @@ fn read_header(main: &Looked, size: u64) -> io::Result<RawHeader> {
         Ok(header) => header,
         Err(error) => {
             let pages_like_sqlite = likeness::of_pages(size, |at, buffer| read_up_to(&file, at, buffer))?;
-            let facts = HeaderFacts::Bad { reason: error.to_string(), pages_like_sqlite };
+            let newer_format = matches!(error, format::header::HeaderError::NewerFormat(_));
+            let facts = HeaderFacts::Bad { reason: error.to_string(), pages_like_sqlite, newer_format };
             return Ok(RawHeader { facts, counters_differ: false });
         }
     };

@@ -160,6 +160,10 @@ impl Judgement<'_> {
                 self.cannot_tell(format!("{path} has 0 bytes, and was never seen with content"));
                 false
             }
+            Some(HeaderFacts::Bad { reason, newer_format: true, .. }) if !self.memory.ever_healthy => {
+                self.cannot_tell(format!("{path} was never seen healthy, and may well be: {reason}"));
+                false
+            }
             Some(HeaderFacts::Bad { reason, .. }) if self.known_as_sqlite() => {
                 self.find(
                     &kinds::NOT_A_DATABASE,

@@ -135,7 +135,7 @@ fn with_integrity(messages: &[&str], only_indexes: bool, fault: Option<SqliteFau
 }
 
 fn bad_header(like: Option<(u32, u32)>) -> DatabaseFacts {
-    let header = HeaderFacts::Bad { reason: "not the magic".to_owned(), pages_like_sqlite: like };
+    let header = HeaderFacts::Bad { reason: "not the magic".to_owned(), pages_like_sqlite: like, newer_format: false };
     DatabaseFacts { header: Some(header), open: None, fingerprint: None, ..sound() }
 }
 
