@@ -195,7 +195,10 @@ mod tests {
             ("no byte", Case { header: HeaderFacts::Empty, ..sound(false) }, "not"),
             (
                 "no header",
-                Case { header: HeaderFacts::Bad { reason: "x".into(), pages_like_sqlite: None }, ..sound(false) },
+                Case {
+                    header: HeaderFacts::Bad { reason: "x".into(), pages_like_sqlite: None, newer_format: false },
+                    ..sound(false)
+                },
                 "not",
             ),
             ("missing", Case { main: FileState::Missing, ..sound(false) }, "not"),
