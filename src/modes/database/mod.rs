@@ -410,7 +410,7 @@ impl Database {
                 })
             }
             DatabaseStep::BuildFromCopy { .. } => Some(heal::loss_of_copy(&candidate.tables)),
-            DatabaseStep::BuildFromSchema { .. } => Some(heal::loss_of_recreation(&self.memory)),
+            DatabaseStep::BuildFromSchema { .. } => Some(heal::loss_of_recreation(&self.memory, self.facts.as_ref())),
             DatabaseStep::Preserve
             | DatabaseStep::RestoreAccess { .. }
             | DatabaseStep::Checkpoint { .. }
