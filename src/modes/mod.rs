@@ -85,6 +85,15 @@ pub struct StepResult {
     pub detail: String,
     /// What is lost if this step's playbook is what heals; `None` when the step replaces nothing.
     pub loss: Option<Loss>,
+    /// The incident's evidence folder has the files as they were, by this step.
+    pub preserved: bool,
+}
+
+impl StepResult {
+    /// Ended so, with nothing lost and nothing kept.
+    pub fn new(outcome: StepOutcome, detail: impl Into<String>) -> StepResult {
+        StepResult { outcome, detail: detail.into(), loss: None, preserved: false }
+    }
 }
 
 /// Work that is due apart from looking: a scheduled check, a backup.

@@ -206,11 +206,11 @@ impl Visit<'_> {
             }
         }
         let seen = describe(&self.check.verdict);
-        let reason = format!(
-            "nothing that was tried healed it ({}); it is still {seen}; the files as they were are in {}",
-            tried.join("; "),
-            case.incident().evidence.as_deref().unwrap_or("the incident's folder"),
-        );
+        let kept = match &case.incident().evidence {
+            Some(folder) => format!("; the files as they were are in {folder}"),
+            None => String::new(),
+        };
+        let reason = format!("nothing that was tried healed it ({}); it is still {seen}{kept}", tried.join("; "));
         case.escalate(self.cx, reason).await
     }
 

@@ -331,8 +331,10 @@ impl Supervised for Database {
             Some(DatabaseStep::BuildFromCopy { .. } | DatabaseStep::BuildFromSchema { .. }) => self.built_from = None,
             _ => {}
         }
-        let loss = step.zip(report.candidate.as_ref()).and_then(|(step, candidate)| self.loss(&step, candidate));
-        StepResult { outcome, detail: report.detail.clone(), loss }
+        let loss =
+            step.as_ref().zip(report.candidate.as_ref()).and_then(|(step, candidate)| self.loss(step, candidate));
+        let preserved = matches!(step, Some(DatabaseStep::Preserve)) && outcome != StepOutcome::Undone;
+        StepResult { outcome, detail: report.detail.clone(), loss, preserved }
     }
 
     fn errand(&mut self, now: Moment) -> Option<Errand> {
@@ -421,5 +423,5 @@ impl Database {
 }
 
 fn failed(detail: String) -> StepResult {
-    StepResult { outcome: StepOutcome::Failed, detail, loss: None }
+    StepResult::new(StepOutcome::Failed, detail)
 }
