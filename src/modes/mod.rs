@@ -132,6 +132,9 @@ pub trait Supervised: Send {
     /// Name, cadence, policy.
     fn settings(&self) -> &Settings;
 
+    /// An incident that an earlier process left open: what must be proven before it may be closed.
+    fn take_up(&mut self, _incident: &Incident) {}
+
     /// The job that collects the facts for this look.
     fn ask(&self, look: Look, now: Moment) -> Job;
 
