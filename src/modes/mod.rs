@@ -87,12 +87,15 @@ pub struct StepResult {
     pub loss: Option<Loss>,
     /// The incident's evidence folder has the files as they were, by this step.
     pub preserved: bool,
+    /// It was not done because something stood in its way, such as a program that has the file open, and not because it does
+    /// not help: then a lossier playbook is no answer either, and the same one may be tried again.
+    pub held: bool,
 }
 
 impl StepResult {
     /// Ended so, with nothing lost and nothing kept.
     pub fn new(outcome: StepOutcome, detail: impl Into<String>) -> StepResult {
-        StepResult { outcome, detail: detail.into(), loss: None, preserved: false }
+        StepResult { outcome, detail: detail.into(), loss: None, preserved: false, held: false }
     }
 }
 

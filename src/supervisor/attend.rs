@@ -137,7 +137,7 @@ impl Visit<'_> {
         let Some(case) = self.case.as_mut() else { return Ok(None) };
         match self.target.plan(case.incident()) {
             Ok(playbooks) => {
-                let tried = !case.story().runs.is_empty();
+                let tried = !case.story().runs.is_empty() && !case.held;
                 let again = self.mandate == Mandate::Own && case.state() == IncidentState::Escalated && tried;
                 // What was given up is only tried again by itself where trying cannot cost anything.
                 let playbooks = playbooks.into_iter().filter(|playbook| !again || playbook.risk() <= Risk::Lossless);
@@ -195,13 +195,27 @@ impl Visit<'_> {
         let Some(case) = self.case.as_mut() else { return Ok(()) };
         case.tell(self.cx, Entry::Planned { playbooks: playbooks.clone() }).await?;
         let mut tried = Vec::new();
+        case.held = false;
         for (index, playbook) in playbooks.iter().enumerate() {
+            // What the last rung did not do somebody else may have done: a lossier one needs a look of its own.
+            if index > 0 {
+                let answer = self.cx.look(self.target, Look::Confirm).await;
+                self.check = self.target.judge(Look::Confirm, &answer, self.cx.now());
+                if !matches!(self.check.verdict, Verdict::Unhealthy(_)) {
+                    break;
+                }
+            }
             match run_playbook(self.cx, self.target, case, index, playbook).await? {
                 Ended::Proved(check) => {
                     self.check = check;
                     return case.close(self.cx, Resolution::Healed).await;
                 }
                 Ended::NotHealed(why) => tried.push(why),
+                Ended::Held(why) => {
+                    tried.push(why);
+                    case.held = true;
+                    break;
+                }
                 Ended::Parked => return Ok(()),
             }
         }

@@ -279,7 +279,21 @@ impl Site<'_> {
     fn replace(&self, may_recreate: bool) -> Result<Vec<Playbook>, String> {
         self.may_replace()?;
         let mut ladder = self.backups();
-        if may_recreate && let Some(recreate) = self.recreate() {
+        if ladder.is_empty()
+            && let Some(backup) = &self.memory.backup
+        {
+            return Err(format!(
+                "the backup of {:.3} is not where it was: is its file system mounted? Nothing emptier takes the place of {} while \
+                 there may be one",
+                backup.taken_at,
+                self.path()
+            ));
+        }
+        // Where there are backups and none can be put in place, a person decides: an empty database would be all that is left.
+        if ladder.is_empty()
+            && may_recreate
+            && let Some(recreate) = self.recreate()
+        {
             ladder.push(recreate);
         }
         if ladder.is_empty() {

@@ -18,8 +18,8 @@ use jiff::Timestamp;
 
 use crate::clock::Moment;
 use crate::job::{
-    DatabaseFacts, DatabaseProbe, DatabaseSite, DatabaseStep, FileState, IntegrityLevel, Job, Outcome, Phase, Progress,
-    StepJob,
+    DatabaseFacts, DatabaseProbe, DatabaseSite, DatabaseStep, FailureKind, FileState, IntegrityLevel, Job, Outcome,
+    Phase, Progress, StepJob,
 };
 use crate::model::{Check, Incident, Kind, Playbook, Policy, StepOutcome, StepSpec, Verdict};
 use crate::modes::{Action, Answer, Errand, ErrandResult, Look, Retry, Settings, StepResult, Supervised, Vitals};
@@ -329,7 +329,12 @@ impl Supervised for Database {
         let report = match answer {
             Ok(Outcome::Stepped(report)) => report,
             Ok(_) => return failed("the step answered something else".to_owned()),
-            Err(failure) => return failed(failure.message.clone()),
+            Err(failure) => {
+                // Only a candidate that cannot be built, or an index that cannot, says that this way is barred.
+                let helpless =
+                    failure.kind != FailureKind::Refused && !matches!(spec.name.as_str(), "install" | "preserve");
+                return StepResult { held: !helpless, ..failed(failure.message.clone()) };
+            }
         };
         let outcome = match report.progress {
             Progress::Done => StepOutcome::Ok,
@@ -346,7 +351,8 @@ impl Supervised for Database {
         let loss =
             step.as_ref().zip(report.candidate.as_ref()).and_then(|(step, candidate)| self.loss(step, candidate));
         let preserved = matches!(step, Some(DatabaseStep::Preserve)) && outcome != StepOutcome::Undone;
-        StepResult { outcome, detail: report.detail.clone(), loss, preserved }
+        let held = outcome == StepOutcome::Undone;
+        StepResult { outcome, detail: report.detail.clone(), loss, preserved, held }
     }
 
     fn errand(&mut self, now: Moment) -> Option<Errand> {
