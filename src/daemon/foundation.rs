@@ -7,8 +7,9 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::clock::{Clock, Moment};
-use crate::job::{Client, ClientOptions, RestartReason, WorkerEvents};
+use crate::job::{Client, ClientOptions, WorkerEvents};
 use crate::journal::{Journal, LeftOpen, Remembered, StateLock};
+use crate::model::RestartReason;
 use crate::supervisor::{Context, Gates, GatesConfig};
 use crate::telemetry;
 
@@ -92,11 +93,6 @@ struct Telling;
 
 impl WorkerEvents for Telling {
     fn restarted(&self, reason: RestartReason, detail: &str) {
-        let reason = match reason {
-            RestartReason::Deadline => telemetry::RestartReason::Deadline,
-            RestartReason::Crash => telemetry::RestartReason::Crash,
-            RestartReason::Idle => telemetry::RestartReason::Idle,
-        };
         telemetry::WorkerRestarted { reason, detail }.emit();
     }
 

@@ -5,7 +5,8 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use guardian::job::{Client, FailureKind, FaultClass, Job, Outcome, Reply, Request, RestartReason, WorkerEvents, line};
+use guardian::model::{FaultClass, RestartReason};
+use guardian::job::{Client, FailureKind, Job, Outcome, Reply, Request, WorkerEvents, line};
 
 use super::support::{Host, PATIENCE, options};
 
@@ -19,7 +20,7 @@ impl Heard {
 }
 
 impl WorkerEvents for Heard {
-    fn restarted(&self, reason: RestartReason, detail: &str) {
+    fn restarted(&self, reason: detail: &str) {
         assert!(!detail.is_empty());
         self.0.lock().unwrap().push(reason);
     }
