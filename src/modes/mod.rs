@@ -85,6 +85,8 @@ pub struct StepResult {
     pub detail: String,
     /// What is lost if this step's playbook is what heals; `None` when the step replaces nothing.
     pub loss: Option<Loss>,
+    /// It failed, and not because of what it worked from: no room, a file in use, a disk that does not answer.
+    pub held: bool,
 }
 
 /// Work that is due apart from looking: a scheduled check, a backup.
