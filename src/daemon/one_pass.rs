@@ -105,7 +105,11 @@ pub enum RestoreFrom {
 /// When nothing could be looked at.
 pub fn check(scope: &Scope, subjects: &[Subject]) -> Result<Vec<Check>, PassError> {
     block_on(async {
-        let site = Site::of(scope);
+        let mut site = Site::of(scope);
+        let temporary = private_folder(scope)?;
+        if let Some(folder) = &temporary {
+            site.defaults.state_dir = folder.path().to_path_buf();
+        }
         let jobs = foundation::client(site.workers);
         let clock = Clock::system();
         let mut checks = Vec::new();
@@ -116,6 +120,18 @@ pub fn check(scope: &Scope, subjects: &[Subject]) -> Result<Vec<Check>, PassErro
         }
         Ok(checks)
     })?
+}
+
+/// Where a check makes its private copies when nobody said where: it leaves nothing behind in the folder it was typed in.
+fn private_folder(scope: &Scope) -> Result<Option<tempfile::TempDir>, PassError> {
+    match (&scope.config, &scope.state_dir) {
+        (None, None) => {
+            let made = tempfile::Builder::new().prefix("guardiand-check-").tempdir();
+            let words = |error| failed(format!("cannot make a temporary folder: {error}; name one with --state-dir"));
+            made.map(Some).map_err(words)
+        }
+        _ => Ok(None),
+    }
 }
 
 /// Detects, heals and proves once; `dry_run` plans and touches nothing.

@@ -160,7 +160,7 @@ pub(super) async fn apply(
     let began = cx.now();
     let evidence = cx.journal.evidence(case.id());
     let result = match target.action(case.incident(), &evidence, spec, phase) {
-        Err(detail) => StepResult { outcome: StepOutcome::Failed, detail, loss: None, held: false },
+        Err(detail) => StepResult::new(StepOutcome::Failed, detail),
         Ok(Action::Run(job)) => {
             let answer = cx.run(*job, target.step_patience(spec)).await;
             target.step_result(spec, phase, &answer)
@@ -172,6 +172,7 @@ pub(super) async fn apply(
         outcome: result.outcome,
         seconds: cx.now().since(began).as_secs_f64(),
         detail: result.detail.clone(),
+        evidence: result.preserved.then(|| evidence.display().to_string()),
     };
     let incident = case.incident();
     StepEnded {
@@ -201,26 +202,15 @@ async fn wait_until_healthy(cx: &Context, target: &mut dyn Supervised) -> StepRe
     let mut seen = String::new();
     for delay in delays {
         if !cx.rest(delay).await {
-            return StepResult {
-                outcome: StepOutcome::Failed,
-                detail: "guardiand is stopping".to_owned(),
-                loss: None,
-                held: false,
-            };
+            return StepResult::new(StepOutcome::Failed, "guardiand is stopping");
         }
         looks += 1;
         let answer = cx.look(target, Look::Confirm).await;
         let check = target.judge(Look::Confirm, &answer, cx.now());
         if check.verdict == Verdict::Healthy {
-            let detail = format!("healthy again at look {looks}");
-            return StepResult { outcome: StepOutcome::Ok, detail, loss: None, held: false };
+            return StepResult::new(StepOutcome::Ok, format!("healthy again at look {looks}"));
         }
         seen = describe(&check.verdict);
     }
-    StepResult {
-        outcome: StepOutcome::Failed,
-        detail: format!("still unhealthy after {looks} looks: {seen}"),
-        loss: None,
-        held: false,
-    }
+    StepResult::new(StepOutcome::Failed, format!("still unhealthy after {looks} looks: {seen}"))
 }

@@ -114,6 +114,7 @@ impl<'a> Look<'a> {
             behind_sqlite: None,
             on_copy: None,
             not_opened: None,
+            schema_version: None,
             open: None,
             integrity: None,
             query: None,
@@ -287,7 +288,7 @@ impl<'a> Look<'a> {
             place: &self.facts.place,
             dotfile: self.facts.dotfile_lock.is_some(),
             writable: self.is_writable_for_us(),
-            shm: self.files.shm.state.file().is_some(),
+            shm: &self.files.shm.state,
             unread: self.unread.as_deref(),
         })
     }

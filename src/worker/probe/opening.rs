@@ -16,8 +16,8 @@ pub(super) struct Before<'a> {
     pub(super) dotfile: bool,
     /// We ourselves may write the file, and make files beside it.
     pub(super) writable: bool,
-    /// `-shm` is there.
-    pub(super) shm: bool,
+    /// `-shm`.
+    pub(super) shm: &'a FileState,
     /// Why the raw look failed.
     pub(super) unread: Option<&'a str>,
 }
@@ -65,6 +65,9 @@ pub(super) fn decide(before: &Before<'_>) -> Opening {
     if before.dotfile {
         return not("a program of the dotfile VFS has it locked, and no other kind of lock would show what it does");
     }
+    if let Some(reason) = in_the_way(before) {
+        return Opening::Not(reason);
+    }
     if let Some(journal) = before.journal {
         match journal.state {
             JournalState::Hot | JournalState::Damaged => {
@@ -91,14 +94,27 @@ pub(super) fn decide(before: &Before<'_>) -> Opening {
             Opening::OnCopy("its WAL cannot be read in place on a read-only file system".to_owned())
         }
         // The WAL index could not be made, and what SQLite began to make would be left behind.
-        () if before.place.free_bytes < INDEX_BYTES && !before.shm => {
+        () if before.place.free_bytes < INDEX_BYTES && before.shm.file().is_none() => {
             not("its file system is full, and reading it would take a new WAL index")
         }
         // SQLite would make -wal and -shm, and could not take them away again.
-        () if !before.writable && !before.shm => {
+        () if !before.writable && before.shm.file().is_none() => {
             Opening::OnCopy("guardiand may not write it, and would leave side files behind".to_owned())
         }
         () => Opening::InPlace,
+    }
+}
+
+/// SQLite would follow a link into somebody else's file, wait for ever at a FIFO, and fail half-way at a directory, with the
+/// other side files made and left behind.
+fn in_the_way(before: &Before<'_>) -> Option<String> {
+    let side = |suffix: &str, what: &str| Some(format!("what stands in the place of its {suffix} is no file: {what}"));
+    match (before.wal, before.journal, before.shm) {
+        (Some(wal), _, _) if wal.state == WalState::NotAFile => side("-wal", &wal.detail),
+        (_, Some(journal), _) if journal.state == JournalState::NotAFile => side("-journal", &journal.detail),
+        (_, _, FileState::Other { what }) => side("-shm", &format!("it is {what}")),
+        (_, _, FileState::Symlink { .. }) => side("-shm", "it is a symbolic link"),
+        (_, _, FileState::Missing | FileState::File(_) | FileState::Unreadable { .. }) => None,
     }
 }
 
@@ -152,6 +168,7 @@ mod tests {
         place: Place,
         dotfile: bool,
         writable: bool,
+        shm: FileState,
     }
 
     fn roomy() -> Place {
@@ -167,6 +184,7 @@ mod tests {
             place: roomy(),
             dotfile: false,
             writable: true,
+            shm: FileState::Missing,
         }
     }
 
@@ -179,7 +197,7 @@ mod tests {
             place: &case.place,
             dotfile: case.dotfile,
             writable: case.writable,
-            shm: false,
+            shm: &case.shm,
             unread: None,
         });
         match decision {
@@ -195,7 +213,7 @@ mod tests {
         let read_only = Place { read_only: true, ..roomy() };
         let remote = Place { observe_only: Some("nfs".into()), ..roomy() };
         let full = Place { free_bytes: 0, ..roomy() };
-        let table: [(&str, Case, &str); 19] = [
+        let table: [(&str, Case, &str); 23] = [
             ("sound, rollback", sound(false), "in place"),
             ("sound, WAL", sound(true), "in place"),
             ("a WAL with frames", Case { wal: WalState::Sound, ..sound(true) }, "in place"),
@@ -207,7 +225,10 @@ mod tests {
             ("no byte", Case { header: HeaderFacts::Empty, ..sound(false) }, "not"),
             (
                 "no header",
-                Case { header: HeaderFacts::Bad { reason: "x".into(), pages_like_sqlite: None }, ..sound(false) },
+                Case {
+                    header: HeaderFacts::Bad { reason: "x".into(), pages_like_sqlite: None, newer_format: false },
+                    ..sound(false)
+                },
                 "not",
             ),
             ("missing", Case { main: FileState::Missing, ..sound(false) }, "not"),
@@ -218,6 +239,14 @@ mod tests {
             ("NFS, WAL mode", Case { place: remote, ..sound(true) }, "not"),
             ("no room, rollback", Case { place: full.clone(), ..sound(false) }, "in place"),
             ("no room for a WAL index", Case { place: full, ..sound(true) }, "not"),
+            ("a WAL that is no file", Case { wal: WalState::NotAFile, ..sound(false) }, "not"),
+            ("a journal that is no file", Case { journal: JournalState::NotAFile, ..sound(true) }, "not"),
+            (
+                "a WAL index that is no file",
+                Case { shm: FileState::Other { what: "a FIFO".into() }, ..sound(true) },
+                "not",
+            ),
+            ("a linked WAL index", Case { shm: FileState::Symlink { target: "x".into() }, ..sound(true) }, "not"),
             ("not ours to write, WAL mode", Case { writable: false, ..sound(true) }, "copy"),
         ];
         for (name, case, expected) in table {
