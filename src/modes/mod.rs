@@ -87,12 +87,14 @@ pub struct StepResult {
     pub loss: Option<Loss>,
     /// The incident's evidence folder has the files as they were, by this step.
     pub preserved: bool,
+    /// It failed, and not because of what it worked from: no room, a file in use, a disk that does not answer.
+    pub held: bool,
 }
 
 impl StepResult {
     /// Ended so, with nothing lost and nothing kept.
     pub fn new(outcome: StepOutcome, detail: impl Into<String>) -> StepResult {
-        StepResult { outcome, detail: detail.into(), loss: None, preserved: false }
+        StepResult { outcome, detail: detail.into(), loss: None, preserved: false, held: false }
     }
 }
 

@@ -18,8 +18,8 @@ use jiff::Timestamp;
 
 use crate::clock::Moment;
 use crate::job::{
-    DatabaseFacts, DatabaseProbe, DatabaseSite, DatabaseStep, FileState, IntegrityLevel, Job, Outcome, Phase, Progress,
-    StepJob,
+    DatabaseFacts, DatabaseProbe, DatabaseSite, DatabaseStep, FailureKind, FileState, IntegrityLevel, Job, Outcome,
+    Phase, Progress, StepJob,
 };
 use crate::model::{Check, Incident, Kind, Playbook, Policy, StepOutcome, StepSpec, Verdict};
 use crate::modes::{Action, Answer, Errand, ErrandResult, Look, Retry, Settings, StepResult, Supervised, Vitals};
@@ -329,7 +329,11 @@ impl Supervised for Database {
         let report = match answer {
             Ok(Outcome::Stepped(report)) => report,
             Ok(_) => return failed("the step answered something else".to_owned()),
-            Err(failure) => return failed(failure.message.clone()),
+            Err(failure) => {
+                let outside = [FailureKind::Refused, FailureKind::Deadline, FailureKind::Abandoned];
+                let held = outside.contains(&failure.kind);
+                return StepResult { held, ..failed(failure.message.clone()) };
+            }
         };
         let outcome = match report.progress {
             Progress::Done => StepOutcome::Ok,
@@ -346,7 +350,7 @@ impl Supervised for Database {
         let loss =
             step.as_ref().zip(report.candidate.as_ref()).and_then(|(step, candidate)| self.loss(step, candidate));
         let preserved = matches!(step, Some(DatabaseStep::Preserve)) && outcome != StepOutcome::Undone;
-        StepResult { outcome, detail: report.detail.clone(), loss, preserved }
+        StepResult { outcome, detail: report.detail.clone(), loss, preserved, held: false }
     }
 
     fn errand(&mut self, now: Moment) -> Option<Errand> {
