@@ -100,7 +100,7 @@ impl Daemon {
     /// Waits for the `number`th incident of a target (from 1) to be closed.
     pub fn closed(&mut self, target: &str, number: usize) -> Value {
         self.wait_for(&format!("incident {number} of `{target}` to be closed"), |daemon| {
-            let found = daemon.json(&format!("/api/v1/incidents?target={target}&limit=10000"));
+            let found = daemon.json(&format!("/api/v1/incidents?target={target}&limit=1000"));
             let incidents = found["incidents"].as_array().unwrap();
             let incident = incidents.len().checked_sub(number).and_then(|at| incidents.get(at))?;
             assert!(incident["state"] != "escalated", "{incident:#}");

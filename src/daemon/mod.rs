@@ -99,6 +99,8 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     tokio::spawn(signals);
     systemd::ready();
     supervisor.run().await;
+    // Closed in order, so that the index is one file and not a file and its WAL.
+    foundation.cx.journal.clone().stop().await;
     tracing::info!("stopped; what was under way is in the journal");
     Ok(())
 }

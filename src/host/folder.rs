@@ -127,6 +127,20 @@ impl Folder {
         })
     }
 
+    /// Swaps the files of two names of this folder at once; false where the file system cannot. What somebody put under either
+    /// name at the last moment is then under the other, and not gone. Durable after [`Folder::sync`].
+    ///
+    /// # Errors
+    /// [`HostError::Rename`] or [`HostError::BadName`].
+    pub fn exchange(&self, name: impl AsRef<OsStr>, with: impl AsRef<OsStr>) -> Result<bool, HostError> {
+        let (from, to) = (self.entry(name.as_ref())?, self.entry(with.as_ref())?);
+        match renameat_with(&self.fd, name.as_ref(), &self.fd, with.as_ref(), RenameFlags::EXCHANGE) {
+            Ok(()) => Ok(true),
+            Err(Errno::INVAL | Errno::NOSYS) => Ok(false),
+            Err(errno) => Err(HostError::Rename { from, to, source: errno.into() }),
+        }
+    }
+
     /// Renames if nothing is there: what somebody else put there meanwhile is never replaced.
     ///
     /// # Errors

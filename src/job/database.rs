@@ -215,7 +215,7 @@ pub enum HeaderFacts {
         /// encrypted file has none; a database whose first bytes were overwritten has nearly all.
         #[serde(default)]
         pages_like_sqlite: Option<(u32, u32)>,
-        /// It is in order, but of a format that this SQLite does not know.
+        /// All of it is a header but for its version, which is newer than ours.
         #[serde(default)]
         newer_format: bool,
     },
@@ -391,6 +391,9 @@ pub struct IntegrityFacts {
     pub damaged_indexes: Vec<String>,
     /// Everything that is wrong is in `damaged_indexes`.
     pub only_indexes: bool,
+    /// Everything that is wrong is that nothing refers to some pages: no row that can be reached is hurt.
+    #[serde(default)]
+    pub only_waste: bool,
     /// Rows that break a NOT NULL, CHECK or UNIQUE constraint: content, not corruption.
     pub constraint_messages: Vec<String>,
     /// The check itself failed.
@@ -516,6 +519,9 @@ pub struct DatabaseFacts {
     pub on_copy: Option<String>,
     /// Why nothing was opened, where nothing was.
     pub not_opened: Option<String>,
+    /// `PRAGMA schema_version` where the schema itself could not be read: it needs no schema, and it knows the WAL.
+    #[serde(default)]
+    pub schema_version: Option<i64>,
     /// Opening through SQLite.
     pub open: Option<Result<OpenFacts, SqliteFault>>,
     /// The content check.

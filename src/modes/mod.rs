@@ -85,6 +85,15 @@ pub struct StepResult {
     pub detail: String,
     /// What is lost if this step's playbook is what heals; `None` when the step replaces nothing.
     pub loss: Option<Loss>,
+    /// The incident's evidence folder has the files as they were, by this step.
+    pub preserved: bool,
+}
+
+impl StepResult {
+    /// Ended so, with nothing lost and nothing kept.
+    pub fn new(outcome: StepOutcome, detail: impl Into<String>) -> StepResult {
+        StepResult { outcome, detail: detail.into(), loss: None, preserved: false }
+    }
 }
 
 /// Work that is due apart from looking: a scheduled check, a backup.
@@ -123,6 +132,9 @@ pub trait Supervised: Send {
     /// Name, cadence, policy.
     fn settings(&self) -> &Settings;
 
+    /// An incident that an earlier process left open: what must be proven before it may be closed.
+    fn take_up(&mut self, _incident: &Incident) {}
+
     /// The job that collects the facts for this look.
     fn ask(&self, look: Look, now: Moment) -> Job;
 
@@ -134,6 +146,9 @@ pub trait Supervised: Send {
 
     /// When to look again before the regular interval is over: while something is waited for. `None`: no need.
     fn look_again(&self) -> Option<Duration>;
+
+    /// What it stands on, where that is known: targets with the same ground hang together when its disk does not answer.
+    fn ground(&self) -> Option<&str>;
 
     /// Figures for people.
     fn vitals(&self) -> Vitals;

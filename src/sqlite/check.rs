@@ -18,6 +18,10 @@ pub struct IntegrityReport {
     pub content: Vec<String>,
     /// Everything that is wrong lies in indexes: a rebuild loses nothing.
     pub only_indexes: bool,
+    /// Everything that is wrong is that nothing refers to some pages: no row that can be reached is hurt. Space that a
+    /// crash left behind, or what a lost write cut off; no check can tell which.
+    #[serde(default)]
+    pub only_waste: bool,
     /// The indexes that are named, sorted. Not all of them when `limit_reached`.
     pub damaged_indexes: Vec<String>,
     /// Those of them that have more entries than their table has rows: either stale entries, or rows that the table has
@@ -60,7 +64,7 @@ impl Database {
         let fault = fault.map(|error| self.fault(&format!("running {pragma} on"), &error));
         let trees = self.trees().unwrap_or_default();
         let mut report = IntegrityReport { limit_reached: lines.len() >= limit as usize, ..Default::default() };
-        let (mut elsewhere, mut tree_told) = (false, false);
+        let (mut elsewhere, mut tree_told, mut leaked) = (false, false, false);
         for line in lines {
             match blame(&line, &trees) {
                 Blame::Content => {
@@ -72,7 +76,7 @@ impl Database {
                     report.damaged_indexes.push(name);
                 }
                 Blame::Structure => elsewhere = true,
-                Blame::Leak => {}
+                Blame::Leak => leaked = true,
             }
             report.messages.push(line);
         }
@@ -84,6 +88,7 @@ impl Database {
             report.surplus_indexes =
                 report.damaged_indexes.iter().filter(|name| self.has_surplus(name)).cloned().collect();
         }
+        report.only_waste = leaked && !elsewhere && report.damaged_indexes.is_empty() && fault.is_none();
         report.ok = fault.is_none() && report.messages.is_empty();
         report.fault = fault;
         report
@@ -111,8 +116,12 @@ impl Database {
         let mut statement = self.connection.prepare(&format!("PRAGMA main.{pragma}({limit})"))?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
-            // The lines about trees come as one row.
+            // The lines about trees come as one row, and so do those of an R-tree about itself.
             let answer = text(row.get_ref(0)?);
+            if answer.starts_with("In RTree ") {
+                lines.push(answer.replace('\n', "; "));
+                continue;
+            }
             let told = answer.lines().filter(|line| *line != "ok" && !line.starts_with("*** in database "));
             lines.extend(told.map(str::to_owned));
         }
@@ -216,6 +225,27 @@ mod tests {
         let report = open(&path, Access::Probe).integrity_check(100);
         assert!(report.only_indexes, "{report:?}");
         assert_eq!(report.surplus_indexes, ["t_b"]);
+    }
+
+    #[test]
+    fn pages_that_nothing_refers_to_are_waste_and_an_index_out_of_step_with_its_content_is_the_programs() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("w.db");
+        let db = open(&path, Access::Create);
+        db.batch(
+            "CREATE TABLE doc(id INTEGER PRIMARY KEY, body); INSERT INTO doc(body) VALUES ('a b');
+             CREATE VIRTUAL TABLE ft USING fts4(content='doc', body);",
+        )
+        .unwrap();
+        let report = db.integrity_check(100);
+        assert!(report.ok && report.content[0].contains("inverted index"), "{report:?}");
+        db.batch(
+            "CREATE TABLE u(a); INSERT INTO u VALUES (zeroblob(20000)); PRAGMA writable_schema=ON;
+             DELETE FROM sqlite_schema WHERE name='u'; PRAGMA writable_schema=RESET",
+        )
+        .unwrap();
+        let report = db.integrity_check(100);
+        assert!(report.only_waste && !report.ok, "{report:?}");
     }
 
     #[test]

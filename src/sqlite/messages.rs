@@ -12,7 +12,8 @@ pub(super) enum Blame {
     Index(String),
     /// A page that nothing refers to: wasted, not lost. Follows damage of an inner page of any tree.
     Leak,
-    /// The row breaks a constraint (NOT NULL, CHECK, a STRICT type): the user's content, not corruption.
+    /// The row breaks a constraint (NOT NULL, CHECK, a STRICT type), or a virtual table does not agree with what it is
+    /// over: the user's content, not corruption.
     Content,
     /// A table, the freelist, or the file.
     Structure,
@@ -69,9 +70,19 @@ fn tree_root(line: &str) -> Option<u32> {
 fn is_content(line: &str) -> bool {
     let typed = line.strip_prefix("non-").is_some_and(|rest| rest.contains(" value in "));
     typed
+        || is_of_virtual_table(line)
         || ["NULL value in ", "NUMERIC value in ", "TEXT value in ", "CHECK constraint failed in "]
             .into_iter()
             .any(|words| line.starts_with(words))
+}
+
+/// What a virtual table's own check says of itself (`xIntegrity` of fts3, fts5 and rtree). Its pages are walked as the
+/// ordinary tables that they are; this is about their meaning. An index over a table that was written without it, or a
+/// tokenizer that only the program has, is no damage, and no reason to put a backup in the place of every other table.
+fn is_of_virtual_table(line: &str) -> bool {
+    ["malformed inverted index for FTS", "unable to validate the inverted index for FTS", "In RTree "]
+        .into_iter()
+        .any(|words| line.starts_with(words))
 }
 
 #[cfg(test)]
@@ -103,6 +114,9 @@ mod tests {
             ("CHECK constraint failed in t", Blame::Content),
             ("non-INT value in t.a", Blame::Content),
             ("TEXT value in t.a", Blame::Content),
+            ("malformed inverted index for FTS4 table main.ft", Blame::Content),
+            ("unable to validate the inverted index for FTS5 table main.ft: SQL logic error", Blame::Content),
+            ("In RTree main.r:", Blame::Content),
             ("row not in PRIMARY KEY order for w", Blame::Structure),
             ("words that no SQLite has said yet", Blame::Structure),
             ("", Blame::Structure),

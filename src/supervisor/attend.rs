@@ -15,6 +15,9 @@ use super::{Case, Context};
 /// When the second look could not tell, or the journal could not write, look again after this.
 const UNSURE_RETRY: Duration = Duration::from_secs(5);
 
+/// Nothing will be done about it: the costly second look is not made at every sweep.
+const OBSERVED_RETRY: Duration = Duration::from_secs(300);
+
 /// On whose word a heal begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mandate {
@@ -161,6 +164,7 @@ impl Visit<'_> {
             Policy::Observe => {
                 let reason = "the policy is `observe`: nothing is touched".to_owned();
                 defer(self.cx, case, DeferReason::Policy, reason).await?;
+                self.retry_in = Some(OBSERVED_RETRY);
                 return Ok(false);
             }
             Policy::Approve => {
@@ -202,11 +206,11 @@ impl Visit<'_> {
             }
         }
         let seen = describe(&self.check.verdict);
-        let reason = format!(
-            "nothing that was tried healed it ({}); it is still {seen}; the files as they were are in {}",
-            tried.join("; "),
-            case.incident().evidence.as_deref().unwrap_or("the incident's folder"),
-        );
+        let kept = match &case.incident().evidence {
+            Some(folder) => format!("; the files as they were are in {folder}"),
+            None => String::new(),
+        };
+        let reason = format!("nothing that was tried healed it ({}); it is still {seen}{kept}", tried.join("; "));
         case.escalate(self.cx, reason).await
     }
 

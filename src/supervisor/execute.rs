@@ -157,7 +157,7 @@ pub(super) async fn apply(
     let began = cx.now();
     let evidence = cx.journal.evidence(case.id());
     let result = match target.action(case.incident(), &evidence, spec, phase) {
-        Err(detail) => StepResult { outcome: StepOutcome::Failed, detail, loss: None },
+        Err(detail) => StepResult::new(StepOutcome::Failed, detail),
         Ok(Action::Run(job)) => {
             let answer = cx.run(*job, target.step_patience(spec)).await;
             target.step_result(spec, phase, &answer)
@@ -169,6 +169,7 @@ pub(super) async fn apply(
         outcome: result.outcome,
         seconds: cx.now().since(began).as_secs_f64(),
         detail: result.detail.clone(),
+        evidence: result.preserved.then(|| evidence.display().to_string()),
     };
     let incident = case.incident();
     StepEnded {
@@ -198,20 +199,15 @@ async fn wait_until_healthy(cx: &Context, target: &mut dyn Supervised) -> StepRe
     let mut seen = String::new();
     for delay in delays {
         if !cx.rest(delay).await {
-            return StepResult { outcome: StepOutcome::Failed, detail: "guardiand is stopping".to_owned(), loss: None };
+            return StepResult::new(StepOutcome::Failed, "guardiand is stopping");
         }
         looks += 1;
         let answer = cx.look(target, Look::Confirm).await;
         let check = target.judge(Look::Confirm, &answer, cx.now());
         if check.verdict == Verdict::Healthy {
-            let detail = format!("healthy again at look {looks}");
-            return StepResult { outcome: StepOutcome::Ok, detail, loss: None };
+            return StepResult::new(StepOutcome::Ok, format!("healthy again at look {looks}"));
         }
         seen = describe(&check.verdict);
     }
-    StepResult {
-        outcome: StepOutcome::Failed,
-        detail: format!("still unhealthy after {looks} looks: {seen}"),
-        loss: None,
-    }
+    StepResult::new(StepOutcome::Failed, format!("still unhealthy after {looks} looks: {seen}"))
 }

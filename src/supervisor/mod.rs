@@ -8,6 +8,7 @@
 //!
 //! [`Supervisor`] is one loop over one inbox; while a target is attended it has left its slot, so nothing else can touch it.
 
+mod aside;
 mod ask;
 mod attend;
 mod case;

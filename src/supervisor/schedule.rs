@@ -20,12 +20,12 @@ const BUSY_GAP_MIN: Duration = Duration::from_millis(50);
 const SLACK_SHARE: u32 = 10;
 
 /// How much a change can wait.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Urgency {
-    /// A database came, went or was replaced.
-    AtOnce,
     /// Bytes were written: a database's everyday, or damage.
     Soon,
+    /// A database came, went or was replaced.
+    AtOnce,
 }
 
 /// One target's next look.

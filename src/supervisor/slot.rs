@@ -9,7 +9,7 @@ use crate::model::IncidentState;
 use crate::modes::Supervised;
 
 use super::Case;
-use super::schedule::Due;
+use super::schedule::{Due, Urgency};
 
 /// An incident that a person must look at is looked at again by itself after this at first, and then less and less often.
 const ESCALATED_RETRY_MAX: Duration = Duration::from_secs(3600);
@@ -28,7 +28,8 @@ pub(super) struct Slot {
     pub(super) origin: Option<String>,
     pub(super) due: Due,
     pub(super) looking: bool,
-    pub(super) changed_meanwhile: bool,
+    /// A file changed while it was looked at or attended.
+    pub(super) changed_meanwhile: Option<Urgency>,
     pub(super) errand: Option<AbortHandle>,
     pub(super) case: Option<Case>,
     retry_at: Option<Moment>,
@@ -48,7 +49,7 @@ impl Slot {
             origin,
             due,
             looking: false,
-            changed_meanwhile: false,
+            changed_meanwhile: None,
             errand: None,
             case: None,
             retry_at: None,

@@ -15,6 +15,7 @@ use crate::model::{Check, Verdict};
 use crate::modes::{Answer, Discovery, Look, Supervised};
 use crate::telemetry::CheckDone;
 
+use super::aside::Aside;
 use super::inbox::SlotId;
 use super::schedule::Urgency;
 use super::slot::Slot;
@@ -56,6 +57,7 @@ pub struct Supervisor {
     pub(super) watches: watch::Sender<BTreeSet<PathBuf>>,
     pub(super) board: Arc<RwLock<StatusBoard>>,
     pub(super) seed: RandomState,
+    pub(super) aside: Aside,
     pub(super) beat: Beat,
     pub(super) swept: bool,
 }
@@ -88,6 +90,7 @@ impl Supervisor {
             watches,
             board,
             seed: RandomState::new(),
+            aside: Aside::default(),
             beat: Beat { every: IDLE, tell: Box::new(|_| {}) },
             swept: false,
         }
@@ -159,10 +162,17 @@ impl Supervisor {
         let mut batch = Vec::new();
         for (id, slot) in self.slots.iter_mut().filter(|(_, slot)| idle(slot) && slot.due.is_due(now)) {
             if let Some(target) = &slot.target {
+                if let Some(until) = self.aside.holds(target.ground(), now) {
+                    slot.due.not_before(until);
+                    continue;
+                }
                 batch.push((*id, target.ask(Look::Sweep, now), target.patience(Look::Sweep)));
                 slot.looking = true;
-                slot.changed_meanwhile = false;
+                slot.changed_meanwhile = None;
             }
+        }
+        if batch.is_empty() {
+            return;
         }
         let mut answers = self.cx.jobs.probe_batch(batch);
         let outbox = self.outbox.clone();
@@ -204,13 +214,15 @@ impl Supervisor {
         let ids = self.watched.get(path).into_iter().flatten().chain(inside).copied().collect::<BTreeSet<_>>();
         for id in ids {
             if let Some(slot) = self.slots.get_mut(&id) {
-                slot.changed_meanwhile |= slot.looking || slot.target.is_none();
                 // Side files come and go with every commit: only the main file's coming and going is news.
-                let main = slot
-                    .target
-                    .as_ref()
-                    .is_none_or(|target| target.settings().watches.first().is_some_and(|main| main == path));
-                slot.due.wake(now, if main && !written { Urgency::AtOnce } else { Urgency::Soon });
+                let watches =
+                    slot.target.as_ref().map(|target| target.settings().watches.as_slice()).unwrap_or_default();
+                let main = watches.first().is_none_or(|main| main == path);
+                let urgency = if main && !written { Urgency::AtOnce } else { Urgency::Soon };
+                if slot.looking || slot.target.is_none() {
+                    slot.changed_meanwhile = slot.changed_meanwhile.max(Some(urgency));
+                }
+                slot.due.wake(now, urgency);
                 slot.forget_pace();
             }
         }
@@ -230,10 +242,30 @@ impl Supervisor {
         let Some(target) = slot.target.as_mut() else { return };
         let check = target.judge(Look::Sweep, answer, now);
         slot.due.looked(now, target.look_again());
-        if std::mem::take(&mut slot.changed_meanwhile) {
-            slot.due.wake(now, Urgency::Soon);
+        if let Some(urgency) = slot.changed_meanwhile.take() {
+            slot.due.wake(now, urgency);
         }
+        let ground = target.ground().map(str::to_owned);
         self.judged(id, &check, now);
+        self.put_aside(ground, answer, now);
+    }
+
+    /// What one target's answer says about the disk under others.
+    fn put_aside(&mut self, ground: Option<String>, answer: &Answer, now: Moment) {
+        let Some(ground) = ground else { return };
+        let stuck = matches!(answer, Err(failure) if failure.kind == FailureKind::Abandoned);
+        if stuck {
+            self.aside.stuck(&ground, now);
+        } else if !self.aside.answered(&ground) {
+            return;
+        }
+        let on_it = |slot: &&mut Slot| slot.target.as_ref().and_then(|target| target.ground()) == Some(&ground);
+        for slot in self.slots.values_mut().filter(on_it) {
+            match (stuck, &mut slot.target) {
+                (true, Some(target)) => observe(&self.board, &target.judge(Look::Sweep, answer, now)),
+                _ => slot.due.now(now),
+            }
+        }
     }
 
     /// What follows from a check, of a look or of an errand.

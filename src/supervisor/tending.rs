@@ -8,7 +8,6 @@ use crate::modes::{Answer, Errand};
 
 use super::attend::{Mandate, close_if_proven};
 use super::inbox::SlotId;
-use super::schedule::Urgency;
 use super::sweep::{Supervisor, observe};
 use super::{Attended, Case, Message, attend};
 
@@ -51,8 +50,8 @@ impl Supervisor {
         slot.case = case;
         slot.pace(now, retry_in, interval);
         slot.due.looked(now, retry_in.or(target.look_again()));
-        if std::mem::take(&mut slot.changed_meanwhile) {
-            slot.due.wake(now, Urgency::Soon);
+        if let Some(urgency) = slot.changed_meanwhile.take() {
+            slot.due.wake(now, urgency);
         }
         slot.target = Some(target);
         observe(&self.board, &check);

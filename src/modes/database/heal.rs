@@ -47,6 +47,7 @@ pub fn plan(
         return site.replace(!site.has_readable_rows());
     }
     if kind_is(&[kinds::CORRUPTED, kinds::INTEGRITY_FAILED, kinds::SCHEMA_CORRUPTED]) {
+        site.is_hurt()?;
         return site.replace(false);
     }
     if kind_is(&[kinds::NOT_FILE]) {
@@ -82,13 +83,15 @@ pub fn loss_of_copy(tables: &[TableRows]) -> Loss {
 }
 
 /// What is lost when an empty database takes its place.
-pub fn loss_of_recreation(memory: &Memory) -> Loss {
+pub fn loss_of_recreation(memory: &Memory, facts: Option<&DatabaseFacts>) -> Loss {
     let known = memory.backup.as_ref().map(|backup| backup.tables.as_slice()).unwrap_or_default();
     let tables = known
         .iter()
         .map(|table| TableLoss { table: table.table.clone(), rows_kept: 0, rows_lost: None })
         .collect::<Vec<_>>();
-    let was_empty = !memory.ever_healthy;
+    // A WAL or journal without its main file may hold commits of a time before anybody looked.
+    let beside = facts.is_none_or(|facts| facts.wal_file.size() > 0 || facts.journal_file.size() > 0);
+    let was_empty = !memory.ever_healthy && !beside;
     Loss {
         source: "recreated empty from its schema".to_owned(),
         rows_kept: Some(0),
@@ -238,6 +241,25 @@ impl Site<'_> {
             return Err(format!(
                 "{} was never seen healthy by guardiand, so it is not overwritten; restore it by hand: `guardiand restore --from BACKUP --to PATH`",
                 self.path()
+            ));
+        }
+        Ok(())
+    }
+
+    /// Not what SQLite itself can have written, and not what costs nobody a row: a backup in its place would lose more.
+    fn is_hurt(&self) -> Result<(), String> {
+        let path = self.path();
+        if self.facts.integrity.as_ref().is_some_and(|integrity| integrity.only_waste) {
+            return Err(format!(
+                "every row of {path} that can be reached is sound, and only some pages belong to nothing: no backup takes its place; \
+                 compare it with one, then `VACUUM` it"
+            ));
+        }
+        let empty = matches!(&self.facts.open, Some(Ok(open)) if open.objects == 0);
+        if empty && self.facts.integrity.as_ref().is_none_or(|integrity| integrity.ok) {
+            return Err(format!(
+                "{path} is a sound database without a table: somebody may have meant that, and a later write is not reverted; if it \
+                 was a mistake, stop its program, move it away, and guardiand restores it"
             ));
         }
         Ok(())

@@ -84,6 +84,9 @@ impl Look<'_> {
         let started = Instant::now();
         let remembered = self.probe.last_healthy.as_ref().map(|before| before.schema_cookie);
         self.facts.open = Some(content.open(remembered));
+        if content::is_malformed_schema(self.facts.open.as_ref()) {
+            self.facts.schema_version = content.schema_version();
+        }
         self.time("open", started);
         let opened = self.facts.open.as_ref().is_some_and(Result::is_ok);
 

@@ -52,6 +52,11 @@ impl Content<'_> {
         .map_err(fault)
     }
 
+    /// The schema cookie alone, as SQLite sees it through a WAL; it is read without parsing the schema.
+    pub(super) fn schema_version(&self) -> Option<i64> {
+        self.with(Deadline::never(), Database::schema_version).ok()
+    }
+
     /// Checks it, for at most `limit` where it may block writers.
     pub(super) fn check(&self, level: IntegrityLevel, limit: Option<Duration>) -> IntegrityFacts {
         let deadline = limit.map_or_else(Deadline::never, Deadline::after);
@@ -87,6 +92,7 @@ fn facts(level: IntegrityLevel, report: IntegrityReport) -> IntegrityFacts {
         messages: report.messages,
         damaged_indexes: report.damaged_indexes,
         only_indexes: report.only_indexes,
+        only_waste: report.only_waste,
         constraint_messages: report.content,
         fault: report.fault.map(fault),
         unfinished: None,
@@ -101,6 +107,11 @@ pub(super) fn was_interrupted(facts: &IntegrityFacts) -> bool {
 /// True when the error speaks of damaged bytes, so that a check is due.
 pub(super) fn speaks_of_damage<T>(result: Option<&Result<T, SqliteFault>>) -> bool {
     matches!(result, Some(Err(fault)) if fault.class == FaultClass::Corrupt)
+}
+
+/// True when it is the schema that cannot be read: damage, or words that a newer SQLite wrote.
+pub(super) fn is_malformed_schema<T>(result: Option<&Result<T, SqliteFault>>) -> bool {
+    matches!(result, Some(Err(fault)) if fault.class == FaultClass::Corrupt && fault.message.contains("malformed database schema"))
 }
 
 /// The room's fault as the wire has it.

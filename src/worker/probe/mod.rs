@@ -114,6 +114,7 @@ impl<'a> Look<'a> {
             behind_sqlite: None,
             on_copy: None,
             not_opened: None,
+            schema_version: None,
             open: None,
             integrity: None,
             query: None,

@@ -10,7 +10,7 @@ use super::files::{Files, Looked, open_raw};
 use super::likeness;
 use crate::format::wal_index::WAL_INDEX_HEAD_LEN;
 use crate::format::{
-    self, Encoding, Header, JournalScan, SizeVerdict, WalHeaderError, WalHeaderState, WalIndex, WalScan,
+    self, Encoding, Header, HeaderError, JournalScan, SizeVerdict, WalHeaderError, WalHeaderState, WalIndex, WalScan,
 };
 use crate::host::{LockMode, SqliteLock, ask_lock};
 use crate::job::{FileFacts, FileState, HeaderFacts, JournalFacts, JournalState, WalFacts, WalMark, WalState};
@@ -42,7 +42,7 @@ fn read_header(main: &Looked, size: u64) -> io::Result<RawHeader> {
         Ok(header) => header,
         Err(error) => {
             let pages_like_sqlite = likeness::of_pages(size, |at, buffer| read_up_to(&file, at, buffer))?;
-            let newer_format = matches!(error, format::header::HeaderError::NewerFormat(_));
+            let newer_format = matches!(error, HeaderError::NewerFormat(_));
             let facts = HeaderFacts::Bad { reason: error.to_string(), pages_like_sqlite, newer_format };
             return Ok(RawHeader { facts, counters_differ: false });
         }

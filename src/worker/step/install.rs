@@ -1,13 +1,15 @@
 //! Install: the guarded swap (SQLITE.md, section 2). A crash must never pair a new main file with an old WAL or journal.
 //!
 //! The side files are renamed aside first, within the folder; then the candidate over the path; then what was set aside is
-//! unlinked, for evidence has it. All of it happens while the lock bytes of the old and the new main file are held
+//! unlinked, for evidence has it. The candidate and the old file change places in one step, so that what somebody put there
+//! at the very last moment is found under the candidate's name, and goes back. All of it happens while the lock bytes of the old and the new main file are held
 //! exclusively, so a program that starts meanwhile gets BUSY, and waits.
 //!
 //! | candidate | at the path | side files | what a resume does |
 //! | --- | --- | --- | --- |
 //! | there | the old file, or nothing as before | in place or aside | finishes; or, when it is in use now, takes back |
-//! | gone | the candidate's inode | aside or gone | unlinks what is aside: done |
+//! | gone, or the old file under its name | the candidate's inode | aside or gone | unlinks what is aside: done |
+//! | something else under its name | the candidate's inode | aside | puts that back |
 //! | gone | the old file, or nothing as before | in place or aside | takes back |
 //! | any | another file | any | touches nothing, and says so |
 
@@ -71,7 +73,9 @@ pub(super) fn gap(_here: Gap) {}
 
 pub(super) fn apply(place: &Place<'_>) -> Result<StepReport, JobFailure> {
     if let Some(record) = read_json::<Record>(&place.evidence, RECORD)? {
-        let another = place.stat(&place.candidate())?.is_some_and(|new| new.ino != record.candidate.ino);
+        let another = place
+            .stat(&place.candidate())?
+            .is_some_and(|new| new.ino != record.candidate.ino && record.old_main.is_none_or(|old| new.ino != old.ino));
         if !another {
             return resume(place);
         }
@@ -269,7 +273,11 @@ fn swap(place: &Place<'_>, record: &Record) -> Result<(), JobFailure> {
     let (from, to) = (place.candidate(), place.name.clone());
     let renamed = match place.stat(&place.name)? {
         Some(main) if record.old_main.is_some_and(|old| old.ino == main.ino) => {
-            place.folder.rename(&from, &place.folder, &to)
+            match place.folder.exchange(&from, &to) {
+                Ok(true) => Ok(()),
+                Ok(false) => place.folder.rename(&from, &place.folder, &to),
+                Err(error) => Err(error),
+            }
         }
         // Nothing there as far as we saw: then nothing may be replaced.
         _ => place.folder.rename_noreplace(&from, &place.folder, &to),
@@ -286,6 +294,21 @@ fn swap(place: &Place<'_>, record: &Record) -> Result<(), JobFailure> {
 fn conclude(place: &Place<'_>, record: &Record) -> Result<StepReport, JobFailure> {
     // A resume may find the rename done but not yet durable.
     place.sync()?;
+    if let Some(out) = swapped_out(place, record)?
+        && record.old_main.is_none_or(|old| !same_content(&out, &old))
+    {
+        // Somebody wrote to it, or put another file there, after we had last looked: no evidence has that.
+        if !place.stat(&place.name)?.is_some_and(|main| same_content(&main, &record.candidate)) {
+            return Err(failed(format!(
+                "{} was written since it was put in place, and what somebody had put there before is {}: decide by hand which \
+                 to keep",
+                place.path().display(),
+                place.path_of(&place.candidate()).display()
+            )));
+        }
+        swap_back(place)?;
+        return take_back(place, record);
+    }
     let late = holders_of(place, &[place.ours(OLD_MAIN)], Look::Found)?;
     if let Some(late) = late.first() {
         let untouched = place.stat(&place.name)?.is_some_and(|main| same_content(&main, &record.candidate));
@@ -314,14 +337,26 @@ fn clean(place: &Place<'_>, record: &Record) -> Result<(), JobFailure> {
     for (suffix, _) in &record.sides {
         place.remove(&place.ours(&format!("old{suffix}")))?;
     }
+    if swapped_out(place, record)?.is_some() {
+        place.remove(&place.candidate())?;
+    }
     place.remove(&place.ours(OLD_MAIN))?;
     gap(Gap::Cleaned);
     place.sync()
 }
 
-/// The old inode over the path again, the candidate under its own name: two atomic steps, and the path is never empty.
+/// What was at the path when the candidate took its place, under the candidate's name.
+fn swapped_out(place: &Place<'_>, record: &Record) -> Result<Option<FileFacts>, JobFailure> {
+    Ok(place.stat(&place.candidate())?.filter(|out| out.ino != record.candidate.ino))
+}
+
+/// What was at the path there again, the candidate under its own name: atomic steps, and the path is never empty.
 fn swap_back(place: &Place<'_>) -> Result<(), JobFailure> {
     let (folder, candidate) = (&place.folder, place.candidate());
+    if place.stat(&candidate)?.is_some() {
+        folder.exchange(&candidate, &place.name).map_err(while_("putting back what was swapped out"))?;
+        return place.sync();
+    }
     folder.link(&place.name, folder, candidate).map_err(while_("keeping the candidate"))?;
     folder.rename(place.ours(OLD_MAIN), folder, &place.name).map_err(while_("putting the old file back"))?;
     place.sync()

@@ -290,6 +290,27 @@ fn a_file_that_somebody_put_there_meanwhile_is_never_replaced() {
     }
 }
 
+/// The user's `mv` and `cp` between our last look and the swap: no look can be late enough for these, so the swap itself
+/// must not destroy what it finds.
+#[test]
+fn what_came_at_the_last_moment_is_put_back_when_the_swap_has_met_it() {
+    for copied_over in [false, true] {
+        let scene = Scene::new("delete");
+        scene.preserve_and_build();
+        assert!(scene.die_at(Gap::Renamed, DatabaseStep::Install, Phase::Apply));
+        // As if it had come just before the exchange: it is what the exchange took out.
+        let out = scene.folder().join(".guardiand-20261122T030405.123Z-0a1b2c.new");
+        if copied_over {
+            std::fs::write(&out, b"the user's new file").unwrap();
+        } else {
+            std::fs::write(scene.folder().join("deploy"), b"the user's new file").unwrap();
+            std::fs::rename(scene.folder().join("deploy"), &out).unwrap();
+        }
+        let answer = scene.run(DatabaseStep::Install, Phase::Resume);
+        assert_eq!(std::fs::read(scene.path()).unwrap(), b"the user's new file", "{answer:?}");
+    }
+}
+
 #[test]
 fn a_missing_main_is_installed_and_its_stale_wal_is_never_replayed() {
     for gap in GAPS {

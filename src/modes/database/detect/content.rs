@@ -1,7 +1,7 @@
 //! The layers `open`, `integrity` and `query`: what SQLite says of the content.
 
 use crate::job::{FaultClass, HeaderFacts, IntegrityFacts, SqliteFault};
-use crate::model::{Kind, Severity};
+use crate::model::{Kind, Layer, Severity};
 
 use super::super::kinds::{self, INTEGRITY, OPEN, QUERY};
 use super::Judgement;
@@ -43,11 +43,7 @@ impl Judgement<'_> {
                 self.find_fault(&kinds::NOT_A_DATABASE, Severity::Critical, &OPEN, fault, "restore the newest backup that passes")
             }
             FaultClass::Corrupt if fault.message.contains("malformed database schema") => {
-                if healthy_before {
-                    self.find_fault(&kinds::SCHEMA_CORRUPTED, Severity::Critical, &OPEN, fault, "restore the newest backup that passes");
-                } else {
-                    self.cannot_tell(format!("SQLite cannot parse its schema ({}), and it was never seen healthy", fault.message));
-                }
+                self.malformed_schema(fault, &OPEN)
             }
             FaultClass::Corrupt => {
                 let kind = self.cut_or(kinds::CORRUPTED);
@@ -68,6 +64,32 @@ impl Judgement<'_> {
         }
     }
 
+    /// A schema that cannot be parsed is damage where nobody changed it through SQLite. Where its cookie moved, somebody did,
+    /// and may have used words of a newer version than ours: a sound database, that no backup may take the place of (rule 20).
+    fn malformed_schema(&mut self, fault: &SqliteFault, layer: &Layer) {
+        let before = self.memory.last_healthy.as_ref().map(|print| i64::from(print.schema_cookie.cast_signed()));
+        let moved = before.is_some_and(|before| self.facts.schema_version.is_some_and(|now| now != before));
+        match (self.memory.ever_healthy, moved) {
+            (false, _) => self.cannot_tell(format!(
+                "SQLite cannot parse its schema ({}), and it was never seen healthy",
+                fault.message
+            )),
+            (true, true) => self.cannot_tell(format!(
+                "SQLite cannot parse its schema ({}), and that was changed through SQLite since it was last seen healthy: \
+                 perhaps by a newer version than guardiand's {}",
+                fault.message,
+                crate::sqlite::sqlite_version()
+            )),
+            (true, false) => self.find_fault(
+                &kinds::SCHEMA_CORRUPTED,
+                Severity::Critical,
+                layer,
+                fault,
+                "restore the newest backup that passes",
+            ),
+        }
+    }
+
     pub(super) fn integrity(&mut self) {
         let Some(integrity) = &self.facts.integrity else { return };
         if integrity.ok {
@@ -75,13 +97,9 @@ impl Judgement<'_> {
         }
         if let Some(fault) = &integrity.fault {
             match fault.class {
-                FaultClass::Corrupt
-                    if fault.message.contains("malformed database schema") && !self.memory.ever_healthy =>
-                {
-                    self.cannot_tell(format!(
-                        "SQLite cannot parse its schema ({}), and it was never seen healthy",
-                        fault.message
-                    ))
+                FaultClass::Corrupt if fault.message.contains("malformed database schema") => {
+                    let fault = fault.clone();
+                    self.malformed_schema(&fault, &INTEGRITY);
                 }
                 FaultClass::Corrupt if integrity.messages.is_empty() => {
                     let (fault, kind) = (fault.clone(), self.cut_or(kinds::CORRUPTED));
@@ -130,6 +148,15 @@ impl Judgement<'_> {
                 &INTEGRITY,
                 format!("only indexes are damaged ({}): {shown}", integrity.damaged_indexes.join(", ")),
                 "rebuild them from their tables: no row is lost",
+            );
+        }
+        if integrity.only_waste {
+            return self.find(
+                &kinds::INTEGRITY_FAILED,
+                Severity::Medium,
+                &INTEGRITY,
+                format!("nothing refers to some pages, and every row that can be reached is sound: {shown}"),
+                "`VACUUM` gives them back; compare with a backup first, for a lost write may have cut rows off",
             );
         }
         let kind = match integrity.fault {

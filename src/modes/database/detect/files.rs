@@ -160,8 +160,15 @@ impl Judgement<'_> {
                 self.cannot_tell(format!("{path} has 0 bytes, and was never seen with content"));
                 false
             }
-            Some(HeaderFacts::Bad { reason, newer_format: true, .. }) if !self.memory.ever_healthy => {
-                self.cannot_tell(format!("{path} was never seen healthy, and may well be: {reason}"));
+            Some(HeaderFacts::Bad { reason, newer_format: true, .. }) => {
+                self.cannot_tell(format!("{path} is of a newer format than this guardiand knows: {reason}"));
+                false
+            }
+            Some(HeaderFacts::Bad { reason, .. }) if self.is_another_file() => {
+                self.cannot_tell(format!(
+                    "another file was put in the place of {path}, and it is not a SQLite database that can be read ({reason}): \
+                     encrypted, or something else. Whoever put it there meant it; move it away, and guardiand restores what was"
+                ));
                 false
             }
             Some(HeaderFacts::Bad { reason, .. }) if self.known_as_sqlite() => {
@@ -188,6 +195,16 @@ impl Judgement<'_> {
     pub(super) fn known_as_sqlite(&self) -> bool {
         self.memory.ever_healthy
             || matches!(&self.facts.header, Some(HeaderFacts::Bad { pages_like_sqlite: Some((like, of)), .. }) if *of > 0 && like * 3 >= of * 2)
+    }
+
+    /// Not the file that was seen healthy, and nothing in it is like SQLite's: a deploy of an encrypted one, say. That *the
+    /// path* was healthy once says nothing of it, and what was never seen healthy is never overwritten.
+    fn is_another_file(&self) -> bool {
+        let same = |main: &crate::job::FileFacts| {
+            self.memory.last_healthy.as_ref().is_none_or(|print| print.main.ino == main.ino)
+        };
+        let like = matches!(&self.facts.header, Some(HeaderFacts::Bad { pages_like_sqlite: Some((like, of)), .. }) if like * 3 >= *of);
+        !like && !self.facts.main.file().is_none_or(same)
     }
 
     pub(super) fn side_files(&mut self) -> bool {

@@ -79,6 +79,7 @@ fn sound() -> DatabaseFacts {
         behind_sqlite: None,
         on_copy: None,
         not_opened: None,
+        schema_version: None,
         open: Some(Ok(OpenFacts {
             schema_version: 1,
             journal_mode: "wal".to_owned(),
@@ -127,6 +128,7 @@ fn with_integrity(messages: &[&str], only_indexes: bool, fault: Option<SqliteFau
         messages: messages.iter().map(|message| (*message).to_owned()).collect(),
         damaged_indexes: if only_indexes { vec!["i".to_owned()] } else { Vec::new() },
         only_indexes,
+        only_waste: false,
         constraint_messages: Vec::new(),
         fault,
         unfinished: None,
@@ -209,6 +211,40 @@ fn the_same_facts_mean_less_of_what_was_never_seen_healthy() {
         assert_eq!(kinds_of(&facts, &Memory::default()), never, "{name}, never seen healthy");
         assert_eq!(kinds_of(&facts, &seen()), before, "{name}, seen healthy");
     }
+}
+
+/// The worst there could be: a backup over a sound database. None of these is reason enough.
+#[test]
+fn a_sound_database_that_only_looks_odd_from_here_is_not_called_damaged() {
+    let newer = |cookie: i64| DatabaseFacts {
+        schema_version: Some(cookie),
+        ..with_open(FaultClass::Corrupt, 11, "malformed database schema (t) - near \"FUTURE\": syntax error")
+    };
+    assert_eq!(kinds_of(&newer(1), &seen()), "db_schema_corrupted", "nobody changed it through SQLite");
+    assert_eq!(kinds_of(&newer(2), &seen()), "unknown", "somebody did, perhaps with a newer SQLite");
+
+    let header = HeaderFacts::Bad { reason: "read version 3".to_owned(), pages_like_sqlite: None, newer_format: true };
+    let newer = DatabaseFacts { header: Some(header), open: None, fingerprint: None, ..sound() };
+    assert_eq!(kinds_of(&newer, &seen()), "unknown");
+
+    let another = FileState::File(FileFacts { ino: 77, ..file(40_960) });
+    let deployed = DatabaseFacts { main: another.clone(), ..bad_header(Some((1, 64))) };
+    assert_eq!(kinds_of(&deployed, &seen()), "unknown", "an encrypted file was moved there");
+    let torn = DatabaseFacts { main: another, ..bad_header(Some((60, 64))) };
+    assert_eq!(kinds_of(&torn, &seen()), "db_not_a_database");
+}
+
+#[test]
+fn what_costs_nobody_a_row_is_never_paid_for_with_a_backup() {
+    let plan = |facts: &DatabaseFacts, kind| crate::modes::database::heal::plan(&kind, facts, &seen(), &config());
+    let mut leaked = with_integrity(&["Page 5: never used"], false, None);
+    leaked.integrity.as_mut().unwrap().only_waste = true;
+    assert_eq!(kinds_of(&leaked, &seen()), "db_integrity_failed");
+    assert!(plan(&leaked, kinds::INTEGRITY_FAILED).unwrap_err().contains("VACUUM"));
+
+    let emptied = OpenFacts { schema_version: 2, journal_mode: "wal".to_owned(), objects: 0, schema: None };
+    let emptied = DatabaseFacts { open: Some(Ok(emptied)), ..sound() };
+    assert!(plan(&emptied, kinds::SCHEMA_CORRUPTED).unwrap_err().contains("a later write is not reverted"));
 }
 
 #[test]
