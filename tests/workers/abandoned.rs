@@ -5,8 +5,8 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use guardian::model::RestartReason;
 use guardian::job::{Client, FailureKind, Job, WorkerEvents};
+use guardian::model::RestartReason;
 use tokio::sync::mpsc;
 
 use super::support::{Host, PATIENCE, options};
@@ -56,7 +56,7 @@ fn run(command: &mut Command) -> Result<(), String> {
 struct Told(mpsc::UnboundedSender<(&'static str, usize)>);
 
 impl WorkerEvents for Told {
-    fn restarted(&self, _reason: _detail: &str) {}
+    fn restarted(&self, _reason: RestartReason, _detail: &str) {}
     fn said(&self, _pid: u32, _line: &str) {}
     fn abandoned(&self, _pid: u32, now: usize) {
         let _ = self.0.send(("abandoned", now));

@@ -5,8 +5,8 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use guardian::model::{FaultClass, RestartReason};
 use guardian::job::{Client, FailureKind, Job, Outcome, Reply, Request, WorkerEvents, line};
+use guardian::model::{FaultClass, RestartReason};
 
 use super::support::{Host, PATIENCE, options};
 
@@ -20,7 +20,7 @@ impl Heard {
 }
 
 impl WorkerEvents for Heard {
-    fn restarted(&self, reason: detail: &str) {
+    fn restarted(&self, reason: RestartReason, detail: &str) {
         assert!(!detail.is_empty());
         self.0.lock().unwrap().push(reason);
     }
