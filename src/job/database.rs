@@ -50,6 +50,8 @@ pub struct DatabaseProbe {
     pub last_healthy: Option<Fingerprint>,
     /// Carry on with the WAL scan from here.
     pub wal_mark: Option<WalMark>,
+    /// The WAL as it was when the scan got there.
+    pub wal_marked: Option<FileFacts>,
     /// A read-only query that must succeed.
     pub canary: Option<String>,
     /// Also collect all that a plan needs: holders, a private copy's content, backups.
@@ -289,6 +291,9 @@ pub struct WalFacts {
     pub detail: String,
     /// Where the scan got to.
     pub mark: Option<WalMark>,
+    /// Every frame was read by this look; none is taken from the mark of an earlier one.
+    #[serde(default)]
+    pub whole: bool,
     /// Commits beyond the damage, as far as their frames can be told.
     pub stranded_commits: u32,
     /// `mxFrame` of the WAL index, where there is a sound one.

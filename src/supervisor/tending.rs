@@ -49,7 +49,7 @@ impl Supervisor {
         let interval = target.settings().interval;
         slot.case = case;
         slot.pace(now, retry_in, interval);
-        slot.due.looked(now, retry_in.or(target.look_again()));
+        slot.due.attended(now, retry_in.or(target.look_again()));
         if let Some(urgency) = slot.changed_meanwhile.take() {
             slot.due.wake(now, urgency);
         }
