@@ -87,8 +87,7 @@ pub struct StepResult {
     pub loss: Option<Loss>,
     /// The incident's evidence folder has the files as they were, by this step.
     pub preserved: bool,
-    /// It was not done because something stood in its way, such as a program that has the file open, and not because it does
-    /// not help: then a lossier playbook is no answer either, and the same one may be tried again.
+    /// It failed, and not because of what it worked from: no room, a file in use, a disk that does not answer.
     pub held: bool,
 }
 

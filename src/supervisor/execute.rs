@@ -16,7 +16,7 @@ pub(super) enum Ended {
     Proved(Check),
     /// It does not; why, for the next rung and for people.
     NotHealed(String),
-    /// Something stood in its way; why. Nothing lossier is tried for that.
+    /// Something outside stood in its way; why. A lossier rung must not be taken for that.
     Held(String),
     /// guardiand is stopping; the rest is the next start's.
     Parked,

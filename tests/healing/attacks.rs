@@ -18,7 +18,7 @@ fn an_empty_database_is_never_put_in_place_while_the_backups_are_only_out_of_sig
     fs::remove_file(scene.db()).unwrap();
 
     let incident = daemon.incident("app", 1, "escalated", |incident| incident["state"] == "escalated");
-    assert!(incident["reason"].as_str().unwrap().contains("is not where it was"), "{incident:#}");
+    assert!(incident["reason"].as_str().unwrap().contains("none is to be found"), "{incident:#}");
     assert!(!scene.db().exists());
 
     fs::rename(scene.path("unmounted"), scene.path("backups")).unwrap();
