@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::model::FaultClass;
+
 /// How thorough the check of the database's content shall be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -325,36 +327,6 @@ pub struct JournalFacts {
     pub state: JournalState,
     /// In words, with record numbers.
     pub detail: String,
-}
-
-/// A class of SQLite errors that calls for the same answer (rules 10, 20 and 23).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FaultClass {
-    /// BUSY, LOCKED, PROTOCOL.
-    Busy,
-    /// NOTADB.
-    NotADatabase,
-    /// CORRUPT.
-    Corrupt,
-    /// CANTOPEN.
-    CannotOpen,
-    /// READONLY in all its forms.
-    ReadOnly,
-    /// FULL, or a write that failed with ENOSPC or EDQUOT.
-    Full,
-    /// IOERR.
-    Io,
-    /// NOMEM.
-    NoMemory,
-    /// ERROR: an unknown collation, module, function or syntax, a missing table.
-    Schema,
-    /// INTERRUPT: our own deadline.
-    Interrupted,
-    /// PERM, AUTH.
-    Permission,
-    /// Anything else.
-    Other,
 }
 
 /// An error that SQLite returned.

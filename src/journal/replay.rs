@@ -273,6 +273,9 @@ impl Replayed {
             StepOutcome::Ok if loss.is_some() => self.loss = loss.cloned(),
             StepOutcome::Ok | StepOutcome::Failed | StepOutcome::Skipped => {}
         }
+        if record.evidence.is_some() {
+            self.incident.evidence.clone_from(&record.evidence);
+        }
         self.incident.steps.push(record.clone());
         Ok(())
     }

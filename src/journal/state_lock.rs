@@ -4,10 +4,15 @@ use std::fs::{DirBuilder, OpenOptions};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use thiserror::Error;
 
-use crate::host::{Bytes, HostError, OfdLock};
+use crate::host::{Bytes, HostError, OfdLock, ProcessFacts};
+
+/// How often a lock that a dead process seems to hold is asked for; with the pause, a second.
+const TRIES: u32 = 40;
+const BETWEEN_TRIES: Duration = Duration::from_millis(25);
 
 /// Why a state directory cannot be had.
 #[derive(Debug, Error)]
@@ -19,6 +24,8 @@ pub enum StateError {
         dir: PathBuf,
         /// Its pid, as it wrote it down.
         who: String,
+        /// The same as a number.
+        pid: Option<i32>,
     },
     /// It cannot be used.
     #[error("cannot use the state directory {dir}: {source}; it must be writable for the user that guardiand runs as")]
@@ -46,11 +53,22 @@ pub struct StateLock {
 }
 
 impl StateLock {
-    /// Takes `dir`, making it when it is not there.
+    /// Takes `dir`, making it when it is not there. A holder that was killed in the instant of starting a child lives on in
+    /// that child until it has become the worker (the descriptor closes at exec), so what a dead process holds is waited for.
     ///
     /// # Errors
     /// [`StateError`].
     pub fn acquire(dir: &Path) -> Result<StateLock, StateError> {
+        for _ in 1..TRIES {
+            match StateLock::try_acquire(dir) {
+                Err(StateError::Held { pid, .. }) if pid.is_some_and(is_dead) => std::thread::sleep(BETWEEN_TRIES),
+                answer => return answer,
+            }
+        }
+        StateLock::try_acquire(dir)
+    }
+
+    fn try_acquire(dir: &Path) -> Result<StateLock, StateError> {
         let unusable = |source| StateError::Unusable { dir: dir.to_owned(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(unusable)?;
         let path = dir.join("lock");
@@ -75,11 +93,9 @@ impl StateLock {
             Err(HostError::LockHeld(_)) => {
                 let mut pid = String::new();
                 let read = file.rewind().and_then(|()| file.take(32).read_to_string(&mut pid));
-                let who = match (read, pid.lines().next()) {
-                    (Ok(_), Some(pid)) if !pid.is_empty() => format!("pid {pid}"),
-                    _ => "of unknown pid".to_owned(),
-                };
-                Err(StateError::Held { dir: dir.to_owned(), who })
+                let pid = read.ok().and_then(|_| pid.lines().next()?.parse().ok());
+                let who = pid.map_or_else(|| "of unknown pid".to_owned(), |pid: i32| format!("pid {pid}"));
+                Err(StateError::Held { dir: dir.to_owned(), who, pid })
             }
             Err(source) => Err(StateError::Lock { dir: dir.to_owned(), source }),
         }
@@ -92,6 +108,14 @@ impl StateLock {
         if let Err(error) = write!(self.file, "\n{}", control.display()) {
             tracing::debug!(%error, "the control socket's path could not be written into the lock file");
         }
+    }
+}
+
+/// Gone, or only waiting for its parent to take note of it.
+fn is_dead(pid: i32) -> bool {
+    match ProcessFacts::of(pid) {
+        Ok(facts) => matches!(facts.state, 'Z' | 'X'),
+        Err(error) => error.is_absent(),
     }
 }
 

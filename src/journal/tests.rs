@@ -44,7 +44,7 @@ fn plan() -> Vec<Playbook> {
 }
 
 fn record(step: &str, outcome: StepOutcome) -> StepRecord {
-    StepRecord { step: step.into(), outcome, seconds: 0.25, detail: "4 files".into() }
+    StepRecord { step: step.into(), outcome, seconds: 0.25, detail: "4 files".into(), evidence: None }
 }
 
 fn intended(index: usize, name: &str) -> Entry {

@@ -179,6 +179,9 @@ pub struct StepRecord {
     pub seconds: f64,
     /// What it did, or why it did not.
     pub detail: String,
+    /// The folder that it kept the files in, as they were.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub evidence: Option<String>,
 }
 
 /// One failure of one target, from the first unhealthy look to proven health.

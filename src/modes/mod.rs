@@ -85,6 +85,17 @@ pub struct StepResult {
     pub detail: String,
     /// What is lost if this step's playbook is what heals; `None` when the step replaces nothing.
     pub loss: Option<Loss>,
+    /// The incident's evidence folder has the files as they were, by this step.
+    pub preserved: bool,
+    /// It failed, and not because of what it worked from: no room, a file in use, a disk that does not answer.
+    pub held: bool,
+}
+
+impl StepResult {
+    /// Ended so, with nothing lost and nothing kept.
+    pub fn new(outcome: StepOutcome, detail: impl Into<String>) -> StepResult {
+        StepResult { outcome, detail: detail.into(), loss: None, preserved: false, held: false }
+    }
 }
 
 /// Work that is due apart from looking: a scheduled check, a backup.
@@ -122,6 +133,9 @@ pub struct Vitals {
 pub trait Supervised: Send {
     /// Name, cadence, policy.
     fn settings(&self) -> &Settings;
+
+    /// An incident that an earlier process left open: what must be proven before it may be closed.
+    fn take_up(&mut self, _incident: &Incident) {}
 
     /// The job that collects the facts for this look.
     fn ask(&self, look: Look, now: Moment) -> Job;

@@ -137,9 +137,15 @@ impl Visit<'_> {
         let Some(case) = self.case.as_mut() else { return Ok(None) };
         match self.target.plan(case.incident()) {
             Ok(playbooks) => {
-                let tried = !case.story().runs.is_empty();
+                let story = case.story();
+                let was_lossy = |name: &String| {
+                    let known = story.playbooks.iter().chain(&playbooks).find(|playbook| playbook.name == *name);
+                    known.is_none_or(|playbook| playbook.risk() > Risk::Lossless)
+                };
+                let tried = story.runs.iter().any(|run| was_lossy(&run.playbook));
                 let again = self.mandate == Mandate::Own && case.state() == IncidentState::Escalated && tried;
-                // What was given up is only tried again by itself where trying cannot cost anything.
+                // What was given up is only tried again by itself where trying cannot cost anything. Having waited in vain
+                // is no such attempt: it may be over, and damage come to light.
                 let playbooks = playbooks.into_iter().filter(|playbook| !again || playbook.risk() <= Risk::Lossless);
                 Ok(Some(playbooks.collect::<Vec<_>>()).filter(|playbooks| !playbooks.is_empty()))
             }
@@ -202,15 +208,19 @@ impl Visit<'_> {
                     return case.close(self.cx, Resolution::Healed).await;
                 }
                 Ended::NotHealed(why) => tried.push(why),
+                Ended::Held(why) => {
+                    tried.push(why);
+                    break;
+                }
                 Ended::Parked => return Ok(()),
             }
         }
         let seen = describe(&self.check.verdict);
-        let reason = format!(
-            "nothing that was tried healed it ({}); it is still {seen}; the files as they were are in {}",
-            tried.join("; "),
-            case.incident().evidence.as_deref().unwrap_or("the incident's folder"),
-        );
+        let kept = match &case.incident().evidence {
+            Some(folder) => format!("; the files as they were are in {folder}"),
+            None => String::new(),
+        };
+        let reason = format!("nothing that was tried healed it ({}); it is still {seen}{kept}", tried.join("; "));
         case.escalate(self.cx, reason).await
     }
 

@@ -1,7 +1,7 @@
 //! One incident under way: its story, told to the journal before it is acted on.
 
 use crate::clock::Moment;
-use crate::journal::{Entry, Journal, JournalError, LeftOpen, Replayed};
+use crate::journal::{Entry, JournalError, LeftOpen, Replayed};
 use crate::model::{Check, Incident, IncidentId, IncidentState, Resolution};
 use crate::telemetry::{IncidentClosed, IncidentEscalated, IncidentOpened};
 
@@ -28,8 +28,7 @@ impl Case {
         fault_time: Option<jiff::Timestamp>,
     ) -> Result<Case, JournalError> {
         let incident = Case::draft(check, opened, fault_time);
-        let mut case = Case { story: Replayed::begin(incident.clone(), opened), seq: 0, ours: true };
-        case.story.incident.evidence = Some(evidence(&cx.journal, &incident.id));
+        let case = Case { story: Replayed::begin(incident.clone(), opened), seq: 0, ours: true };
         let entry = Entry::Opened { incident: Box::new(case.story.incident.clone()) };
         cx.journal.append(&incident.id, entry).await?;
         IncidentOpened(&case.story.incident).emit();
@@ -137,10 +136,6 @@ impl Case {
         IncidentEscalated { incident: &self.story.incident, reason: &reason }.emit();
         Ok(())
     }
-}
-
-fn evidence(journal: &Journal, id: &IncidentId) -> String {
-    journal.evidence(id).display().to_string()
 }
 
 fn seconds_between(earlier: jiff::Timestamp, later: jiff::Timestamp) -> f64 {

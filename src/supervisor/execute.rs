@@ -16,6 +16,8 @@ pub(super) enum Ended {
     Proved(Check),
     /// It does not; why, for the next rung and for people.
     NotHealed(String),
+    /// Something outside stood in its way; why. A lossier rung must not be taken for that.
+    Held(String),
     /// guardiand is stopping; the rest is the next start's.
     Parked,
 }
@@ -42,7 +44,7 @@ pub(super) async fn run_playbook(
     let ended = take_steps(cx, target, case, index, playbook).await?;
     let outcome = match &ended {
         Ended::Proved(_) => PlaybookOutcome::Ok,
-        Ended::NotHealed(_) => PlaybookOutcome::Failed,
+        Ended::NotHealed(_) | Ended::Held(_) => PlaybookOutcome::Failed,
         Ended::Parked => return Ok(ended),
     };
     let incident = case.incident();
@@ -78,7 +80,8 @@ async fn take_steps(
                     return Ok(Ended::Parked);
                 }
                 take_back(cx, target, case, index, &done).await?;
-                return Ok(Ended::NotHealed(format!("step `{}` of `{}`: {}", spec.name, playbook.name, result.detail)));
+                let why = format!("step `{}` of `{}`: {}", spec.name, playbook.name, result.detail);
+                return Ok(if result.held { Ended::Held(why) } else { Ended::NotHealed(why) });
             }
         }
     }
@@ -157,7 +160,7 @@ pub(super) async fn apply(
     let began = cx.now();
     let evidence = cx.journal.evidence(case.id());
     let result = match target.action(case.incident(), &evidence, spec, phase) {
-        Err(detail) => StepResult { outcome: StepOutcome::Failed, detail, loss: None },
+        Err(detail) => StepResult::new(StepOutcome::Failed, detail),
         Ok(Action::Run(job)) => {
             let answer = cx.run(*job, target.step_patience(spec)).await;
             target.step_result(spec, phase, &answer)
@@ -169,6 +172,7 @@ pub(super) async fn apply(
         outcome: result.outcome,
         seconds: cx.now().since(began).as_secs_f64(),
         detail: result.detail.clone(),
+        evidence: result.preserved.then(|| evidence.display().to_string()),
     };
     let incident = case.incident();
     StepEnded {
@@ -198,20 +202,15 @@ async fn wait_until_healthy(cx: &Context, target: &mut dyn Supervised) -> StepRe
     let mut seen = String::new();
     for delay in delays {
         if !cx.rest(delay).await {
-            return StepResult { outcome: StepOutcome::Failed, detail: "guardiand is stopping".to_owned(), loss: None };
+            return StepResult::new(StepOutcome::Failed, "guardiand is stopping");
         }
         looks += 1;
         let answer = cx.look(target, Look::Confirm).await;
         let check = target.judge(Look::Confirm, &answer, cx.now());
         if check.verdict == Verdict::Healthy {
-            let detail = format!("healthy again at look {looks}");
-            return StepResult { outcome: StepOutcome::Ok, detail, loss: None };
+            return StepResult::new(StepOutcome::Ok, format!("healthy again at look {looks}"));
         }
         seen = describe(&check.verdict);
     }
-    StepResult {
-        outcome: StepOutcome::Failed,
-        detail: format!("still unhealthy after {looks} looks: {seen}"),
-        loss: None,
-    }
+    StepResult::new(StepOutcome::Failed, format!("still unhealthy after {looks} looks: {seen}"))
 }

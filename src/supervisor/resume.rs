@@ -14,6 +14,7 @@ use super::{Attended, Case, Context, attend};
 pub async fn resume(cx: &Context, mut target: Box<dyn Supervised>, left: LeftOpen) -> Attended {
     let mut case = Case::carry_on(left);
     IncidentResumed(case.incident()).emit();
+    target.take_up(case.incident());
     match settle(cx, target.as_mut(), &mut case).await {
         Ok(Settled::Proved(check)) => Attended { target, case: Some(case), check, retry_in: None },
         Ok(Settled::GoOn(check)) => {

@@ -46,7 +46,9 @@ fn a_damaged_or_missing_index_is_rebuilt_from_the_folders() {
         assert_eq!(daemon.incidents("app"), before, "{damage}");
         daemon.healthy("app");
         let aside = names(&scene.path("state")).into_iter().filter(|name| name.starts_with("state.db.damaged")).count();
-        assert_eq!(aside > 0, damage != "missing", "{damage}: what was damaged is kept aside");
+        // A cut one may still be whole through its own WAL.
+        let must_be_aside = ["overwritten", "not a file"].contains(&damage);
+        assert!(aside > 0 || !must_be_aside, "{damage}: what was damaged is kept aside");
         // What was remembered is gone with it; the backups are not.
         fs::remove_file(scene.db()).unwrap();
         let incident = daemon.closed("app", 2);

@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)] // clippy knows a test by its attribute, not by its folder
 
 mod bad_input;
-
+mod corpus;
+mod live;
+mod opens;
 mod picture;
 #[path = "../support/mod.rs"]
 mod support;
-
+mod workers;
 mod zoo;

@@ -166,11 +166,16 @@ impl Daemon {
 
     /// Waits until a target has been looked at since now, and is healthy: what was done before is known to the daemon.
     pub fn caught_up(&mut self, name: &str) {
+        self.caught_up_with_looks(name);
+        self.healthy(name);
+    }
+
+    /// Waits until a target has been looked at since now.
+    pub fn caught_up_with_looks(&mut self, name: &str) {
         let looks = |daemon: &Daemon| daemon.target(name).map_or(0, |target| target["total_checks"].as_u64().unwrap());
         // One look may be under way, and have begun before.
         let enough = looks(self) + 2;
         self.wait_for(&format!("another look at `{name}`"), |daemon| (looks(daemon) >= enough).then_some(()));
-        self.healthy(name);
     }
 
     /// Waits until a target has been backed up.

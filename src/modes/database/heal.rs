@@ -279,6 +279,15 @@ impl Site<'_> {
     fn replace(&self, may_recreate: bool) -> Result<Vec<Playbook>, String> {
         self.may_replace()?;
         let mut ladder = self.backups();
+        if let Some(known) = self.memory.backup.as_ref().filter(|_| ladder.is_empty()) {
+            // A folder that is not mounted is no reason to begin anew without a row.
+            return Err(format!(
+                "a backup of {:.3} was taken of {}, and none is to be found now: is the backups' folder there, and mounted? Its \
+                 files are left as they are",
+                known.taken_at,
+                self.path()
+            ));
+        }
         if may_recreate && let Some(recreate) = self.recreate() {
             ladder.push(recreate);
         }
@@ -324,9 +333,13 @@ impl Site<'_> {
         Ok(ladder)
     }
 
+    /// The backups that are there, the newest first.
+    fn listed(&self) -> &[BackupEntry] {
+        self.diagnosis.map(|diagnosis| diagnosis.backups.as_slice()).unwrap_or_default()
+    }
+
     fn backups(&self) -> Vec<Playbook> {
-        let backups = self.diagnosis.map(|diagnosis| diagnosis.backups.as_slice()).unwrap_or_default();
-        backups
+        self.listed()
             .iter()
             .take(MAX_BACKUPS_TRIED)
             .map(|backup| {
@@ -358,6 +371,7 @@ impl Site<'_> {
             schema,
             journal_mode: self.memory.journal_mode.clone().unwrap_or_else(|| "wal".to_owned()),
             owner: self.owner(),
+            unless: self.listed().iter().map(|backup| backup.file.clone()).collect(),
         };
         Some(playbook(
             "recreate",

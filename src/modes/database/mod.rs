@@ -18,8 +18,8 @@ use jiff::Timestamp;
 
 use crate::clock::Moment;
 use crate::job::{
-    DatabaseFacts, DatabaseProbe, DatabaseSite, DatabaseStep, FileFacts, FileState, IntegrityLevel, Job, Outcome,
-    Phase, Progress, StepJob, WalMark,
+    DatabaseFacts, DatabaseProbe, DatabaseSite, DatabaseStep, FailureKind, FileFacts, FileState, IntegrityLevel, Job,
+    Outcome, Phase, Progress, StepJob, WalMark,
 };
 use crate::model::{Check, Incident, Kind, Playbook, Policy, StepOutcome, StepSpec, Verdict};
 use crate::modes::{Action, Answer, Errand, ErrandResult, Look, Retry, Settings, StepResult, Supervised, Vitals};
@@ -64,6 +64,9 @@ pub struct Database {
     kind: Option<Kind>,
     /// A candidate that passed its full check was put in place during the present incident.
     replaced: bool,
+    /// Its content was found damaged, here or before a restart, and no full check has passed since: whatever else is found
+    /// and mended meanwhile, less than that proves nothing.
+    hurt: bool,
     /// The BLAKE3 of the backup that the candidate was built from.
     built_from: Option<String>,
     backups_listed: bool,
@@ -97,6 +100,7 @@ impl Database {
             healthy: false,
             kind: None,
             replaced: false,
+            hurt: false,
             built_from: None,
             backups_listed: false,
         }
@@ -170,9 +174,7 @@ impl Database {
             Look::Sweep => IntegrityLevel::Suspicion,
             Look::Confirm => seen.map_or(IntegrityLevel::Suspicion, |integrity| integrity.level),
             // After a restart nothing is known of what was seen: then nothing less than everything is a proof.
-            Look::Prove if self.kind.as_ref().is_none_or(kinds::is_destructive) && !self.replaced => {
-                IntegrityLevel::Full
-            }
+            Look::Prove if (self.hurt || self.kind.is_none()) && !self.replaced => IntegrityLevel::Full,
             Look::Prove => IntegrityLevel::Suspicion,
             Look::Inspect => IntegrityLevel::Full,
         }
@@ -211,6 +213,12 @@ impl Database {
         }
         self.healthy = verdict == Verdict::Healthy;
         self.kind = verdict.findings().first().map(|finding| finding.kind.clone()).or(self.kind.take());
+        self.hurt |= verdict.findings().iter().any(|finding| kinds::is_destructive(&finding.kind));
+        let checked = facts.and_then(|facts| facts.integrity.as_ref());
+        let passed = checked.is_some_and(|check| check.ok && check.level == IntegrityLevel::Full);
+        if self.healthy && (passed || look == Look::Prove && self.replaced) {
+            self.hurt = false;
+        }
         if self.healthy && look == Look::Prove && std::mem::take(&mut self.replaced) {
             self.memory.restored = self.built_from.take().zip(self.memory.last_healthy.clone());
         }
@@ -240,6 +248,10 @@ impl Supervised for Database {
 
     fn ask(&self, look: Look, _now: Moment) -> Job {
         Job::Probe(Box::new(self.probe(look, self.depth(look))))
+    }
+
+    fn take_up(&mut self, incident: &Incident) {
+        self.hurt |= kinds::is_destructive(&incident.kind);
     }
 
     fn patience(&self, look: Look) -> Duration {
@@ -338,7 +350,11 @@ impl Supervised for Database {
         let report = match answer {
             Ok(Outcome::Stepped(report)) => report,
             Ok(_) => return failed("the step answered something else".to_owned()),
-            Err(failure) => return failed(failure.message.clone()),
+            Err(failure) => {
+                let outside = [FailureKind::Refused, FailureKind::Deadline, FailureKind::Abandoned];
+                let held = outside.contains(&failure.kind);
+                return StepResult { held, ..failed(failure.message.clone()) };
+            }
         };
         let outcome = match report.progress {
             Progress::Done => StepOutcome::Ok,
@@ -352,8 +368,10 @@ impl Supervised for Database {
             Some(DatabaseStep::BuildFromCopy { .. } | DatabaseStep::BuildFromSchema { .. }) => self.built_from = None,
             _ => {}
         }
-        let loss = step.zip(report.candidate.as_ref()).and_then(|(step, candidate)| self.loss(&step, candidate));
-        StepResult { outcome, detail: report.detail.clone(), loss }
+        let loss =
+            step.as_ref().zip(report.candidate.as_ref()).and_then(|(step, candidate)| self.loss(step, candidate));
+        let preserved = matches!(step, Some(DatabaseStep::Preserve)) && outcome != StepOutcome::Undone;
+        StepResult { outcome, detail: report.detail.clone(), loss, preserved, held: false }
     }
 
     fn errand(&mut self, now: Moment) -> Option<Errand> {
@@ -442,5 +460,5 @@ impl Database {
 }
 
 fn failed(detail: String) -> StepResult {
-    StepResult { outcome: StepOutcome::Failed, detail, loss: None }
+    StepResult::new(StepOutcome::Failed, detail)
 }

@@ -25,9 +25,10 @@ use self::opening::{Before, Opening};
 use super::sweep::Sweep;
 use crate::host;
 use crate::job::{
-    Access, DatabaseFacts, DatabaseProbe, FaultClass, FileFacts, FileState, Fingerprint, HeaderFacts, IntegrityLevel,
-    JournalState, LayerTime, WalMark, WalState,
+    Access, DatabaseFacts, DatabaseProbe, FileFacts, FileState, Fingerprint, HeaderFacts, IntegrityLevel, JournalState,
+    LayerTime, WalMark, WalState,
 };
+use crate::model::FaultClass;
 
 /// A file that changed less long ago than this may change again within the same tick of its time stamp, in nanoseconds.
 const TICK_NS: i64 = 20_000_000;

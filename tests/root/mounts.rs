@@ -1,0 +1,59 @@
+//! Mounts that end with their test.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::support::truth;
+
+/// A mounted file system. Dropped, it is unmounted.
+pub struct Mount {
+    point: PathBuf,
+}
+
+impl Mount {
+    /// A file system in memory at `point`; `None`, and said, when we may not mount.
+    pub fn tmpfs(point: &Path, size: &str) -> Option<Mount> {
+        if !truth::is_root() {
+            println!("skipped: needs root");
+            return None;
+        }
+        let mounted = mount(&["-t", "tmpfs", "-o", &format!("size={size},mode=0755"), "tmpfs"], point);
+        if !mounted {
+            println!("skipped: needs root that may mount");
+        }
+        mounted.then(|| Mount { point: point.to_owned() })
+    }
+
+    /// What is at `source`, at `point` too.
+    pub fn bind(source: &Path, point: &Path) -> Mount {
+        assert!(mount(&["--bind", source.to_str().unwrap()], point));
+        Mount { point: point.to_owned() }
+    }
+
+    pub fn read_only(&self, yes: bool) {
+        assert!(mount(&["-o", if yes { "remount,ro" } else { "remount,rw" }], &self.point));
+    }
+
+    /// Writes until nothing more fits: the file that fills it.
+    pub fn fill(&self) -> PathBuf {
+        let path = self.point.join("filler");
+        let mut file = File::create(&path).unwrap();
+        for size in [1 << 16, 1 << 12, 1] {
+            let block = vec![0x55_u8; size];
+            while file.write_all(&block).is_ok() {}
+        }
+        path
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.point).status();
+    }
+}
+
+fn mount(words: &[&str], point: &Path) -> bool {
+    Command::new("mount").args(words).arg(point).status().is_ok_and(|status| status.success())
+}
