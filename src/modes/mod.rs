@@ -87,12 +87,15 @@ pub struct StepResult {
     pub loss: Option<Loss>,
     /// The incident's evidence folder has the files as they were, by this step.
     pub preserved: bool,
+    /// It failed for a reason that is not the rung's own (in use, no room, no time): that is no reason to take a rung
+    /// that loses more.
+    pub held: bool,
 }
 
 impl StepResult {
     /// Ended so, with nothing lost and nothing kept.
     pub fn new(outcome: StepOutcome, detail: impl Into<String>) -> StepResult {
-        StepResult { outcome, detail: detail.into(), loss: None, preserved: false }
+        StepResult { outcome, detail: detail.into(), loss: None, preserved: false, held: false }
     }
 }
 

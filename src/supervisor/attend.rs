@@ -12,6 +12,9 @@ use super::execute::{Ended, describe, prove, run_playbook};
 use super::policy::Admission;
 use super::{Case, Context};
 
+/// So often a playbook that was held back is tried again by itself.
+const HELD_MAX: u8 = 3;
+
 /// When the second look could not tell, or the journal could not write, look again after this.
 const UNSURE_RETRY: Duration = Duration::from_secs(5);
 
@@ -138,7 +141,9 @@ impl Visit<'_> {
         match self.target.plan(case.incident()) {
             Ok(playbooks) => {
                 let tried = !case.story().runs.is_empty();
-                let again = self.mandate == Mandate::Own && case.state() == IncidentState::Escalated && tried;
+                // What was only held back may be tried again: what was in the way may be gone.
+                let held = (1..=HELD_MAX).contains(&case.held);
+                let again = self.mandate == Mandate::Own && case.state() == IncidentState::Escalated && tried && !held;
                 // What was given up is only tried again by itself where trying cannot cost anything.
                 let playbooks = playbooks.into_iter().filter(|playbook| !again || playbook.risk() <= Risk::Lossless);
                 Ok(Some(playbooks.collect::<Vec<_>>()).filter(|playbooks| !playbooks.is_empty()))
@@ -202,6 +207,11 @@ impl Visit<'_> {
                     return case.close(self.cx, Resolution::Healed).await;
                 }
                 Ended::NotHealed(why) => tried.push(why),
+                Ended::Held(why) => {
+                    case.held = case.held.saturating_add(1);
+                    tried.push(why);
+                    break;
+                }
                 Ended::Parked => return Ok(()),
             }
         }

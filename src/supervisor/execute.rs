@@ -16,6 +16,8 @@ pub(super) enum Ended {
     Proved(Check),
     /// It does not; why, for the next rung and for people.
     NotHealed(String),
+    /// Something outside of the playbook forbids it now, and no reason to take a rung that loses more.
+    Held(String),
     /// guardiand is stopping; the rest is the next start's.
     Parked,
 }
@@ -42,7 +44,7 @@ pub(super) async fn run_playbook(
     let ended = take_steps(cx, target, case, index, playbook).await?;
     let outcome = match &ended {
         Ended::Proved(_) => PlaybookOutcome::Ok,
-        Ended::NotHealed(_) => PlaybookOutcome::Failed,
+        Ended::NotHealed(_) | Ended::Held(_) => PlaybookOutcome::Failed,
         Ended::Parked => return Ok(ended),
     };
     let incident = case.incident();
@@ -78,7 +80,8 @@ async fn take_steps(
                     return Ok(Ended::Parked);
                 }
                 take_back(cx, target, case, index, &done).await?;
-                return Ok(Ended::NotHealed(format!("step `{}` of `{}`: {}", spec.name, playbook.name, result.detail)));
+                let why = format!("step `{}` of `{}`: {}", spec.name, playbook.name, result.detail);
+                return Ok(if result.held { Ended::Held(why) } else { Ended::NotHealed(why) });
             }
         }
     }
