@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{
-    DumpableBehavior, Pid, PidfdFlags, Resource, Rlimit, Signal, getppid, pidfd_open, pidfd_send_signal,
-    set_dumpable_behavior, set_parent_process_death_signal, setrlimit,
+    Pid, PidfdFlags, Resource, Rlimit, Signal, getppid, pidfd_open, pidfd_send_signal, set_parent_process_death_signal,
+    setrlimit,
 };
 use serde::{Deserialize, Serialize};
 
@@ -201,9 +201,11 @@ pub fn limit_memory(bytes: u64) -> Result<(), HostError> {
 /// [`HostError::Limit`].
 pub fn no_core_dumps() -> Result<(), HostError> {
     let failed = |errno: rustix::io::Errno| HostError::Limit { doing: "forbid core dumps", source: errno.into() };
-    // A core_pattern with a pipe ignores a limit of zero (core(5)): so not dumpable as well.
-    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).map_err(failed)?;
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(failed)
+    // One byte, and not zero: a core_pattern with a pipe ignores a limit of zero (core(5)), and gives up at one, which the
+    // kernel takes for its own helper's (fs/coredump.c); a file of one byte it does not begin. The process stays dumpable:
+    // otherwise a guardiand of the same user could not see what this one has open, and would have to count it as a user of
+    // every database (proc_pid_fd(5), ptrace(2)).
+    setrlimit(Resource::Core, Rlimit { current: Some(1), maximum: Some(1) }).map_err(failed)
 }
 
 /// The memory of this process that is in RAM, in bytes.
@@ -291,9 +293,7 @@ mod tests {
         limit_memory(512 << 20).unwrap();
         gigabyte().unwrap_err();
         no_core_dumps().unwrap();
-        assert_eq!(rustix::process::getrlimit(Resource::Core).current, Some(0));
-        let dumpable = rustix::process::dumpable_behavior().unwrap();
-        assert!(matches!(dumpable, DumpableBehavior::NotDumpable));
+        assert_eq!(rustix::process::getrlimit(Resource::Core).current, Some(1));
     }
 
     #[test]

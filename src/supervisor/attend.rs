@@ -143,13 +143,15 @@ impl Visit<'_> {
                     known.is_none_or(|playbook| playbook.risk() > Risk::Lossless)
                 };
                 let tried = story.runs.iter().any(|run| was_lossy(&run.playbook));
-                let again = self.mandate == Mandate::Own && case.state() == IncidentState::Escalated && tried;
+                let escalated = self.mandate == Mandate::Own && case.state() == IncidentState::Escalated;
+                let again = escalated && tried && !case.held;
                 // What was given up is only tried again by itself where trying cannot cost anything. Having waited in vain
-                // is no such attempt: it may be over, and damage come to light.
+                // is no such attempt: it may be over, and damage come to light. Nor is having been held back.
                 let playbooks = playbooks.into_iter().filter(|playbook| !again || playbook.risk() <= Risk::Lossless);
                 Ok(Some(playbooks.collect::<Vec<_>>()).filter(|playbooks| !playbooks.is_empty()))
             }
             Err(reason) => {
+                case.held = true;
                 case.escalate(self.cx, reason).await?;
                 Ok(None)
             }
@@ -200,6 +202,7 @@ impl Visit<'_> {
     async fn heal(&mut self, playbooks: Vec<Playbook>) -> Result<(), JournalError> {
         let Some(case) = self.case.as_mut() else { return Ok(()) };
         case.tell(self.cx, Entry::Planned { playbooks: playbooks.clone() }).await?;
+        case.held = false;
         let mut tried = Vec::new();
         for (index, playbook) in playbooks.iter().enumerate() {
             match run_playbook(self.cx, self.target, case, index, playbook).await? {
@@ -210,6 +213,7 @@ impl Visit<'_> {
                 Ended::NotHealed(why) => tried.push(why),
                 Ended::Held(why) => {
                     tried.push(why);
+                    case.held = true;
                     break;
                 }
                 Ended::Parked => return Ok(()),
