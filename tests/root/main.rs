@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)] // clippy knows a test by its attribute, not by its folder
 
+mod frozen;
 mod mounts;
 mod room;
 #[path = "../support/mod.rs"]
 mod support;
+mod users;

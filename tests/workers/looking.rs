@@ -4,9 +4,8 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use guardian::job::{
-    DatabaseFacts, FaultClass, FileState, HeaderFacts, IntegrityLevel, Job, JournalState, Outcome, WalState,
-};
+use guardian::job::{DatabaseFacts, FileState, HeaderFacts, IntegrityLevel, Job, JournalState, Outcome, WalState};
+use guardian::model::FaultClass;
 
 use super::support::{Host, look, run};
 

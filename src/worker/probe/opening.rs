@@ -153,6 +153,7 @@ mod tests {
             state,
             detail: "x".into(),
             mark: None,
+            whole: true,
             stranded_commits: 0,
             index_max_frame: None,
             index_backfill: None,

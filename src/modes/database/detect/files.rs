@@ -1,6 +1,6 @@
 //! The layers `exists` and `readable`, and the side files: what `stat` and raw bytes tell.
 
-use crate::job::{FileState, HeaderFacts, JournalState, WalState};
+use crate::job::{FileState, HeaderFacts, JournalState, WalFacts, WalState};
 use crate::model::Severity;
 
 use super::super::kinds::{self, EXISTS, READABLE, WAL};
@@ -218,6 +218,13 @@ impl Judgement<'_> {
             );
         }
         match self.facts.wal.as_ref().map(|wal| (wal.state, wal)) {
+            // What a power cut leaves of a WAL that was only begun looks the same, and then nothing is lost.
+            Some((WalState::Damaged, wal)) if !self.memory.ever_healthy && promises_nothing(wal) => {
+                self.cannot_tell(format!(
+                    "{}, and no commit can be seen behind it: a WAL that was only begun, or a destroyed one",
+                    wal.detail
+                ));
+            }
             Some((WalState::Damaged, wal)) => self.find(
                 &kinds::WAL_CORRUPTED,
                 Severity::Critical,
@@ -236,6 +243,11 @@ impl Judgement<'_> {
         }
         self.findings.iter().all(|finding| finding.layer != WAL || finding.severity != Severity::Critical)
     }
+}
+
+/// Its header is bad, and neither what is behind it nor its index speaks of a commit.
+fn promises_nothing(wal: &WalFacts) -> bool {
+    wal.mark.is_none() && wal.stranded_commits == 0 && wal.index_max_frame.unwrap_or(0) == 0
 }
 
 /// errno values that matter here; the numbers are Linux's on every architecture that it shares them on.

@@ -146,6 +146,7 @@ fn wal(state: WalState) -> WalFacts {
         state,
         detail: "frame 7".to_owned(),
         mark: None,
+        whole: true,
         stranded_commits: 3,
         index_max_frame: None,
         index_backfill: None,
