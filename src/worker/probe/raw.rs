@@ -15,8 +15,8 @@ use crate::format::{
 use crate::host::{LockMode, SqliteLock, ask_lock};
 use crate::job::{FileFacts, FileState, HeaderFacts, JournalFacts, JournalState, WalFacts, WalMark, WalState};
 
-/// A live writer can rewrite what is being read: damage counts when so many scans in a row see the same.
-const LOOKS: u32 = 3;
+/// A live writer can rewrite what is being read: damage counts when two scans in a row see the same, of at most so many.
+const LOOKS: u32 = 5;
 
 /// The header and what the facts do not carry of it.
 pub(super) struct RawHeader {
@@ -128,7 +128,6 @@ pub(super) fn wal(
     let was = verified.and_then(|(_, was)| was).map(|was| (was.size, was.mtime_ns));
     let touched = was != files.wal.state.file().map(|now| (now.size, now.mtime_ns));
     let mut seen = None;
-    let mut result = without(WalState::Absent, String::new());
     for look in 0..LOOKS {
         // The index first: what it promises must then be in the WAL, which only grows.
         let index = wal_index(&files.shm, booted_ns);
@@ -145,13 +144,23 @@ pub(super) fn wal(
         if look == 0 && touched && mark.is_some_and(|mark| mark.last_commit == scan.last_commit) {
             continue;
         }
-        result = judge(&scan, index);
+        let result = judge(&scan, index);
         if result.facts.state != WalState::Damaged || seen.as_ref() == Some(&result.facts) {
             return Ok(result);
         }
-        seen = Some(result.facts.clone());
+        // A writer that begins the WAL anew while we read leaves us frames of two generations, and no damage.
+        seen = is_still(&files.wal, &scan).then_some(result.facts);
     }
-    Ok(result)
+    // No two scans agree: it is being written faster than it can be read, and nothing is proven.
+    Ok(without(WalState::Sound, "it was written over while it was read".to_owned()))
+}
+
+/// The header is of the generation that was scanned.
+fn is_still(wal: &Looked, scan: &WalScan) -> bool {
+    let WalHeaderState::Ok(header) = scan.header else { return true };
+    let mut bytes = [0; format::wal::WAL_HEADER_LEN];
+    let length = open_raw(wal).and_then(|file| read_up_to(&file, 0, &mut bytes)).unwrap_or(0);
+    format::WalHeader::parse(&bytes[..length]).is_ok_and(|now| (now.salt1, now.salt2) == (header.salt1, header.salt2))
 }
 
 fn scan_wal(wal: &Looked, mark: Option<&format::WalMark>) -> io::Result<WalScan> {
