@@ -1,5 +1,6 @@
 //! One target's place in the supervisor.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::task::AbortHandle;
@@ -18,6 +19,8 @@ const ESCALATED_RETRY_MAX: Duration = Duration::from_secs(3600);
 pub(super) struct Slot {
     pub(super) name: String,
     pub(super) mode: &'static str,
+    /// The paths whose changes wake it, the database itself first; known also while the target is away.
+    pub(super) watches: Vec<PathBuf>,
     /// `None` while it is attended.
     pub(super) target: Option<Box<dyn Supervised>>,
     /// What takes its place when it comes back: the configuration changed meanwhile.
@@ -42,6 +45,7 @@ impl Slot {
         Slot {
             name: settings.target.clone(),
             mode: settings.mode,
+            watches: settings.watches.clone(),
             retry_gap: settings.interval,
             target: Some(target),
             replacement: None,
