@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{
-    DumpableBehavior, Pid, PidfdFlags, Resource, Rlimit, Signal, getppid, pidfd_open, pidfd_send_signal,
-    set_dumpable_behavior, set_parent_process_death_signal, setrlimit,
+    Pid, PidfdFlags, Resource, Rlimit, Signal, getppid, pidfd_open, pidfd_send_signal, set_parent_process_death_signal,
+    setrlimit,
 };
 use serde::{Deserialize, Serialize};
 
@@ -201,9 +201,10 @@ pub fn limit_memory(bytes: u64) -> Result<(), HostError> {
 /// [`HostError::Limit`].
 pub fn no_core_dumps() -> Result<(), HostError> {
     let failed = |errno: rustix::io::Errno| HostError::Limit { doing: "forbid core dumps", source: errno.into() };
-    // A core_pattern with a pipe ignores a limit of zero (core(5)): so not dumpable as well.
-    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).map_err(failed)?;
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(failed)
+    // A core_pattern with a pipe ignores a limit of zero (core(5)), but not one of 1, which is below the smallest core there
+    // is (`do_coredump` in the kernel's fs/coredump.c). PR_SET_DUMPABLE would do as well, but it hides the process's open
+    // files from its own user: another guardiand of that user could then not tell whether a database is in use.
+    setrlimit(Resource::Core, Rlimit { current: Some(1), maximum: Some(1) }).map_err(failed)
 }
 
 /// The memory of this process that is in RAM, in bytes.
@@ -291,9 +292,8 @@ mod tests {
         limit_memory(512 << 20).unwrap();
         gigabyte().unwrap_err();
         no_core_dumps().unwrap();
-        assert_eq!(rustix::process::getrlimit(Resource::Core).current, Some(0));
-        let dumpable = rustix::process::dumpable_behavior().unwrap();
-        assert!(matches!(dumpable, DumpableBehavior::NotDumpable));
+        assert_eq!(rustix::process::getrlimit(Resource::Core).current, Some(1));
+        assert!(std::fs::read_dir("/proc/self/fd").is_ok(), "our own user must see what we have open");
     }
 
     #[test]

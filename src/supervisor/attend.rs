@@ -142,7 +142,7 @@ impl Visit<'_> {
                     let known = story.playbooks.iter().chain(&playbooks).find(|playbook| playbook.name == *name);
                     known.is_none_or(|playbook| playbook.risk() > Risk::Lossless)
                 };
-                let tried = story.runs.iter().any(|run| was_lossy(&run.playbook));
+                let tried = !case.held && story.runs.iter().any(|run| was_lossy(&run.playbook));
                 let again = self.mandate == Mandate::Own && case.state() == IncidentState::Escalated && tried;
                 // What was given up is only tried again by itself where trying cannot cost anything. Having waited in vain
                 // is no such attempt: it may be over, and damage come to light.
@@ -201,7 +201,16 @@ impl Visit<'_> {
         let Some(case) = self.case.as_mut() else { return Ok(()) };
         case.tell(self.cx, Entry::Planned { playbooks: playbooks.clone() }).await?;
         let mut tried = Vec::new();
+        case.held = false;
         for (index, playbook) in playbooks.iter().enumerate() {
+            // What the last rung did not do somebody else may have done: a lossier one needs a look of its own.
+            if index > 0 {
+                let answer = self.cx.look(self.target, Look::Confirm).await;
+                self.check = self.target.judge(Look::Confirm, &answer, self.cx.now());
+                if !matches!(self.check.verdict, Verdict::Unhealthy(_)) {
+                    break;
+                }
+            }
             match run_playbook(self.cx, self.target, case, index, playbook).await? {
                 Ended::Proved(check) => {
                     self.check = check;
@@ -210,6 +219,7 @@ impl Visit<'_> {
                 Ended::NotHealed(why) => tried.push(why),
                 Ended::Held(why) => {
                     tried.push(why);
+                    case.held = true;
                     break;
                 }
                 Ended::Parked => return Ok(()),

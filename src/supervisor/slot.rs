@@ -19,6 +19,8 @@ const ESCALATED_RETRY_MAX: Duration = Duration::from_secs(3600);
 pub(super) struct Slot {
     pub(super) name: String,
     pub(super) mode: &'static str,
+    /// What is supervised, the first path that is watched for it.
+    pub(super) path: Option<PathBuf>,
     /// The paths whose changes wake it, the database itself first; known also while the target is away.
     pub(super) watches: Vec<PathBuf>,
     /// `None` while it is attended.
@@ -43,6 +45,7 @@ impl Slot {
     pub(super) fn new(target: Box<dyn Supervised>, origin: Option<String>, due: Due) -> Slot {
         let settings = target.settings();
         Slot {
+            path: settings.watches.first().cloned(),
             name: settings.target.clone(),
             mode: settings.mode,
             watches: settings.watches.clone(),
