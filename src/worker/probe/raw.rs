@@ -15,8 +15,8 @@ use crate::format::{
 use crate::host::{LockMode, SqliteLock, ask_lock};
 use crate::job::{FileFacts, FileState, HeaderFacts, JournalFacts, JournalState, WalFacts, WalMark, WalState};
 
-/// A live writer can rewrite what is being read: damage counts when so many scans in a row see the same.
-const LOOKS: u32 = 3;
+/// A live writer can rewrite what is being read: damage counts when two scans in a row, of so many at most, see it at the same place.
+const LOOKS: u32 = 4;
 
 /// The header and what the facts do not carry of it.
 pub(super) struct RawHeader {
@@ -146,10 +146,17 @@ pub(super) fn wal(
             continue;
         }
         result = judge(&scan, index);
-        if result.facts.state != WalState::Damaged || seen.as_ref() == Some(&result.facts) {
+        // A writer that fills the file anew overtakes the scan: then a frame of before stands between its own, and at the next
+        // scan it is another. Damage stays where it is, also while frames are added behind it.
+        let place = (scan.header, scan.first_bad, scan.last_commit);
+        if result.facts.state != WalState::Damaged || seen == Some(place) {
             return Ok(result);
         }
-        seen = Some(result.facts.clone());
+        seen = Some(place);
+    }
+    if result.facts.state == WalState::Damaged {
+        let detail = format!("it was another at each of {LOOKS} looks, as a busy writer changes it");
+        result.facts = WalFacts { state: WalState::Sound, detail, mark: None, stranded_commits: 0, ..result.facts };
     }
     Ok(result)
 }
