@@ -12,9 +12,6 @@ use super::execute::{Ended, describe, prove, run_playbook};
 use super::policy::Admission;
 use super::{Case, Context};
 
-/// So often a playbook that was held back is tried again by itself.
-const HELD_MAX: u8 = 3;
-
 /// When the second look could not tell, or the journal could not write, look again after this.
 const UNSURE_RETRY: Duration = Duration::from_secs(5);
 
@@ -142,8 +139,8 @@ impl Visit<'_> {
             Ok(playbooks) => {
                 let tried = !case.story().runs.is_empty();
                 // What was only held back may be tried again: what was in the way may be gone.
-                let held = (1..=HELD_MAX).contains(&case.held);
-                let again = self.mandate == Mandate::Own && case.state() == IncidentState::Escalated && tried && !held;
+                let own = self.mandate == Mandate::Own && case.state() == IncidentState::Escalated;
+                let again = own && tried && !case.held;
                 // What was given up is only tried again by itself where trying cannot cost anything.
                 let playbooks = playbooks.into_iter().filter(|playbook| !again || playbook.risk() <= Risk::Lossless);
                 Ok(Some(playbooks.collect::<Vec<_>>()).filter(|playbooks| !playbooks.is_empty()))
@@ -199,6 +196,7 @@ impl Visit<'_> {
     async fn heal(&mut self, playbooks: Vec<Playbook>) -> Result<(), JournalError> {
         let Some(case) = self.case.as_mut() else { return Ok(()) };
         case.tell(self.cx, Entry::Planned { playbooks: playbooks.clone() }).await?;
+        case.held = false;
         let mut tried = Vec::new();
         for (index, playbook) in playbooks.iter().enumerate() {
             match run_playbook(self.cx, self.target, case, index, playbook).await? {
@@ -208,7 +206,7 @@ impl Visit<'_> {
                 }
                 Ended::NotHealed(why) => tried.push(why),
                 Ended::Held(why) => {
-                    case.held = case.held.saturating_add(1);
+                    case.held = true;
                     tried.push(why);
                     break;
                 }

@@ -14,8 +14,8 @@ pub struct Case {
     seq: u64,
     /// Opened by this process: the boot-time clock measures it. After a restart only the wall clock does.
     ours: bool,
-    /// So often its playbooks were held back by something outside of them, in this process.
-    pub(super) held: u8,
+    /// The last attempt was held back by something outside of its playbook.
+    pub(super) held: bool,
 }
 
 impl Case {
@@ -30,7 +30,7 @@ impl Case {
         fault_time: Option<jiff::Timestamp>,
     ) -> Result<Case, JournalError> {
         let incident = Case::draft(check, opened, fault_time);
-        let case = Case { story: Replayed::begin(incident.clone(), opened), seq: 0, ours: true, held: 0 };
+        let case = Case { story: Replayed::begin(incident.clone(), opened), seq: 0, ours: true, held: false };
         let entry = Entry::Opened { incident: Box::new(case.story.incident.clone()) };
         cx.journal.append(&incident.id, entry).await?;
         IncidentOpened(&case.story.incident).emit();
@@ -64,7 +64,7 @@ impl Case {
 
     /// Takes up an incident that an earlier process left open.
     pub(super) fn carry_on(left: LeftOpen) -> Case {
-        Case { story: left.replayed, seq: u64::MAX / 2, ours: false, held: 0 }
+        Case { story: left.replayed, seq: u64::MAX / 2, ours: false, held: false }
     }
 
     /// Makes `entry` durable, then takes it into account.
