@@ -4,11 +4,12 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::clock::{Clock, Moment};
-use crate::job::{Client, ClientOptions, RestartReason, WorkerEvents};
+use crate::job::{Client, ClientOptions, WorkerEvents};
 use crate::journal::{Journal, LeftOpen, Remembered, StateLock};
+use crate::model::RestartReason;
 use crate::supervisor::{Context, Gates, GatesConfig};
 use crate::telemetry;
 
@@ -36,7 +37,10 @@ impl Foundation {
         let journal = Journal::start(state_dir, clock.clone()).map_err(DaemonError::Journal)?;
         let (stop, stopping) = watch::channel(false);
         let gates = Arc::new(Mutex::new(Gates::new(gates)));
-        let cx = Context { clock, jobs: client(workers), journal, gates, stopping };
+        // With one worker, the lane kept for probes is what keeps looking alive; a heal still needs one that no errand holds.
+        let workers = workers.max(2);
+        let errands = Arc::new(Semaphore::new(workers - 1));
+        let cx = Context { clock, jobs: client(workers), errands, journal, gates, stopping };
         Ok(Foundation { cx, stop, lock })
     }
 
@@ -92,11 +96,6 @@ struct Telling;
 
 impl WorkerEvents for Telling {
     fn restarted(&self, reason: RestartReason, detail: &str) {
-        let reason = match reason {
-            RestartReason::Deadline => telemetry::RestartReason::Deadline,
-            RestartReason::Crash => telemetry::RestartReason::Crash,
-            RestartReason::Idle => telemetry::RestartReason::Idle,
-        };
         telemetry::WorkerRestarted { reason, detail }.emit();
     }
 

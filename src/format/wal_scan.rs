@@ -85,6 +85,8 @@ pub struct WalScan {
     pub torn_tail: u32,
     /// Where to go on; `None` without a valid header.
     pub mark: Option<WalMark>,
+    /// Frames that were not read, because the mark of an earlier scan stands for them.
+    pub frames_trusted: u32,
 }
 
 impl WalScan {
@@ -192,6 +194,7 @@ impl WalScanner {
             stranded_commits: 0,
             torn_tail: 0,
             mark: None,
+            frames_trusted: 0,
         };
         WalScanner { offset: 0, pending: Vec::new(), state: State::Header, scan }
     }
@@ -217,6 +220,7 @@ impl WalScanner {
         }
         scanner.offset = offset;
         scanner.scan.frames_valid = mark.last_commit;
+        scanner.scan.frames_trusted = mark.last_commit;
         scanner.scan.last_commit = mark.last_commit;
         scanner.scan.database_pages = mark.database_pages;
         scanner
@@ -521,10 +525,11 @@ pub(super) mod tests {
         let mark = early.mark.unwrap();
         live.commit(7);
         let wal = live.wal();
-        assert_eq!(scan(&wal, Some(&mark)), scan(&wal, None));
+        let resumed = WalScan { frames_trusted: mark.last_commit, ..scan(&wal, None) };
+        assert_eq!(scan(&wal, Some(&mark)), resumed);
         let mut hurt = wal.clone();
         hurt[WAL_HEADER_LEN + (mark.last_commit as usize) * frame_len(4096) + 2000] ^= 1;
-        assert_eq!(scan(&hurt, Some(&mark)), scan(&hurt, None));
+        assert_eq!(scan(&hurt, Some(&mark)), WalScan { frames_trusted: mark.last_commit, ..scan(&hurt, None) });
     }
 
     #[test]

@@ -13,7 +13,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use super::client::Inner;
-use super::{FailureKind, JobFailure, Outcome, Reply, Request, RestartReason, line};
+use super::{FailureKind, JobFailure, Outcome, Reply, Request, line};
+use crate::model::RestartReason;
 
 /// A request, already a line, with its place in the batch and its patience.
 pub(super) struct Asked {

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::model::FaultClass;
+
 /// How thorough the check of the database's content shall be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -48,6 +50,8 @@ pub struct DatabaseProbe {
     pub last_healthy: Option<Fingerprint>,
     /// Carry on with the WAL scan from here.
     pub wal_mark: Option<WalMark>,
+    /// The WAL as it was when the scan got there.
+    pub wal_marked: Option<FileFacts>,
     /// A read-only query that must succeed.
     pub canary: Option<String>,
     /// Also collect all that a plan needs: holders, a private copy's content, backups.
@@ -287,6 +291,9 @@ pub struct WalFacts {
     pub detail: String,
     /// Where the scan got to.
     pub mark: Option<WalMark>,
+    /// Every frame was read by this look; none is taken from the mark of an earlier one.
+    #[serde(default)]
+    pub whole: bool,
     /// Commits beyond the damage, as far as their frames can be told.
     pub stranded_commits: u32,
     /// `mxFrame` of the WAL index, where there is a sound one.
@@ -320,36 +327,6 @@ pub struct JournalFacts {
     pub state: JournalState,
     /// In words, with record numbers.
     pub detail: String,
-}
-
-/// A class of SQLite errors that calls for the same answer (rules 10, 20 and 23).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FaultClass {
-    /// BUSY, LOCKED, PROTOCOL.
-    Busy,
-    /// NOTADB.
-    NotADatabase,
-    /// CORRUPT.
-    Corrupt,
-    /// CANTOPEN.
-    CannotOpen,
-    /// READONLY in all its forms.
-    ReadOnly,
-    /// FULL, or a write that failed with ENOSPC or EDQUOT.
-    Full,
-    /// IOERR.
-    Io,
-    /// NOMEM.
-    NoMemory,
-    /// ERROR: an unknown collation, module, function or syntax, a missing table.
-    Schema,
-    /// INTERRUPT: our own deadline.
-    Interrupted,
-    /// PERM, AUTH.
-    Permission,
-    /// Anything else.
-    Other,
 }
 
 /// An error that SQLite returned.

@@ -15,11 +15,11 @@ mod step;
 pub use backup::{BackupEntry, BackupJob, BackupManifest, Keep, PruneJob, RestoreJob, Restored};
 pub use client::{Answer, Client, ClientOptions};
 pub use database::{
-    Access, DatabaseFacts, DatabaseProbe, DatabaseSite, Diagnosis, FaultClass, FileFacts, FileState, Fingerprint,
-    HeaderFacts, HeldLock, HolderFacts, IntegrityFacts, IntegrityLevel, JournalFacts, JournalState, LayerTime,
-    OpenFacts, Owner, Place, QueryFacts, SettledCopy, SqliteFault, TableRows, WalFacts, WalMark, WalState,
+    Access, DatabaseFacts, DatabaseProbe, DatabaseSite, Diagnosis, FileFacts, FileState, Fingerprint, HeaderFacts,
+    HeldLock, HolderFacts, IntegrityFacts, IntegrityLevel, JournalFacts, JournalState, LayerTime, OpenFacts, Owner,
+    Place, QueryFacts, SettledCopy, SqliteFault, TableRows, WalFacts, WalMark, WalState,
 };
-pub use events::{RestartReason, WorkerEvents};
+pub use events::WorkerEvents;
 pub use step::{Candidate, DatabaseStep, Phase, Progress, StepJob, StepReport};
 
 use std::path::PathBuf;

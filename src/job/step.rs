@@ -49,6 +49,9 @@ pub enum DatabaseStep {
         journal_mode: String,
         /// For the candidate, when the old file is gone.
         owner: Option<Owner>,
+        /// Backups that there are: each must be proven unsound first, because an empty database loses every row of it.
+        #[serde(default)]
+        unless: Vec<PathBuf>,
     },
     /// Guarded swap: side files into evidence, fsync, then the candidate over the path (section 2).
     Install,

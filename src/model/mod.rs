@@ -1,16 +1,20 @@
 //! Values that every room speaks in: no IO, nothing of the crate beneath.
 
 mod check;
+mod fault;
 mod finding;
 mod incident;
 mod loss;
 mod plan;
+mod restart;
 mod spelled;
 
 pub use check::{Check, LayerResult, LayerVerdict, Verdict};
+pub use fault::FaultClass;
 pub use finding::{Finding, Kind, Layer, Severity};
 pub(crate) use incident::millis;
 pub use incident::{Illegal, Incident, IncidentEvent, IncidentId, IncidentState, Resolution, StepOutcome, StepRecord};
 pub use loss::{Loss, TableLoss};
 pub use plan::{Playbook, Policy, Risk, StepSpec};
+pub use restart::RestartReason;
 pub use spelled::{Bytes, Delay, Period, parse_duration, parse_size};

@@ -16,9 +16,10 @@ mod rows;
 mod schema;
 mod store;
 
+pub use crate::model::FaultClass;
 pub use check::IntegrityReport;
 pub use checkpoint::CheckpointReport;
-pub use fault::{FaultClass, SqliteFault};
+pub use fault::SqliteFault;
 pub use open::{Access, Database, Deadline, limit_memory, sqlite_version};
 pub use probe::SchemaObjects;
 pub use rebuild::{RebuildReport, Which};

@@ -137,11 +137,15 @@ impl Visit<'_> {
         let Some(case) = self.case.as_mut() else { return Ok(None) };
         match self.target.plan(case.incident()) {
             Ok(playbooks) => {
-                let tried = !case.story().runs.is_empty();
-                // What was only held back may be tried again: what was in the way may be gone.
-                let own = self.mandate == Mandate::Own && case.state() == IncidentState::Escalated;
-                let again = own && tried && !case.held;
-                // What was given up is only tried again by itself where trying cannot cost anything.
+                let story = case.story();
+                let was_lossy = |name: &String| {
+                    let known = story.playbooks.iter().chain(&playbooks).find(|playbook| playbook.name == *name);
+                    known.is_none_or(|playbook| playbook.risk() > Risk::Lossless)
+                };
+                let tried = !case.held && story.runs.iter().any(|run| was_lossy(&run.playbook));
+                let again = self.mandate == Mandate::Own && case.state() == IncidentState::Escalated && tried;
+                // What was given up is only tried again by itself where trying cannot cost anything. Having waited in vain
+                // is no such attempt: it may be over, and damage come to light.
                 let playbooks = playbooks.into_iter().filter(|playbook| !again || playbook.risk() <= Risk::Lossless);
                 Ok(Some(playbooks.collect::<Vec<_>>()).filter(|playbooks| !playbooks.is_empty()))
             }
@@ -196,9 +200,17 @@ impl Visit<'_> {
     async fn heal(&mut self, playbooks: Vec<Playbook>) -> Result<(), JournalError> {
         let Some(case) = self.case.as_mut() else { return Ok(()) };
         case.tell(self.cx, Entry::Planned { playbooks: playbooks.clone() }).await?;
-        case.held = false;
         let mut tried = Vec::new();
+        case.held = false;
         for (index, playbook) in playbooks.iter().enumerate() {
+            // What the last rung did not do somebody else may have done: a lossier one needs a look of its own.
+            if index > 0 {
+                let answer = self.cx.look(self.target, Look::Confirm).await;
+                self.check = self.target.judge(Look::Confirm, &answer, self.cx.now());
+                if !matches!(self.check.verdict, Verdict::Unhealthy(_)) {
+                    break;
+                }
+            }
             match run_playbook(self.cx, self.target, case, index, playbook).await? {
                 Ended::Proved(check) => {
                     self.check = check;
@@ -206,8 +218,8 @@ impl Visit<'_> {
                 }
                 Ended::NotHealed(why) => tried.push(why),
                 Ended::Held(why) => {
-                    case.held = true;
                     tried.push(why);
+                    case.held = true;
                     break;
                 }
                 Ended::Parked => return Ok(()),

@@ -14,7 +14,7 @@ pub struct Case {
     seq: u64,
     /// Opened by this process: the boot-time clock measures it. After a restart only the wall clock does.
     ours: bool,
-    /// The last attempt was held back by something outside of its playbook.
+    /// The last attempt was held up, and did nothing: it may be made again. Not remembered over a restart.
     pub(super) held: bool,
 }
 

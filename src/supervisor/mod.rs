@@ -35,7 +35,7 @@ pub use sweep::{Plant, Supervisor};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::clock::{Clock, Moment};
 use crate::job::{Client, Job};
@@ -49,6 +49,8 @@ pub struct Context {
     pub clock: Clock,
     /// Runs children.
     pub jobs: Client,
+    /// Lanes for errands: fewer than there are workers, so that a heal never waits behind the backups of a thousand others.
+    pub errands: Arc<Semaphore>,
     /// Makes intents durable.
     pub journal: Journal,
     /// Who may heal now.

@@ -22,7 +22,9 @@ const SLACK_SHARE: u32 = 10;
 /// How much a change can wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Urgency {
-    /// Bytes were written: a database's everyday, or damage.
+    /// Bytes were written to a side file: a database's everyday.
+    Eventually,
+    /// Bytes were written to the database itself: a checkpoint, a commit without a WAL, or damage.
     Soon,
     /// A database came, went or was replaced.
     AtOnce,
@@ -34,7 +36,9 @@ pub(super) struct Due {
     interval: Duration,
     at: Moment,
     looked: Option<Moment>,
-    gap: Duration,
+    /// Pauses between looks on account of writes, to side files and to the database: the everyday of a WAL must not hold
+    /// back what a header overwritten or a file cut short looks like.
+    gaps: [Duration; 2],
     jitter: u64,
 }
 
@@ -44,7 +48,7 @@ impl Due {
         let groups = of.div_ceil(TOGETHER).max(1);
         let group = index / TOGETHER;
         let wait = interval.mul_f64(group as f64 / groups as f64);
-        Due { interval, at: now.after(wait), looked: None, gap: Duration::ZERO, jitter: seed | 1 }
+        Due { interval, at: now.after(wait), looked: None, gaps: [Duration::ZERO; 2], jitter: seed | 1 }
     }
 
     /// When.
@@ -82,10 +86,12 @@ impl Due {
             return;
         };
         let quiet = now.since(looked);
-        let pause = match urgency {
-            Urgency::AtOnce => OWN_EVENTS,
-            Urgency::Soon => self.gap.max(OWN_EVENTS),
+        let gap = match urgency {
+            Urgency::Eventually => Some(&mut self.gaps[0]),
+            Urgency::Soon => Some(&mut self.gaps[1]),
+            Urgency::AtOnce => None,
         };
+        let pause = gap.as_ref().map_or(OWN_EVENTS, |gap| OWN_EVENTS.max(**gap));
         let at = match quiet > pause {
             true => now,
             false if pause < Duration::from_millis(BUSY_GRID_MS) => looked.after(pause),
@@ -93,11 +99,17 @@ impl Due {
         };
         if at.boot_ms < self.at.boot_ms {
             self.at = at;
-            if urgency == Urgency::Soon {
+            if let Some(gap) = gap {
                 let calm = quiet > BUSY_GAP_MAX;
-                self.gap = if calm { Duration::ZERO } else { (self.gap * 2).clamp(BUSY_GAP_MIN, BUSY_GAP_MAX) };
+                *gap = if calm { Duration::ZERO } else { (*gap * 2).clamp(BUSY_GAP_MIN, BUSY_GAP_MAX) };
             }
         }
+    }
+
+    /// It was attended: what its files went through meanwhile was our doing, and says nothing of how busy it is.
+    pub(super) fn attended(&mut self, now: Moment, again: Option<Duration>) {
+        self.looked(now, again);
+        self.gaps = [Duration::ZERO; 2];
     }
 
     /// Not before `at`: what it stands on does not answer.
@@ -184,6 +196,24 @@ mod tests {
         let looks = looks(|_| Urgency::Soon);
         assert!((12..30).contains(&looks.len()), "{looks:?}");
         assert!(looks.iter().rev().take(10).all(|at| at % BUSY_GRID_MS == 0), "{looks:?}");
+    }
+
+    #[test]
+    fn a_wal_that_is_written_all_day_does_not_hold_back_a_look_at_the_database_itself() {
+        let looks = looks(|ms| if ms == 40_123 { Urgency::Soon } else { Urgency::Eventually });
+        assert!(looks.contains(&40_123) && looks.len() < 30, "{looks:?}");
+    }
+
+    #[test]
+    fn what_a_heal_stirs_up_leaves_no_pause_behind() {
+        let mut due = Due::first(0, 1, INTERVAL, at(0), 3);
+        for ms in 0..1_000 {
+            due.wake(at(ms), Urgency::Soon);
+            due.looked(at(ms), None);
+        }
+        due.attended(at(1_000), None);
+        due.wake(at(1_100), Urgency::Soon);
+        assert_eq!(due.at(), at(1_100));
     }
 
     #[test]

@@ -218,7 +218,11 @@ impl Supervisor {
                 let watches =
                     slot.target.as_ref().map(|target| target.settings().watches.as_slice()).unwrap_or_default();
                 let main = watches.first().is_none_or(|main| main == path);
-                let urgency = if main && !written { Urgency::AtOnce } else { Urgency::Soon };
+                let urgency = match (main, written) {
+                    (true, false) => Urgency::AtOnce,
+                    (true, true) => Urgency::Soon,
+                    (false, _) => Urgency::Eventually,
+                };
                 if slot.looking || slot.target.is_none() {
                     slot.changed_meanwhile = slot.changed_meanwhile.max(Some(urgency));
                 }

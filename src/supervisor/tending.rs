@@ -49,7 +49,7 @@ impl Supervisor {
         let interval = target.settings().interval;
         slot.case = case;
         slot.pace(now, retry_in, interval);
-        slot.due.looked(now, retry_in.or(target.look_again()));
+        slot.due.attended(now, retry_in.or(target.look_again()));
         if let Some(urgency) = slot.changed_meanwhile.take() {
             slot.due.wake(now, urgency);
         }
@@ -67,7 +67,9 @@ impl Supervisor {
     pub(super) fn run_errand(&mut self, id: SlotId, errand: Errand, reply: Option<oneshot::Sender<Answer>>) {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         let (jobs, outbox) = (self.cx.jobs.clone(), self.outbox.clone());
+        let lanes = self.cx.errands.clone();
         let task = tokio::spawn(async move {
+            let _lane = lanes.acquire_owned().await;
             let answer = jobs.run(errand.job, errand.deadline).await;
             let _ = outbox.send(Message::ErrandDone(id, errand.name, answer, reply));
         });

@@ -14,8 +14,7 @@ mod targets;
 pub use events::{
     BackupBlocked, BackupFailed, BackupOutcome, BackupTaken, BackupsKnown, CheckDone, ConfigRefused, ConfigReloaded,
     ConfigWarning, ControlAsked, DatabaseMeasured, DeferReason, HealDeferred, IncidentClosed, IncidentEscalated,
-    IncidentOpened, IncidentResumed, PlaybookBegan, PlaybookEnded, PlaybookOutcome, RestartReason, StepEnded,
-    WorkerRestarted,
+    IncidentOpened, IncidentResumed, PlaybookBegan, PlaybookEnded, PlaybookOutcome, StepEnded, WorkerRestarted,
 };
 pub use logs::{LogFormat, LogLevel, start_logs};
 pub use metrics::Metrics;

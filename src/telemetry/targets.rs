@@ -1,9 +1,9 @@
 //! A target's series exist from the first scrape, at zero, and go when the target goes: an alert on a rate must not wait
 //! for the first failure, and a removed target must not look like a dead one.
 
-use super::events::{BackupOutcome, DeferReason, RestartReason};
+use super::events::{BackupOutcome, DeferReason};
 use super::{Metrics, metrics};
-use crate::model::Resolution;
+use crate::model::{Resolution, RestartReason};
 
 /// The verdicts, as labels.
 const VERDICTS: [&str; 3] = ["healthy", "unhealthy", "unknown"];

@@ -235,3 +235,36 @@ fn the_log_of_a_deleted_database_is_never_replayed_onto_its_backup() {
     scene.assert_honest(&incident, &scene.db());
     scene.assert_whole("wal");
 }
+
+#[test]
+fn an_empty_database_never_replaces_one_whose_backups_are_out_of_reach() {
+    let (scene, mut daemon) = saved("wal");
+    fs::rename(scene.path("backups"), scene.path("not mounted")).unwrap();
+    fs::remove_file(scene.db()).unwrap();
+
+    let incident = daemon.escalated("app", 1);
+    assert!(incident["reason"].as_str().unwrap().contains("mounted"), "{incident:#}");
+    assert!(!scene.db().exists());
+    fs::rename(scene.path("not mounted"), scene.path("backups")).unwrap();
+    let incident = daemon.closed("app", 1);
+    assert_eq!(incident["playbook"], "restore_backup", "{incident:#}");
+    assert_eq!(incident["outcome"], "healed", "{incident:#}");
+    assert_eq!(scene.lost(), 0);
+    scene.assert_whole("wal");
+}
+
+#[test]
+fn when_every_backup_is_damaged_an_empty_database_is_what_is_left() {
+    let (scene, mut daemon) = saved("wal");
+    let schema = Content::of(&scene.db()).schema;
+    for name in truth::names(&scene.path("backups/app")).iter().filter(|name| name.ends_with(".db")) {
+        damage::overwrite(&scene.path("backups/app").join(name), 8192, &Dice::new().bytes(4096));
+    }
+    fs::remove_file(scene.db()).unwrap();
+
+    let incident = daemon.closed("app", 1);
+    assert_eq!(incident["playbook"], "recreate", "{incident:#}");
+    assert!(incident["loss"]["rows_lost"].is_null(), "{incident:#}");
+    assert_eq!(Content::of(&scene.db()).schema, schema);
+    scene.assert_whole("wal");
+}

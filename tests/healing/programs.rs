@@ -26,7 +26,7 @@ fn a_lock_held_for_ten_seconds_is_waited_out_and_nothing_is_touched() {
     assert_eq!(incident["playbook"], "wait_and_retry", "{incident:#}");
     let detail = incident["findings"][0]["detail"].as_str().unwrap();
     assert!(detail.contains(&format!("pid {pid}")), "the holder is named: {detail}");
-    assert!(incident["loss"].is_null(), "{incident:#}");
+    assert!(incident["loss"].is_null() && incident["evidence"].is_null(), "{incident:#}");
     assert!(holder.ended().success());
     assert_eq!(scene.bytes(), before);
     scene.assert_whole("delete");
@@ -71,7 +71,7 @@ fn a_query_that_never_ends_is_a_failed_connection_and_ends_by_itself() {
     assert_eq!(incident["kind"], "db_connection_failed", "{incident:#}");
     sql("DELETE FROM switch");
     let incident = daemon.closed("app", 1);
-    assert!(incident["loss"].is_null(), "{incident:#}");
+    assert!(incident["loss"].is_null() && incident["evidence"].is_null(), "{incident:#}");
     scene.assert_whole("delete");
 }
 

@@ -5,7 +5,8 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use guardian::job::{Client, FailureKind, Job, RestartReason, WorkerEvents};
+use guardian::job::{Client, FailureKind, Job, WorkerEvents};
+use guardian::model::RestartReason;
 use tokio::sync::mpsc;
 
 use super::support::{Host, PATIENCE, options};

@@ -5,7 +5,8 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use guardian::job::{Client, FailureKind, FaultClass, Job, Outcome, Reply, Request, RestartReason, WorkerEvents, line};
+use guardian::job::{Client, FailureKind, Job, Outcome, Reply, Request, WorkerEvents, line};
+use guardian::model::{FaultClass, RestartReason};
 
 use super::support::{Host, PATIENCE, options};
 

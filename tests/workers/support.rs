@@ -50,6 +50,7 @@ impl Host {
             known: None,
             last_healthy: None,
             wal_mark: None,
+            wal_marked: None,
             canary: None,
             diagnose: false,
             backups: None,

@@ -18,8 +18,8 @@ use jiff::Timestamp;
 
 use crate::clock::Moment;
 use crate::job::{
-    DatabaseFacts, DatabaseProbe, DatabaseSite, DatabaseStep, FailureKind, FileState, IntegrityLevel, Job, Outcome,
-    Phase, Progress, StepJob,
+    DatabaseFacts, DatabaseProbe, DatabaseSite, DatabaseStep, FailureKind, FileFacts, FileState, IntegrityLevel, Job,
+    Outcome, Phase, Progress, StepJob, WalMark,
 };
 use crate::model::{Check, Incident, Kind, Playbook, Policy, StepOutcome, StepSpec, Verdict};
 use crate::modes::{Action, Answer, Errand, ErrandResult, Look, Retry, Settings, StepResult, Supervised, Vitals};
@@ -133,17 +133,38 @@ impl Database {
         // An unchanged file is only taken for healthy when nothing is being waited for.
         let trust = sweep && self.healthy && self.memory.locks.is_empty() && integrity == IntegrityLevel::Suspicion;
         let first = !self.memory.ever_healthy && !self.backups_listed;
+        let marked = self.verified_wal(look);
         DatabaseProbe {
             site: self.site(),
             integrity,
             inline_max_bytes: if sweep { INLINE_CHECK_MAX_BYTES } else { u64::MAX },
             known: self.memory.last_healthy.clone().filter(|_| trust),
             last_healthy: self.memory.last_healthy.clone().filter(|_| look != Look::Prove),
-            wal_mark: self.memory.wal_mark.filter(|_| sweep),
+            wal_mark: marked.map(|(mark, _)| mark),
+            wal_marked: marked.and_then(|(_, file)| file),
             canary: self.config.canary.clone(),
             diagnose: look == Look::Confirm || first,
             backups: self.backup_folder(),
         }
+    }
+
+    /// What of the WAL need not be read again, and the file as it was then.
+    fn verified_wal(&self, look: Look) -> Option<(WalMark, Option<FileFacts>)> {
+        let mark = self.memory.wal_mark?;
+        let seen = self.facts.as_ref().filter(|facts| facts.wal.as_ref().is_some_and(|wal| wal.mark == Some(mark)));
+        let trusted = match look {
+            Look::Sweep => true,
+            // A checkpoint makes of the WAL's frames the database's pages: every frame is verified once in each incident
+            // before that, by the look that opened it or by this one.
+            Look::Confirm => {
+                let harmless = self.kind.as_ref().is_some_and(|kind| !kinds::is_destructive(kind));
+                harmless && seen.is_some_and(|facts| facts.wal.as_ref().is_some_and(|wal| wal.whole))
+            }
+            Look::Prove | Look::Inspect => false,
+        };
+        let healthy = || self.memory.last_healthy.as_ref().and_then(|print| print.wal);
+        let file = seen.map_or_else(healthy, |facts| facts.wal_file.file().copied());
+        trusted.then_some((mark, file))
     }
 
     /// How deep a look must go to see again what the last one saw.
@@ -349,7 +370,8 @@ impl Supervised for Database {
         let loss =
             step.as_ref().zip(report.candidate.as_ref()).and_then(|(step, candidate)| self.loss(step, candidate));
         let preserved = matches!(step, Some(DatabaseStep::Preserve)) && outcome != StepOutcome::Undone;
-        StepResult { outcome, detail: report.detail.clone(), loss, preserved, held: false }
+        let held = outcome == StepOutcome::Undone;
+        StepResult { outcome, detail: report.detail.clone(), loss, preserved, held }
     }
 
     fn errand(&mut self, now: Moment) -> Option<Errand> {

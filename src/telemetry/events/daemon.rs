@@ -2,32 +2,8 @@
 
 use std::path::Path;
 
+use crate::model::RestartReason;
 use crate::telemetry::metrics;
-
-/// Why a worker child had to be replaced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RestartReason {
-    /// It passed its deadline and was killed.
-    Deadline,
-    /// It died, or answered nonsense.
-    Crash,
-    /// It had nothing to do for too long.
-    Idle,
-}
-
-impl RestartReason {
-    /// All reasons.
-    pub const ALL: [RestartReason; 3] = [RestartReason::Deadline, RestartReason::Crash, RestartReason::Idle];
-
-    /// The label in metrics.
-    pub fn name(self) -> &'static str {
-        match self {
-            RestartReason::Deadline => "deadline",
-            RestartReason::Crash => "crash",
-            RestartReason::Idle => "idle",
-        }
-    }
-}
 
 /// A worker child ended before its work was done.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ mod incident;
 
 pub use backup::{BackupBlocked, BackupFailed, BackupOutcome, BackupTaken, BackupsKnown, DatabaseMeasured};
 pub use check::CheckDone;
-pub use daemon::{ConfigRefused, ConfigReloaded, ConfigWarning, ControlAsked, RestartReason, WorkerRestarted};
+pub use daemon::{ConfigRefused, ConfigReloaded, ConfigWarning, ControlAsked, WorkerRestarted};
 pub use heal::{DeferReason, HealDeferred, PlaybookBegan, PlaybookEnded, PlaybookOutcome, StepEnded};
 pub use incident::{IncidentClosed, IncidentEscalated, IncidentOpened, IncidentResumed};
 

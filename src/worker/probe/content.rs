@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::job::{FaultClass, IntegrityFacts, IntegrityLevel, OpenFacts, QueryFacts, SqliteFault, TableRows};
+use crate::job::{IntegrityFacts, IntegrityLevel, OpenFacts, QueryFacts, SqliteFault, TableRows};
+use crate::model::FaultClass;
 use crate::sqlite::{self, Access, Database, Deadline, IntegrityReport};
 
 /// Lines of a check that are kept.
@@ -116,19 +117,5 @@ pub(super) fn is_malformed_schema<T>(result: Option<&Result<T, SqliteFault>>) ->
 
 /// The room's fault as the wire has it.
 fn fault(fault: sqlite::SqliteFault) -> SqliteFault {
-    let class = match fault.class {
-        sqlite::FaultClass::Busy => FaultClass::Busy,
-        sqlite::FaultClass::NotADatabase => FaultClass::NotADatabase,
-        sqlite::FaultClass::Corrupt => FaultClass::Corrupt,
-        sqlite::FaultClass::CannotOpen => FaultClass::CannotOpen,
-        sqlite::FaultClass::ReadOnly => FaultClass::ReadOnly,
-        sqlite::FaultClass::Full => FaultClass::Full,
-        sqlite::FaultClass::Io => FaultClass::Io,
-        sqlite::FaultClass::NoMemory => FaultClass::NoMemory,
-        sqlite::FaultClass::Schema => FaultClass::Schema,
-        sqlite::FaultClass::Interrupted => FaultClass::Interrupted,
-        sqlite::FaultClass::Permission => FaultClass::Permission,
-        sqlite::FaultClass::Constraint | sqlite::FaultClass::Other => FaultClass::Other,
-    };
-    SqliteFault { code: fault.code, message: fault.message, errno: fault.errno, class }
+    SqliteFault { code: fault.code, message: fault.message, errno: fault.errno, class: fault.class }
 }

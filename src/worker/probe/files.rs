@@ -41,11 +41,17 @@ impl Files {
         let regular = |looked: &Looked| matches!(looked.state, FileState::Missing | FileState::File(_));
         !known.locked
             && self.main.state.file() == Some(&known.main)
-            && self.wal.state.file() == known.wal.as_ref()
-            && self.journal.state.file() == known.journal.as_ref()
+            && self.wal.state.file().map(side) == known.wal.as_ref().map(side)
+            && self.journal.state.file().map(side) == known.journal.as_ref().map(side)
             && regular(&self.wal)
             && regular(&self.journal)
     }
+}
+
+/// What counts of a side file. Not the time of its last change of status: SQLite as root gives a side file its owner anew
+/// each time it opens it, so that each look would make the next one find a change.
+fn side(file: &FileFacts) -> FileFacts {
+    FileFacts { ctime_ns: 0, ..*file }
 }
 
 /// `path` with `suffix` behind its name, as SQLite names its side files.

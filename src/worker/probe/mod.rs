@@ -25,9 +25,10 @@ use self::opening::{Before, Opening};
 use super::sweep::Sweep;
 use crate::host;
 use crate::job::{
-    Access, DatabaseFacts, DatabaseProbe, FaultClass, FileFacts, FileState, Fingerprint, HeaderFacts, IntegrityLevel,
-    JournalState, LayerTime, WalMark, WalState,
+    Access, DatabaseFacts, DatabaseProbe, FileFacts, FileState, Fingerprint, HeaderFacts, IntegrityLevel, JournalState,
+    LayerTime, WalMark, WalState,
 };
+use crate::model::FaultClass;
 
 /// A file that changed less long ago than this may change again within the same tick of its time stamp, in nanoseconds.
 const TICK_NS: i64 = 20_000_000;
@@ -220,10 +221,9 @@ impl<'a> Look<'a> {
         self.time("wal", started);
     }
 
-    /// How far the WAL was verified, and the file as it was when it was last found healthy.
+    /// How far the WAL was verified, and the file as it was then.
     fn verified_wal(&self) -> Option<(&WalMark, Option<&FileFacts>)> {
-        let seen = self.probe.last_healthy.as_ref().and_then(|print| print.wal.as_ref());
-        self.probe.wal_mark.as_ref().map(|mark| (mark, seen))
+        self.probe.wal_mark.as_ref().map(|mark| (mark, self.probe.wal_marked.as_ref()))
     }
 
     fn leave_unread(&mut self, why: String) {
@@ -261,7 +261,7 @@ impl<'a> Look<'a> {
         };
         let sides = [self.files.wal.state.file(), self.files.journal.state.file()];
         let now_ns = i64::try_from(self.facts.looked_at.as_nanosecond()).unwrap_or(i64::MAX);
-        let fresh = |file: &crate::job::FileFacts| now_ns.saturating_sub(file.mtime_ns.max(file.ctime_ns)) < TICK_NS;
+        let fresh = |changed_ns: i64| now_ns.saturating_sub(changed_ns) < TICK_NS;
         let fingerprint = Fingerprint {
             main: *main,
             wal: sides[0].copied(),
@@ -269,7 +269,9 @@ impl<'a> Look<'a> {
             change_counter: *change_counter,
             schema_cookie: *schema_cookie,
             wal_mode: *wal_mode,
-            locked: !self.facts.locks.is_empty() || fresh(main) || sides.into_iter().flatten().any(fresh),
+            locked: !self.facts.locks.is_empty()
+                || fresh(main.mtime_ns.max(main.ctime_ns))
+                || sides.into_iter().flatten().any(|side| fresh(side.mtime_ns)),
         };
         let before = self.probe.last_healthy.as_ref();
         if let Some(found) = suspicion::behind_sqlite(before, &fingerprint, self.counters_differ) {

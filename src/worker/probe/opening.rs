@@ -2,6 +2,9 @@
 
 use crate::job::{FileState, HeaderFacts, JournalFacts, JournalState, Place, WalFacts, WalState};
 
+/// SQLite makes a new `-shm` this large, and a page or two go into folders.
+const INDEX_BYTES: u64 = 64 * 1024;
+
 /// What is known before SQLite opens anything.
 pub(super) struct Before<'a> {
     pub(super) main: &'a FileState,
@@ -90,6 +93,10 @@ pub(super) fn decide(before: &Before<'_>) -> Opening {
         () if before.place.read_only => {
             Opening::OnCopy("its WAL cannot be read in place on a read-only file system".to_owned())
         }
+        // The WAL index could not be made, and what SQLite began to make would be left behind.
+        () if before.place.free_bytes < INDEX_BYTES && before.shm.file().is_none() => {
+            not("its file system is full, and reading it would take a new WAL index")
+        }
         // SQLite would make -wal and -shm, and could not take them away again.
         () if !before.writable && before.shm.file().is_none() => {
             Opening::OnCopy("guardiand may not write it, and would leave side files behind".to_owned())
@@ -146,6 +153,7 @@ mod tests {
             state,
             detail: "x".into(),
             mark: None,
+            whole: true,
             stranded_commits: 0,
             index_max_frame: None,
             index_backfill: None,
@@ -164,13 +172,17 @@ mod tests {
         shm: FileState,
     }
 
+    fn roomy() -> Place {
+        Place { free_bytes: 1 << 30, ..Place::default() }
+    }
+
     fn sound(wal_mode: bool) -> Case {
         Case {
             main: file(),
             header: header(wal_mode),
             wal: WalState::Absent,
             journal: JournalState::Absent,
-            place: Place::default(),
+            place: roomy(),
             dotfile: false,
             writable: true,
             shm: FileState::Missing,
@@ -199,9 +211,10 @@ mod tests {
 
     #[test]
     fn only_what_looking_cannot_hurt_is_opened_in_place() {
-        let read_only = Place { read_only: true, ..Place::default() };
-        let remote = Place { observe_only: Some("nfs".into()), ..Place::default() };
-        let table: [(&str, Case, &str); 21] = [
+        let read_only = Place { read_only: true, ..roomy() };
+        let remote = Place { observe_only: Some("nfs".into()), ..roomy() };
+        let full = Place { free_bytes: 0, ..roomy() };
+        let table: [(&str, Case, &str); 23] = [
             ("sound, rollback", sound(false), "in place"),
             ("sound, WAL", sound(true), "in place"),
             ("a WAL with frames", Case { wal: WalState::Sound, ..sound(true) }, "in place"),
@@ -225,6 +238,8 @@ mod tests {
             ("read-only mount, WAL mode", Case { place: read_only.clone(), ..sound(true) }, "immutable"),
             ("read-only mount, WAL", Case { place: read_only, wal: WalState::Sound, ..sound(true) }, "copy"),
             ("NFS, WAL mode", Case { place: remote, ..sound(true) }, "not"),
+            ("no room, rollback", Case { place: full.clone(), ..sound(false) }, "in place"),
+            ("no room for a WAL index", Case { place: full, ..sound(true) }, "not"),
             ("a WAL that is no file", Case { wal: WalState::NotAFile, ..sound(false) }, "not"),
             ("a journal that is no file", Case { journal: JournalState::NotAFile, ..sound(true) }, "not"),
             (

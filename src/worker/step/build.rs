@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::place::{Place, need_space};
 use super::settle::{Settled, settle};
 use super::{failed, refused, undone, while_};
-use crate::backup::{Examined, examine, hash};
+use crate::backup::{BackupError, Examined, examine, hash, verify};
 use crate::host::{Folder, HostError, Ownership, copy_file};
 use crate::job::{Candidate, JobFailure, Owner, Progress, StepReport};
 use crate::sqlite::{Access, Database, Deadline};
@@ -57,6 +57,29 @@ pub(super) fn from_copy(place: &Place<'_>, owner: Option<&Owner>) -> Result<Step
         finish(place, &part, owner, format!("the database's own files, {how}"))
     })();
     clean_up(place, &part, built)
+}
+
+/// An empty database is the last resort: a backup that was not restored for another reason than its own damage (no room, a
+/// folder that is not mounted) is worth waiting for.
+pub(super) fn no_backup_passes(backups: &[std::path::PathBuf]) -> Result<(), JobFailure> {
+    for backup in backups {
+        match verify(backup, &Deadline::never()) {
+            Err(BackupError::Unsound { .. } | BackupError::Manifest { .. }) => {}
+            Ok(_) => {
+                return Err(refused(format!(
+                    "the backup {} passes, and an empty database would lose its rows: see why it was not restored",
+                    backup.display()
+                )));
+            }
+            Err(error) => {
+                return Err(refused(format!(
+                    "it cannot be told whether the backup {} passes: {error}",
+                    backup.display()
+                )));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// From a schema: nothing but the schema is left.

@@ -57,7 +57,8 @@ pub fn run(job: &StepJob) -> Result<StepReport, JobFailure> {
         (DatabaseStep::BuildFromCopy { owner }, Phase::Apply | Phase::Resume) => {
             build::from_copy(&place, owner.as_ref())
         }
-        (DatabaseStep::BuildFromSchema { schema, journal_mode, owner }, Phase::Apply | Phase::Resume) => {
+        (DatabaseStep::BuildFromSchema { schema, journal_mode, owner, unless }, Phase::Apply | Phase::Resume) => {
+            build::no_backup_passes(unless)?;
             build::from_schema(&place, schema, journal_mode, owner.as_ref())
         }
         (

@@ -482,7 +482,7 @@ fn a_schema_becomes_an_empty_database_in_its_journal_mode() {
     let scene = Scene::new("delete");
     std::fs::remove_file(scene.path()).unwrap();
     let schema = "PRAGMA page_size=8192; CREATE TABLE users(id INTEGER PRIMARY KEY, name TEXT);".to_owned();
-    let step = DatabaseStep::BuildFromSchema { schema, journal_mode: "wal".into(), owner: None };
+    let step = DatabaseStep::BuildFromSchema { schema, journal_mode: "wal".into(), owner: None, unless: Vec::new() };
     scene.run(DatabaseStep::Preserve, Phase::Apply).unwrap();
     scene.run(step, Phase::Apply).unwrap();
     private(&scene.folder().join(".guardiand-20261122T030405.123Z-0a1b2c.new"));
@@ -494,10 +494,38 @@ fn a_schema_becomes_an_empty_database_in_its_journal_mode() {
 }
 
 #[test]
+fn no_empty_database_takes_the_place_of_one_that_a_backup_can_restore() {
+    let scene = Scene::new("delete");
+    let DatabaseStep::BuildFromBackup { backup, .. } = scene.restore_step() else { panic!("not a restore") };
+    let step = DatabaseStep::BuildFromSchema {
+        schema: "CREATE TABLE users(id)".into(),
+        journal_mode: "delete".into(),
+        owner: None,
+        unless: vec![backup.clone()],
+    };
+    let refused = scene.run(step.clone(), Phase::Apply).unwrap_err();
+    assert_eq!(refused.kind, crate::job::FailureKind::Refused, "{}", refused.message);
+    assert_eq!(scene.names(), ["app.db"]);
+    // Damaged, it can restore nothing.
+    let mut bytes = std::fs::read(&backup).unwrap();
+    bytes[5000] ^= 1;
+    std::fs::write(&backup, bytes).unwrap();
+    scene.run(step.clone(), Phase::Apply).unwrap();
+    // Out of sight, it may still be there.
+    std::fs::remove_file(&backup).unwrap();
+    scene.run(step, Phase::Apply).unwrap_err();
+}
+
+#[test]
 fn a_bad_schema_leaves_nothing_behind() {
     let scene = Scene::new("delete");
     for schema in ["CREATE TABLE", "", "SELECT 1;"] {
-        let step = DatabaseStep::BuildFromSchema { schema: schema.into(), journal_mode: "delete".into(), owner: None };
+        let step = DatabaseStep::BuildFromSchema {
+            schema: schema.into(),
+            journal_mode: "delete".into(),
+            owner: None,
+            unless: Vec::new(),
+        };
         scene.run(step, Phase::Apply).unwrap_err();
         assert_eq!(scene.names(), ["app.db"], "{schema:?}");
     }

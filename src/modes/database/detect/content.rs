@@ -1,7 +1,7 @@
 //! The layers `open`, `integrity` and `query`: what SQLite says of the content.
 
-use crate::job::{FaultClass, HeaderFacts, IntegrityFacts, SqliteFault};
-use crate::model::{Kind, Layer, Severity};
+use crate::job::{HeaderFacts, IntegrityFacts, SqliteFault};
+use crate::model::{FaultClass, Kind, Layer, Severity};
 
 use super::super::kinds::{self, INTEGRITY, OPEN, QUERY};
 use super::Judgement;
@@ -58,7 +58,7 @@ impl Judgement<'_> {
             FaultClass::Full => self.find_fault(&kinds::DISK_FULL, Severity::Critical, &OPEN, fault, "free some space"),
             FaultClass::Io => self.find_fault(&kinds::IO_ERROR, Severity::Critical, &OPEN, fault, "look at the disk (`dmesg`, SMART)"),
             FaultClass::Schema => self.cannot_tell(format!("SQLite cannot tell: {}", fault.message)),
-            FaultClass::NoMemory | FaultClass::Other => {
+            FaultClass::NoMemory | FaultClass::Constraint | FaultClass::Other => {
                 self.cannot_tell(format!("SQLite answered {}: {}", fault.code, fault.message))
             }
         }

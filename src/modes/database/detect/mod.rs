@@ -11,8 +11,8 @@ mod files;
 mod tests;
 
 use crate::clock::Moment;
-use crate::job::{DatabaseFacts, FailureKind, FaultClass, JobFailure, SqliteFault};
-use crate::model::{Finding, Kind, Layer, LayerResult, LayerVerdict, Severity, Verdict};
+use crate::job::{DatabaseFacts, FailureKind, JobFailure, SqliteFault};
+use crate::model::{FaultClass, Finding, Kind, Layer, LayerResult, LayerVerdict, Severity, Verdict};
 
 use super::config::DatabaseConfig;
 use super::kinds::{self, OPEN};

@@ -146,6 +146,7 @@ fn wal(state: WalState) -> WalFacts {
         state,
         detail: "frame 7".to_owned(),
         mark: None,
+        whole: true,
         stranded_commits: 3,
         index_max_frame: None,
         index_backfill: None,
@@ -245,6 +246,15 @@ fn what_costs_nobody_a_row_is_never_paid_for_with_a_backup() {
     let emptied = OpenFacts { schema_version: 2, journal_mode: "wal".to_owned(), objects: 0, schema: None };
     let emptied = DatabaseFacts { open: Some(Ok(emptied)), ..sound() };
     assert!(plan(&emptied, kinds::SCHEMA_CORRUPTED).unwrap_err().contains("a later write is not reverted"));
+}
+
+#[test]
+fn an_empty_database_never_takes_the_place_of_rows_that_can_still_be_read() {
+    let plan =
+        |facts: &DatabaseFacts| crate::modes::database::heal::plan(&kinds::NOT_A_DATABASE, facts, &seen(), &config());
+    assert!(plan(&bad_header(Some((60, 64)))).unwrap_err().contains("an empty database would hide"));
+    let nothing_left = plan(&bad_header(Some((0, 64)))).unwrap();
+    assert_eq!(nothing_left.iter().map(|playbook| playbook.name.as_str()).collect::<Vec<_>>(), ["recreate"]);
 }
 
 #[test]
