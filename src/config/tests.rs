@@ -258,3 +258,15 @@ fn a_broken_file_never_panics() {
         }
     });
 }
+
+#[test]
+fn a_folder_that_is_a_link_is_resolved_when_the_configuration_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let real = dir.path().canonicalize().unwrap().join("release-7");
+    std::fs::create_dir(&real).unwrap();
+    let link = dir.path().join("current");
+    std::os::unix::fs::symlink(&real, &link).unwrap();
+    let text = format!("[[database]]\nname = \"app\"\npath = \"{}/app.db\"\n", link.display());
+    let config = Config::parse(&text, &dir.path().join("g.toml"), &Environment::default()).unwrap();
+    assert_eq!(config.databases[0].path, real.join("app.db"));
+}

@@ -207,8 +207,13 @@ impl Visit<'_> {
             if index > 0 {
                 let answer = self.cx.look(self.target, Look::Confirm).await;
                 self.check = self.target.judge(Look::Confirm, &answer, self.cx.now());
-                if !matches!(self.check.verdict, Verdict::Unhealthy(_)) {
-                    break;
+                if self.check.verdict == Verdict::Healthy {
+                    self.check = prove(self.cx, self.target).await;
+                }
+                match self.check.verdict {
+                    Verdict::Unhealthy(_) => {}
+                    Verdict::Healthy => return recovered(self.cx, case).await,
+                    Verdict::Unknown(_) => break,
                 }
             }
             match run_playbook(self.cx, self.target, case, index, playbook).await? {

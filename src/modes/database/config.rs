@@ -190,7 +190,7 @@ impl DatabaseTable {
     pub fn settle(self, around: &Surroundings, problems: &mut Vec<KeyProblem>) -> DatabaseConfig {
         problems.extend(name_problem(&self.name));
         check_path(&self.path, self.max_targets, problems);
-        let path = around.resolve(Path::new(&self.path));
+        let path = without_linked_folder(around.resolve(Path::new(&self.path)));
         if self.canary.as_deref().is_some_and(|sql| sql.trim().is_empty()) {
             problems.push(KeyProblem::new(&["canary"], "must not be empty: leave it out instead"));
         }
@@ -224,6 +224,16 @@ impl DatabaseTable {
             retry: RetryTable::settle(self.retry, problems),
             backup: self.backup.map(|backup| backup.settle(around)),
         }
+    }
+}
+
+/// Steps work in the folder itself and follow no link: a folder that is one (`current`, as deployments have it) is resolved
+/// here, once. What cannot be resolved yet stays as it is, and so does a glob.
+fn without_linked_folder(path: PathBuf) -> PathBuf {
+    let resolved = path.parent().and_then(|folder| std::fs::canonicalize(folder).ok());
+    match (resolved, path.file_name()) {
+        (Some(folder), Some(name)) if !has_wildcard(path.as_os_str().as_encoded_bytes()) => folder.join(name),
+        _ => path,
     }
 }
 
