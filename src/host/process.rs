@@ -201,10 +201,9 @@ pub fn limit_memory(bytes: u64) -> Result<(), HostError> {
 /// [`HostError::Limit`].
 pub fn no_core_dumps() -> Result<(), HostError> {
     let failed = |errno: rustix::io::Errno| HostError::Limit { doing: "forbid core dumps", source: errno.into() };
-    // One byte, and not zero: a core_pattern with a pipe ignores a limit of zero (core(5)), and gives up at one, which the
-    // kernel takes for its own helper's (fs/coredump.c); a file of one byte it does not begin. The process stays dumpable:
-    // otherwise a guardiand of the same user could not see what this one has open, and would have to count it as a user of
-    // every database (proc_pid_fd(5), ptrace(2)).
+    // A core_pattern with a pipe ignores a limit of zero (core(5)), but not one of 1, which is below the smallest core there
+    // is (`do_coredump` in the kernel's fs/coredump.c). PR_SET_DUMPABLE would do as well, but it hides the process's open
+    // files from its own user: another guardiand of that user could then not tell whether a database is in use.
     setrlimit(Resource::Core, Rlimit { current: Some(1), maximum: Some(1) }).map_err(failed)
 }
 
@@ -294,6 +293,7 @@ mod tests {
         gigabyte().unwrap_err();
         no_core_dumps().unwrap();
         assert_eq!(rustix::process::getrlimit(Resource::Core).current, Some(1));
+        assert!(std::fs::read_dir("/proc/self/fd").is_ok(), "our own user must see what we have open");
     }
 
     #[test]

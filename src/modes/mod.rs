@@ -87,7 +87,8 @@ pub struct StepResult {
     pub loss: Option<Loss>,
     /// The incident's evidence folder has the files as they were, by this step.
     pub preserved: bool,
-    /// It failed, and not because of what it worked from: no room, a file in use, a disk that does not answer.
+    /// It failed for a reason that is not the rung's own (in use, no room, no time): that is no reason to take a rung
+    /// that loses more.
     pub held: bool,
 }
 

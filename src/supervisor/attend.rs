@@ -142,9 +142,8 @@ impl Visit<'_> {
                     let known = story.playbooks.iter().chain(&playbooks).find(|playbook| playbook.name == *name);
                     known.is_none_or(|playbook| playbook.risk() > Risk::Lossless)
                 };
-                let tried = story.runs.iter().any(|run| was_lossy(&run.playbook));
-                let escalated = self.mandate == Mandate::Own && case.state() == IncidentState::Escalated;
-                let again = escalated && tried && !case.held;
+                let tried = !case.held && story.runs.iter().any(|run| was_lossy(&run.playbook));
+                let again = self.mandate == Mandate::Own && case.state() == IncidentState::Escalated && tried;
                 // What was given up is only tried again by itself where trying cannot cost anything. Having waited in vain
                 // is no such attempt: it may be over, and damage come to light. Nor is having been held back.
                 let playbooks = playbooks.into_iter().filter(|playbook| !again || playbook.risk() <= Risk::Lossless);
@@ -202,9 +201,17 @@ impl Visit<'_> {
     async fn heal(&mut self, playbooks: Vec<Playbook>) -> Result<(), JournalError> {
         let Some(case) = self.case.as_mut() else { return Ok(()) };
         case.tell(self.cx, Entry::Planned { playbooks: playbooks.clone() }).await?;
-        case.held = false;
         let mut tried = Vec::new();
+        case.held = false;
         for (index, playbook) in playbooks.iter().enumerate() {
+            // What the last rung did not do somebody else may have done: a lossier one needs a look of its own.
+            if index > 0 {
+                let answer = self.cx.look(self.target, Look::Confirm).await;
+                self.check = self.target.judge(Look::Confirm, &answer, self.cx.now());
+                if !matches!(self.check.verdict, Verdict::Unhealthy(_)) {
+                    break;
+                }
+            }
             match run_playbook(self.cx, self.target, case, index, playbook).await? {
                 Ended::Proved(check) => {
                     self.check = check;

@@ -14,7 +14,7 @@ pub struct Case {
     seq: u64,
     /// Opened by this process: the boot-time clock measures it. After a restart only the wall clock does.
     ours: bool,
-    /// The last attempt ended, or did not begin, because of something outside that may pass: no room, a file in use.
+    /// The last attempt was held up, and did nothing: it may be made again. Not remembered over a restart.
     pub(super) held: bool,
 }
 

@@ -16,7 +16,7 @@ pub(super) enum Ended {
     Proved(Check),
     /// It does not; why, for the next rung and for people.
     NotHealed(String),
-    /// Something outside stood in its way; why. A lossier rung must not be taken for that.
+    /// Something outside of the playbook forbids it now, and no reason to take a rung that loses more.
     Held(String),
     /// guardiand is stopping; the rest is the next start's.
     Parked,

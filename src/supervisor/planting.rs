@@ -89,6 +89,14 @@ impl Supervisor {
             self.swap_in_replacement(id);
             return;
         }
+        // Two healers of one file would undo each other's work; the one that came first, which is the one named, has it.
+        let path = target.settings().watches.first().cloned();
+        let twin =
+            self.slots.values().find(|slot| slot.mode == mode && path.is_some() && slot.path == path && !slot.gone);
+        if let Some(twin) = twin {
+            tracing::warn!(target = name, path = ?path, "this path is supervised as `{}` already: left to that", twin.name);
+            return;
+        }
         let now = self.cx.now();
         let key = (name.clone(), mode.to_owned());
         if let Some(memory) = self.remembered.remove(&key) {
@@ -131,6 +139,10 @@ impl Supervisor {
         }
         slot.due.reinterval(target.settings().interval);
         slot.due.now(now);
+        slot.path = target.settings().watches.first().cloned();
+        if let Some(case) = slot.open_case() {
+            target.take_up(case.incident());
+        }
         slot.target = Some(target);
     }
 

@@ -1,5 +1,6 @@
 //! One target's place in the supervisor.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::task::AbortHandle;
@@ -18,6 +19,8 @@ const ESCALATED_RETRY_MAX: Duration = Duration::from_secs(3600);
 pub(super) struct Slot {
     pub(super) name: String,
     pub(super) mode: &'static str,
+    /// What is supervised, the first path that is watched for it.
+    pub(super) path: Option<PathBuf>,
     /// `None` while it is attended.
     pub(super) target: Option<Box<dyn Supervised>>,
     /// What takes its place when it comes back: the configuration changed meanwhile.
@@ -40,6 +43,7 @@ impl Slot {
     pub(super) fn new(target: Box<dyn Supervised>, origin: Option<String>, due: Due) -> Slot {
         let settings = target.settings();
         Slot {
+            path: settings.watches.first().cloned(),
             name: settings.target.clone(),
             mode: settings.mode,
             retry_gap: settings.interval,

@@ -125,6 +125,22 @@ fn an_unchanged_file_costs_a_stat_and_a_changed_one_is_looked_at() {
 }
 
 #[test]
+fn a_look_at_a_wal_database_that_a_program_has_open_leaves_nothing_for_the_next_to_find() {
+    let host = Host::new();
+    let path = host.database("t.db", "wal");
+    let program = rusqlite::Connection::open(&path).unwrap();
+    program.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, i64>(0)).unwrap();
+    // What changed within the last tick may change again within it.
+    std::thread::sleep(Duration::from_millis(30));
+    let first = look(host.probe(&path));
+    assert!(first.open.is_some() && first.wal_file.file().is_some());
+    let mut again = host.probe(&path);
+    again.known = first.fingerprint;
+    assert!(look(again).unchanged);
+    drop(program);
+}
+
+#[test]
 fn a_file_that_has_just_changed_is_looked_at_again() {
     let host = Host::new();
     let path = host.database("t.db", "delete");
@@ -227,8 +243,15 @@ fn a_wal_that_a_killed_writer_left_is_read_where_it_is_and_kept() {
     assert_eq!(after, before, "main and WAL are as they were");
 
     // A scan goes on from its mark, and comes to the same.
+    assert!(wal.whole);
     probe.wal_mark = wal.mark;
-    assert_eq!(look(probe).wal.unwrap().mark, wal.mark);
+    probe.wal_marked = facts.wal_file.file().copied();
+    let resumed = look(probe.clone()).wal.unwrap();
+    assert_eq!((resumed.mark, resumed.whole), (wal.mark, false));
+
+    // Written since, and no frame came: then what was verified is not what is there, and all of it is read.
+    probe.wal_marked = None;
+    assert!(look(probe).wal.unwrap().whole);
 }
 
 #[test]

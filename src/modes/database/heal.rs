@@ -1,6 +1,6 @@
 //! Planning: a diagnosis in, playbooks out, the least lossy first. Pure.
 
-use crate::job::{BackupEntry, DatabaseFacts, DatabaseStep, Diagnosis, FileState, Owner, TableRows};
+use crate::job::{BackupEntry, DatabaseFacts, DatabaseStep, Diagnosis, FileState, HeaderFacts, Owner, TableRows};
 use crate::model::{Kind, Loss, Playbook, Risk, StepSpec, TableLoss};
 
 use super::config::DatabaseConfig;
@@ -265,14 +265,23 @@ impl Site<'_> {
         Ok(())
     }
 
-    /// Something SQLite can still read rows from: an empty database would be worse than that.
+    /// Something rows can still be read from, by SQLite or by hand: a program that goes on with an empty database would be
+    /// worse than that. Pages under a header that is hurt; commits in a WAL whose main file is gone.
     fn has_readable_rows(&self) -> bool {
+        let pages = match &self.facts.header {
+            Some(HeaderFacts::Bad { pages_like_sqlite: Some((like, of)), .. }) => like * 3 >= *of,
+            _ => false,
+        };
+        let wal = self.facts.wal.as_ref().and_then(|wal| wal.mark).is_some_and(|mark| mark.last_commit > 0);
+        if pages || wal {
+            return true;
+        }
         matches!(&self.facts.open, Some(Ok(open)) if open.objects > 0)
             || self
                 .diagnosis
                 .and_then(|diagnosis| diagnosis.settled.as_ref())
                 .is_some_and(|settled| settled.tables.iter().any(|table| table.rows > 0))
-            || matches!(&self.facts.header, Some(crate::job::HeaderFacts::Good { missing_bytes, .. }) if *missing_bytes > 0)
+            || matches!(&self.facts.header, Some(HeaderFacts::Good { missing_bytes, .. }) if *missing_bytes > 0)
     }
 
     /// Backups, the newest first; then, where nothing readable is left, the schema.
@@ -288,7 +297,11 @@ impl Site<'_> {
                 self.path()
             ));
         }
-        if may_recreate && let Some(recreate) = self.recreate() {
+        // Where there are backups and none can be put in place, a person decides: an empty database would be all that is left.
+        if ladder.is_empty()
+            && may_recreate
+            && let Some(recreate) = self.recreate()
+        {
             ladder.push(recreate);
         }
         if ladder.is_empty() {

@@ -351,9 +351,8 @@ impl Supervised for Database {
             Ok(Outcome::Stepped(report)) => report,
             Ok(_) => return failed("the step answered something else".to_owned()),
             Err(failure) => {
-                let outside = [FailureKind::Refused, FailureKind::Deadline, FailureKind::Abandoned];
-                let held = outside.contains(&failure.kind);
-                return StepResult { held, ..failed(failure.message.clone()) };
+                let step = serde_json::from_value::<DatabaseStep>(spec.args.clone()).ok();
+                return StepResult { held: is_held(step.as_ref(), failure.kind), ..failed(failure.message.clone()) };
             }
         };
         let outcome = match report.progress {
@@ -371,7 +370,8 @@ impl Supervised for Database {
         let loss =
             step.as_ref().zip(report.candidate.as_ref()).and_then(|(step, candidate)| self.loss(step, candidate));
         let preserved = matches!(step, Some(DatabaseStep::Preserve)) && outcome != StepOutcome::Undone;
-        StepResult { outcome, detail: report.detail.clone(), loss, preserved, held: false }
+        let held = outcome == StepOutcome::Undone;
+        StepResult { outcome, detail: report.detail.clone(), loss, preserved, held }
     }
 
     fn errand(&mut self, now: Moment) -> Option<Errand> {
@@ -459,6 +459,45 @@ impl Database {
     }
 }
 
+/// Whether a failure says nothing against the rung that it happened on. A backup that fails its check is its own fault, and
+/// the next one is tried; that the file is in use, the disk is full or time ran out would only hit a worse candidate less.
+fn is_held(step: Option<&DatabaseStep>, kind: FailureKind) -> bool {
+    use DatabaseStep as Step;
+    match step {
+        Some(Step::BuildFromBackup { .. } | Step::BuildFromCopy { .. } | Step::BuildFromSchema { .. }) => {
+            kind != FailureKind::Failed
+        }
+        Some(Step::Preserve | Step::Install) => true,
+        Some(Step::RestoreAccess { .. } | Step::Checkpoint { .. } | Step::RebuildIndexes { .. }) | None => {
+            matches!(kind, FailureKind::Refused | FailureKind::Deadline | FailureKind::Abandoned)
+        }
+    }
+}
+
 fn failed(detail: String) -> StepResult {
     StepResult::new(StepOutcome::Failed, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_candidate_that_was_tried_in_vain_lets_a_lossier_one_have_its_turn() {
+        let backup = DatabaseStep::BuildFromBackup { backup: "b.db".into(), blake3: String::new(), owner: None };
+        let table = [
+            (&backup, FailureKind::Failed, false),
+            (&backup, FailureKind::Refused, true),
+            (&backup, FailureKind::Deadline, true),
+            (&backup, FailureKind::Crashed, true),
+            (&DatabaseStep::Install, FailureKind::Refused, true),
+            (&DatabaseStep::Install, FailureKind::Failed, true),
+            (&DatabaseStep::Preserve, FailureKind::Failed, true),
+            (&DatabaseStep::Checkpoint { timeout_ms: 1 }, FailureKind::Failed, false),
+            (&DatabaseStep::Checkpoint { timeout_ms: 1 }, FailureKind::Refused, true),
+        ];
+        for (step, kind, held) in table {
+            assert_eq!(is_held(Some(step), kind), held, "{step:?} {kind:?}");
+        }
+    }
 }

@@ -9,7 +9,7 @@ use super::place::{Place, need_space};
 use super::settle::{Settled, settle};
 use super::{failed, refused, undone, while_};
 use crate::backup::{BackupError, Examined, examine, hash, verify};
-use crate::host::{Folder, Ownership, copy_file};
+use crate::host::{Folder, HostError, Ownership, copy_file};
 use crate::job::{Candidate, JobFailure, Owner, Progress, StepReport};
 use crate::sqlite::{Access, Database, Deadline};
 
@@ -26,8 +26,10 @@ pub(super) fn from_backup(
     let size = source.metadata().map_err(while_("looking at the backup"))?.len();
     need_space(&place.folder, size)?;
     let built = (|| {
-        let target = place.folder.create_in(&part, 0o600).map_err(while_("creating the candidate"))?;
-        copy_file(&source, &target).map_err(while_("copying the backup"))?;
+        // Neither is the backup's fault: an older one, or none at all, would not be the answer to a full disk.
+        let here = |doing: &'static str| move |error: HostError| refused(format!("while {doing}: {error}"));
+        let target = place.folder.create_in(&part, 0o600).map_err(here("creating the candidate"))?;
+        copy_file(&source, &target).map_err(here("copying the backup"))?;
         let found = hash(&target).map_err(while_("reading the candidate back"))?;
         if found != blake3 {
             return Err(failed(format!(

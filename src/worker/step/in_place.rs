@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::place::Place;
 use super::{done, failed, nothing, refused, while_};
 use crate::job::{JobFailure, StepReport};
-use crate::sqlite::{Access, Database, Deadline, Which};
+use crate::sqlite::{Access, Database, Deadline, FaultClass, Which};
 
 /// `wal_checkpoint(TRUNCATE)` after a read (rule 15).
 pub(super) fn checkpoint(place: &Place<'_>, timeout_ms: u64) -> Result<StepReport, JobFailure> {
@@ -31,7 +31,11 @@ pub(super) fn checkpoint(place: &Place<'_>, timeout_ms: u64) -> Result<StepRepor
 pub(super) fn rebuild_indexes(place: &Place<'_>, indexes: &[String]) -> Result<StepReport, JobFailure> {
     let database = open(place)?;
     let which = if indexes.is_empty() { Which::All } else { Which::Names(indexes.to_vec()) };
-    let report = database.rebuild_indexes(&which).map_err(while_("rebuilding indexes"))?;
+    let report = database.rebuild_indexes(&which).map_err(|fault| match fault.class {
+        // Somebody is at it: waiting helps, and nothing lossier does.
+        FaultClass::Busy => refused(format!("while rebuilding indexes: {fault}")),
+        _ => while_("rebuilding indexes")(fault),
+    })?;
     let wal = database.journal_mode().is_ok_and(|mode| mode == "wal");
     database.close().map_err(while_("closing the database"))?;
 
@@ -46,7 +50,7 @@ pub(super) fn rebuild_indexes(place: &Place<'_>, indexes: &[String]) -> Result<S
     let check = database.integrity_check(10);
     database.close().map_err(while_("closing the database"))?;
     match check.fault {
-        Some(fault) if fault.class == crate::sqlite::FaultClass::Interrupted => {
+        Some(fault) if fault.class == FaultClass::Interrupted => {
             Ok(done(format!("{detail}; not checked here: it would keep writers out longer than {bound:?}")))
         }
         Some(fault) => Err(failed(format!("{detail}; and the check failed: {fault}"))),

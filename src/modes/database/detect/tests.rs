@@ -249,6 +249,15 @@ fn what_costs_nobody_a_row_is_never_paid_for_with_a_backup() {
 }
 
 #[test]
+fn an_empty_database_never_takes_the_place_of_rows_that_can_still_be_read() {
+    let plan =
+        |facts: &DatabaseFacts| crate::modes::database::heal::plan(&kinds::NOT_A_DATABASE, facts, &seen(), &config());
+    assert!(plan(&bad_header(Some((60, 64)))).unwrap_err().contains("an empty database would hide"));
+    let nothing_left = plan(&bad_header(Some((0, 64)))).unwrap();
+    assert_eq!(nothing_left.iter().map(|playbook| playbook.name.as_str()).collect::<Vec<_>>(), ["recreate"]);
+}
+
+#[test]
 fn what_is_missing_because_its_file_system_is_elsewhere_is_unknown() {
     let memory = seen();
     let missing = |place: Place| DatabaseFacts { main: FileState::Missing, place, fingerprint: None, ..sound() };
