@@ -26,10 +26,11 @@ type Fault = fn(&Path);
 
 const FAULTS: [(&str, Fault); 4] = [
     ("deleted", |db| std::fs::remove_file(db).unwrap()),
-    ("another file renamed over it", |db| {
-        let other = db.with_extension("text");
-        std::fs::write(&other, "not a database at all\n".repeat(1000)).unwrap();
-        std::fs::rename(other, db).unwrap();
+    ("a cut copy renamed over it", |db| {
+        let whole = std::fs::read(db).unwrap();
+        let copy = db.with_extension("copy");
+        std::fs::write(&copy, &whole[..whole.len() / 4096 * 6 / 10 * 4096]).unwrap();
+        std::fs::rename(copy, db).unwrap();
     }),
     ("header overwritten", |db| {
         File::options().write(true).open(db).unwrap().write_all_at(&[0xA5; 100], 0).unwrap();

@@ -68,7 +68,21 @@ fn big() {
         met(read < 262_144.0)
     );
     daemon.stop();
+    println!(
+        "    beside it, an empty program each    {:.2} ms of CPU: the floor of a look in a child",
+        empty_program() * 1e3
+    );
     println!("    beside it, an integrity_check each  {:.2} s of CPU", check(&db));
+}
+
+/// What starting and reaping `true` costs on this machine.
+fn empty_program() -> f64 {
+    const TIMES: u32 = 200;
+    let before = Usage::of(std::process::id());
+    for _ in 0..TIMES {
+        assert!(std::process::Command::new("true").status().unwrap().success());
+    }
+    Usage::of(std::process::id()).since(before).cpu / f64::from(TIMES)
 }
 
 fn check(db: &Path) -> f64 {

@@ -145,12 +145,11 @@ impl Visit<'_> {
                 let tried = !case.held && story.runs.iter().any(|run| was_lossy(&run.playbook));
                 let again = self.mandate == Mandate::Own && case.state() == IncidentState::Escalated && tried;
                 // What was given up is only tried again by itself where trying cannot cost anything. Having waited in vain
-                // is no such attempt: it may be over, and damage come to light. Nor is having been held back.
+                // is no such attempt: it may be over, and damage come to light.
                 let playbooks = playbooks.into_iter().filter(|playbook| !again || playbook.risk() <= Risk::Lossless);
                 Ok(Some(playbooks.collect::<Vec<_>>()).filter(|playbooks| !playbooks.is_empty()))
             }
             Err(reason) => {
-                case.held = true;
                 case.escalate(self.cx, reason).await?;
                 Ok(None)
             }

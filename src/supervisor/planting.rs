@@ -1,6 +1,6 @@
 //! Targets that come and go: the configuration's, and what its globs match.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::BuildHasher as _;
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -23,13 +23,16 @@ const LISTING_PATIENCE: Duration = Duration::from_secs(30);
 impl Supervisor {
     /// Takes targets and globs under supervision; interrupted heals are resumed before anything else touches them.
     pub fn plant(&mut self, plant: Plant) {
-        let of = plant.targets.len();
+        let (of, known) = (plant.targets.len(), self.known());
         for (index, target) in plant.targets.into_iter().enumerate() {
-            self.add(target, None, index, of);
+            self.add(target, &known, None, (index, of));
         }
         let now = self.cx.now();
-        self.listings =
-            plant.discoveries.into_iter().map(|discovery| Listing { discovery, due: now, under_way: false }).collect();
+        self.listings = plant
+            .discoveries
+            .into_iter()
+            .map(|discovery| Listing { discovery, due: now, under_way: false, listed: None })
+            .collect();
         self.publish_watches();
     }
 
@@ -60,6 +63,7 @@ impl Supervisor {
         let first = listing.due == now;
         listing.under_way = false;
         listing.due = now.after(LISTING_INTERVAL);
+        let anew = listing.listed.replace(now).is_none();
         let name = listing.discovery.name().to_owned();
         match listing.discovery.targets(answer) {
             Ok(targets) if targets.is_empty() => {
@@ -67,12 +71,17 @@ impl Supervisor {
                     tracing::warn!(glob = name, "no file matches yet");
                 }
             }
-            Ok(targets) => {
-                let of = targets.len();
-                for (index, target) in targets.into_iter().enumerate() {
-                    self.add(target, Some(name.clone()), index, of);
+            Ok(mut news) => {
+                let known = self.known();
+                // Those that are known are as they were, unless the configuration changed.
+                news.retain(|target| anew || !known.contains_key(&key_of(target.as_ref())));
+                let of = news.len();
+                for (index, target) in news.into_iter().enumerate() {
+                    self.add(target, &known, Some(name.clone()), (index, of));
                 }
-                self.publish_watches();
+                if of > 0 {
+                    self.publish_watches();
+                }
             }
             Err(error) => tracing::warn!(glob = name, error, "the files that match could not be listed"),
         }
@@ -80,11 +89,24 @@ impl Supervisor {
         self.swept |= self.slots.is_empty();
     }
 
-    pub(super) fn add(&mut self, mut target: Box<dyn Supervised>, origin: Option<String>, index: usize, of: usize) {
-        let (name, mode) = (target.settings().target.clone(), target.settings().mode);
-        if let Some((id, slot)) = self.slots.iter_mut().find(|(_, slot)| slot.name == name && slot.mode == mode) {
-            let id = *id;
+    /// The slots by name and mode.
+    fn known(&self) -> HashMap<(String, &'static str), SlotId> {
+        self.slots.iter().map(|(id, slot)| ((slot.name.clone(), slot.mode), *id)).collect()
+    }
+
+    /// Takes one target under supervision, number `index` of `of`; in the place of the one of its name, if there is one.
+    fn add(
+        &mut self,
+        mut target: Box<dyn Supervised>,
+        known: &HashMap<(String, &'static str), SlotId>,
+        origin: Option<String>,
+        (index, of): (usize, usize),
+    ) {
+        let (name, mode) = key_of(target.as_ref());
+        let known = known.get(&(name.clone(), mode)).copied();
+        if let Some((id, slot)) = known.and_then(|id| Some((id, self.slots.get_mut(&id)?))) {
             slot.origin = origin;
+            slot.watches = target.settings().watches.clone();
             slot.replacement = Some(target);
             self.swap_in_replacement(id);
             return;
@@ -174,13 +196,22 @@ impl Supervisor {
 
     pub(super) fn publish_watches(&mut self) {
         self.watched.clear();
+        self.folders.clear();
         for (id, slot) in &self.slots {
-            for path in slot.target.iter().flat_map(|target| target.settings().watches.iter()) {
+            for path in &slot.watches {
                 self.watched.entry(path.clone()).or_default().push(*id);
+            }
+            let folders = slot.watches.iter().filter_map(|path| path.parent()).collect::<BTreeSet<_>>();
+            for folder in folders {
+                self.folders.entry(folder.to_path_buf()).or_default().push(*id);
             }
         }
         let mut all = self.watched.keys().cloned().collect::<BTreeSet<_>>();
         all.extend(self.listings.iter().flat_map(|listing| listing.discovery.watches()));
         self.watches.send_replace(all);
     }
+}
+
+fn key_of(target: &dyn Supervised) -> (String, &'static str) {
+    (target.settings().target.clone(), target.settings().mode)
 }

@@ -21,6 +21,8 @@ pub(super) struct Slot {
     pub(super) mode: &'static str,
     /// What is supervised, the first path that is watched for it.
     pub(super) path: Option<PathBuf>,
+    /// The paths whose changes wake it, the database itself first; known also while the target is away.
+    pub(super) watches: Vec<PathBuf>,
     /// `None` while it is attended.
     pub(super) target: Option<Box<dyn Supervised>>,
     /// What takes its place when it comes back: the configuration changed meanwhile.
@@ -46,6 +48,7 @@ impl Slot {
             path: settings.watches.first().cloned(),
             name: settings.target.clone(),
             mode: settings.mode,
+            watches: settings.watches.clone(),
             retry_gap: settings.interval,
             target: Some(target),
             replacement: None,

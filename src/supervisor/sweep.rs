@@ -22,8 +22,10 @@ use super::slot::Slot;
 use super::status::StatusBoard;
 use super::{Context, Message};
 
-/// Events of a folder full of globbed files are gathered for this long before it is listed again.
+/// Events of a folder full of globbed files are gathered for this long before it is listed again…
 const LISTING_PAUSE: Duration = Duration::from_millis(50);
+/// … and it is listed no more often than this: side files come and go in it with every commit.
+const LISTING_GAP: Duration = Duration::from_secs(1);
 /// Nothing is due: look at the clock again after this all the same.
 const IDLE: Duration = Duration::from_secs(3600);
 
@@ -40,6 +42,8 @@ pub(super) struct Listing {
     pub(super) discovery: Box<dyn Discovery>,
     pub(super) due: Moment,
     pub(super) under_way: bool,
+    /// When it last was, since it is configured as it is.
+    pub(super) listed: Option<Moment>,
 }
 
 /// The supervisor: one loop over one inbox.
@@ -54,6 +58,8 @@ pub struct Supervisor {
     pub(super) left_open: Vec<LeftOpen>,
     pub(super) unsaved: Vec<Remembered>,
     pub(super) watched: HashMap<PathBuf, Vec<SlotId>>,
+    /// The folders that the watched paths are in.
+    pub(super) folders: HashMap<PathBuf, Vec<SlotId>>,
     pub(super) watches: watch::Sender<BTreeSet<PathBuf>>,
     pub(super) board: Arc<RwLock<StatusBoard>>,
     pub(super) seed: RandomState,
@@ -87,6 +93,7 @@ impl Supervisor {
             left_open: Vec::new(),
             unsaved: Vec::new(),
             watched: HashMap::new(),
+            folders: HashMap::new(),
             watches,
             board,
             seed: RandomState::new(),
@@ -210,14 +217,13 @@ impl Supervisor {
     fn changed(&mut self, path: &Path, written: bool) {
         let now = self.cx.now();
         // A watched folder itself: it came, went, or is watched from now on.
-        let inside = self.watched.iter().filter(|(watched, _)| watched.parent() == Some(path)).flat_map(|(_, ids)| ids);
+        let inside = self.folders.get(path).into_iter().flatten();
         let ids = self.watched.get(path).into_iter().flatten().chain(inside).copied().collect::<BTreeSet<_>>();
         for id in ids {
             if let Some(slot) = self.slots.get_mut(&id) {
                 // Side files come and go with every commit: only the main file's coming and going is news.
-                let watches =
-                    slot.target.as_ref().map(|target| target.settings().watches.as_slice()).unwrap_or_default();
-                let main = watches.first().is_none_or(|main| main == path);
+                let main =
+                    slot.watches.first().is_none_or(|main| main == path) || !slot.watches.iter().any(|it| it == path);
                 let urgency = match (main, written) {
                     (true, false) => Urgency::AtOnce,
                     (true, true) => Urgency::Soon,
@@ -230,10 +236,12 @@ impl Supervisor {
                 slot.forget_pace();
             }
         }
-        for listing in &mut self.listings {
+        // Bytes written make no file match that did not.
+        for listing in self.listings.iter_mut().filter(|_| !written) {
             let below = |watch: &PathBuf| watch.parent() == path.parent() || watch.parent() == Some(path);
             if listing.discovery.watches().iter().any(below) {
-                let soon = now.after(LISTING_PAUSE);
+                let (soon, next) = (now.after(LISTING_PAUSE), listing.listed.map(|listed| listed.after(LISTING_GAP)));
+                let soon = next.filter(|next| next.boot_ms > soon.boot_ms).unwrap_or(soon);
                 listing.due = if soon.boot_ms < listing.due.boot_ms { soon } else { listing.due };
             }
         }

@@ -70,7 +70,7 @@ fn a_dry_run_prints_the_plan_and_touches_nothing() {
     assert_eq!(report["check"]["findings"][0]["kind"], "db_file_missing");
     let plan = report["playbooks"].as_array().unwrap();
     let rungs: Vec<_> = plan.iter().map(|playbook| playbook["name"].as_str().unwrap()).collect();
-    assert_eq!(rungs, ["restore_backup", "recreate"], "the least lossy rung comes first");
+    assert_eq!(rungs[0], "restore_backup", "the least lossy rung comes first");
     assert!(report["incident"].is_null(), "a dry run opened an incident: {report:#}");
     assert_eq!(scene.names(), Vec::<String>::new(), "a dry run touched the folder");
     assert_eq!(names(&scene.path("state/incidents")).len(), 0, "a dry run left an incident");

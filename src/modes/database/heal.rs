@@ -297,8 +297,10 @@ impl Site<'_> {
                 self.path()
             ));
         }
-        // Where there are backups and none can be put in place, a person decides: an empty database would be all that is left.
-        if ladder.is_empty()
+        // An empty one comes after every backup there is, and only where each of them proved damaged: what is merely held up
+        // ends the ladder before it.
+        let listed = self.diagnosis.map_or(0, |diagnosis| diagnosis.backups.len());
+        if ladder.len() == listed
             && may_recreate
             && let Some(recreate) = self.recreate()
         {

@@ -15,7 +15,8 @@ use crate::format::{
 use crate::host::{LockMode, SqliteLock, ask_lock};
 use crate::job::{FileFacts, FileState, HeaderFacts, JournalFacts, JournalState, WalFacts, WalMark, WalState};
 
-/// A live writer can rewrite what is being read: damage counts when two scans in a row see the same, of at most so many.
+/// A live writer can rewrite what is being read: damage counts when two scans in a row, of at most so many, see it at the same
+/// place.
 const LOOKS: u32 = 5;
 
 /// The header and what the facts do not carry of it.
@@ -145,11 +146,14 @@ pub(super) fn wal(
             continue;
         }
         let result = judge(&scan, index);
-        if result.facts.state != WalState::Damaged || seen.as_ref() == Some(&result.facts) {
+        // A writer that fills the file anew overtakes the scan: then a frame of before stands between its own, and at the next
+        // scan it is another. Damage stays where it is, also while frames are added behind it.
+        let place = (scan.header, scan.first_bad, scan.last_commit);
+        if result.facts.state != WalState::Damaged || seen == Some(place) {
             return Ok(result);
         }
         // A writer that begins the WAL anew while we read leaves us frames of two generations, and no damage.
-        seen = is_still(&files.wal, &scan).then_some(result.facts);
+        seen = is_still(&files.wal, &scan).then_some(place);
     }
     // No two scans agree: it is being written faster than it can be read, and nothing is proven.
     Ok(without(WalState::Sound, "it was written over while it was read".to_owned()))
