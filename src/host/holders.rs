@@ -38,6 +38,8 @@ pub enum Sought<T> {
         tag: T,
         /// Where it was.
         path: PathBuf,
+        /// A file that stands for what its rights were: the one at the path now, say. `None`: anybody could have opened it.
+        like: Option<FileFacts>,
     },
 }
 
@@ -48,13 +50,19 @@ impl<T> Sought<T> {
         }
     }
 
-    /// Whether a process with these rights could have opened it; when unsure, yes.
+    /// Whether a process with these rights could *write* it; when unsure, yes. One that could only read it can lose nothing:
+    /// it commits nothing, and in WAL mode it could not even take part. Otherwise no ordinary user could ever heal on a
+    /// host that runs other users' services, for a database is mostly readable by all.
     fn open_to(&self, process: &ProcessFacts) -> bool {
-        let Sought::File { facts, .. } = self else { return true };
+        let facts = match self {
+            Sought::File { facts, .. } => facts,
+            Sought::UnlinkedFrom { like: Some(facts), .. } => facts,
+            Sought::UnlinkedFrom { like: None, .. } => return true,
+        };
         process.uid == 0
             || process.uid == facts.uid
-            || facts.mode & 0o006 != 0
-            || (facts.mode & 0o060 != 0 && process.gids.contains(&facts.gid))
+            || facts.mode & 0o002 != 0
+            || (facts.mode & 0o020 != 0 && process.gids.contains(&facts.gid))
     }
 }
 
@@ -375,7 +383,7 @@ mod tests {
         let by_inode = sought("inode", &path);
         let holding = Holding::start(File::open(&path).unwrap());
         std::fs::remove_file(&path).unwrap();
-        let by_name = Sought::UnlinkedFrom { tag: "name", path: path.clone() };
+        let by_name = Sought::UnlinkedFrom { tag: "name", path: path.clone(), like: None };
         let holders = find_holders(&[by_inode, by_name], &Scan::default()).unwrap();
         for tag in ["inode", "name"] {
             let [holder] = holders.of(&tag).collect::<Vec<_>>()[..] else { panic!("{tag}: {holders:?}") };
@@ -410,9 +418,11 @@ mod tests {
         for (mode, uid, gids, open) in [
             (0o600, 1000, &[1][..], true),
             (0o600, 1001, &[50], false),
-            (0o640, 1001, &[50], true),
-            (0o640, 1001, &[51], false),
-            (0o604, 1001, &[51], true),
+            (0o660, 1001, &[50], true),
+            (0o640, 1001, &[50], false),
+            (0o660, 1001, &[51], false),
+            (0o602, 1001, &[51], true),
+            (0o644, 1001, &[51], false),
             (0o000, 0, &[0], true),
             (0o000, 1000, &[0], true), // the owner may have changed the mode since
         ] {

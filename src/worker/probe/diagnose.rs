@@ -15,7 +15,7 @@ use crate::worker::{backup, sweep::Sweep};
 pub(super) fn holders(files: &Files, sweep: &Sweep) -> (Vec<HolderFacts>, Vec<String>) {
     let sides = [("main", &files.main), ("wal", &files.wal), ("shm", &files.shm), ("journal", &files.journal)];
     let sought: Vec<Sought<&'static str>> =
-        sides.into_iter().flat_map(|(tag, looked)| sought(tag, looked, sweep)).collect();
+        sides.into_iter().flat_map(|(tag, looked)| sought(tag, looked, &files.main, sweep)).collect();
     let scan = Scan { maps: false, except: supervisor_and_siblings() };
     let found = match find_holders(&sought, &scan) {
         Ok(found) => found,
@@ -49,8 +49,9 @@ pub(super) fn holders(files: &Files, sweep: &Sweep) -> (Vec<HolderFacts>, Vec<St
 }
 
 /// The file that is there, and any that was there before and lives on in a process.
-fn sought(tag: &'static str, looked: &Looked, sweep: &Sweep) -> Vec<Sought<&'static str>> {
-    let mut sought = vec![Sought::UnlinkedFrom { tag, path: looked.path.clone() }];
+fn sought(tag: &'static str, looked: &Looked, main: &Looked, sweep: &Sweep) -> Vec<Sought<&'static str>> {
+    let like = looked.host.clone().or_else(|| main.host.clone());
+    let mut sought = vec![Sought::UnlinkedFrom { tag, path: looked.path.clone(), like }];
     if let Some(facts) = &looked.host {
         let device = sweep.mounts().lock_device(facts, &looked.path);
         sought.push(Sought::File { tag, facts: facts.clone(), device });

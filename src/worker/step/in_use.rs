@@ -7,7 +7,7 @@ use super::install::{OLD_MAIN, Record};
 use super::place::{Place, SIDES};
 use super::{refused, while_};
 use crate::host::{Holder, Holders, Mounts, Scan, Sought, find_holders};
-use crate::job::{FileFacts, JobFailure};
+use crate::job::JobFailure;
 
 /// The tag of a file that is gone from the target's path.
 const DELETED: &str = "the deleted file";
@@ -22,10 +22,7 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Look {
     /// Before a swap: mappings too, and a deleted file of the target's name; refused when it cannot be told.
-    Complete {
-        /// Whose owner and mode the deleted file had.
-        successor: FileFacts,
-    },
+    Complete,
     /// Who can be found.
     Found,
 }
@@ -35,8 +32,7 @@ pub(super) fn nobody_has(place: &Place<'_>, record: &Record) -> Result<(), JobFa
     let mut names: Vec<OsString> = vec![place.name.clone(), place.candidate(), place.ours(OLD_MAIN)];
     names.extend(SIDES.map(|(suffix, _)| place.side(suffix)));
     names.extend(record.sides.iter().map(|(suffix, _)| place.ours(&format!("old{suffix}"))));
-    let successor = record.old_main.unwrap_or(record.candidate);
-    let look = || holders_of(place, &names, Look::Complete { successor });
+    let look = || holders_of(place, &names, Look::Complete);
     let mut found = look();
     for _ in 1..LOOKS {
         if found.as_ref().is_ok_and(Vec::is_empty) {
@@ -65,18 +61,18 @@ pub(super) fn holders_of(place: &Place<'_>, names: &[OsString], look: Look) -> R
             sought.push(Sought::File { tag: name.to_string_lossy().into_owned(), facts, device });
         }
     }
-    if let Look::Complete { .. } = look {
+    if look == Look::Complete {
         let path = std::path::absolute(place.path()).unwrap_or_else(|_| place.path().to_owned());
-        sought.push(Sought::UnlinkedFrom { tag: DELETED.into(), path });
+        // What replaces it has its owner and mode.
+        let like = [&place.name, &place.candidate()].into_iter().find_map(|name| place.folder.stat_in(name).ok());
+        sought.push(Sought::UnlinkedFrom { tag: DELETED.into(), path, like });
     }
     if sought.is_empty() {
         return Ok(Vec::new());
     }
     let scan = Scan { maps: look != Look::Found, except: Vec::new() };
     let holders = find_holders(&sought, &scan).map_err(while_("looking for programs that use the database"))?;
-    if let Look::Complete { successor } = look
-        && let Some(why) = blind_to(&sought, &holders, &successor)
-    {
+    if let (Look::Complete, Some(why)) = (look, blind_to(&holders)) {
         return Err(refused(format!("it cannot be told whether {} is in use: {why}", place.path().display())));
     }
     let words =
@@ -84,24 +80,11 @@ pub(super) fn holders_of(place: &Place<'_>, names: &[OsString], look: Look) -> R
     Ok(holders.found.iter().map(words).collect())
 }
 
-/// What could not be seen and matters: a process that may only *read* the file cannot commit to an inode that lost its name.
-/// For a deleted file its successor's mode tells who could have written to it.
-fn blind_to(sought: &[Sought<String>], holders: &Holders<String>, successor: &FileFacts) -> Option<String> {
+/// What could not be seen and matters. Who was found says enough by itself.
+fn blind_to(holders: &Holders<String>) -> Option<String> {
     if !holders.found.is_empty() {
         return None;
     }
-    if let Some(why) = holders.blind.first() {
-        return Some(why.clone());
-    }
-    let own = rustix::process::geteuid().as_raw();
-    let mark_of_own = format!("of uid {own},");
-    let matters = |tag: &str, why: &str| {
-        let known = sought.iter().find_map(|file| match file {
-            Sought::File { tag: known, facts, .. } if known == tag => Some((facts.uid, facts.mode)),
-            _ => None,
-        });
-        let (uid, mode) = known.unwrap_or((successor.uid, successor.mode));
-        uid != own || mode & 0o022 != 0 || why.contains(&mark_of_own)
-    };
-    holders.blind_for.iter().find(|(tag, why)| matters(tag, why)).map(|(_, why)| why.clone())
+    let of_one = holders.blind_for.first().map(|(_, why)| why);
+    holders.blind.first().or(of_one).cloned()
 }
