@@ -8,7 +8,7 @@ use crate::modes::database::config::{Schema, WhenInUse};
 use crate::telemetry::{LogFormat, LogLevel};
 
 fn environment() -> Environment {
-    Environment { working_directory: PathBuf::from("/work"), ..Environment::default() }
+    Environment { working_directory: PathBuf::from("/home/op"), ..Environment::default() }
 }
 
 fn parse(text: &str) -> Result<Config, ConfigErrors> {
@@ -25,8 +25,8 @@ const APP: &str = "[[database]]\nname = \"app\"\npath = \"app.db\"\n";
 fn defaults_are_those_of_the_interface() {
     let config = parse(APP).unwrap();
     let guardian = &config.guardian;
-    assert_eq!(guardian.state_dir, Path::new("/work/guardian-state"));
-    assert_eq!(guardian.control, Path::new("/work/guardian-state/control.sock"));
+    assert_eq!(guardian.state_dir, Path::new("/home/op/guardian-state"));
+    assert_eq!(guardian.control, Path::new("/home/op/guardian-state/control.sock"));
     assert_eq!(guardian.interval, Duration::from_secs(30));
     assert_eq!(guardian.http, Some("127.0.0.1:9617".parse::<SocketAddr>().unwrap()));
     assert_eq!((guardian.policy, guardian.workers), (Policy::Heal, 2));
@@ -72,7 +72,7 @@ fn a_target_may_override_what_the_guardian_says() {
     assert_eq!(config.guardian.policy, Policy::Observe);
     assert_eq!(app.when_in_use, Some(WhenInUse::Refuse));
     let backup = app.backup.as_ref().unwrap();
-    assert_eq!(backup.to, Path::new("/work/guardian-state/backups"));
+    assert_eq!(backup.to, Path::new("/home/op/guardian-state/backups"));
     assert_eq!(backup.keep, Keep { last: 8, hourly: 24, daily: 7, weekly: 4 });
     assert_eq!(backup.every, Duration::from_secs(3600));
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
