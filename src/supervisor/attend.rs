@@ -150,6 +150,8 @@ impl Visit<'_> {
                 Ok(Some(playbooks.collect::<Vec<_>>()).filter(|playbooks| !playbooks.is_empty()))
             }
             Err(reason) => {
+                // What forbids it now (a file in use, a process that cannot be seen) may be gone at the next look.
+                case.held = true;
                 case.escalate(self.cx, reason).await?;
                 Ok(None)
             }

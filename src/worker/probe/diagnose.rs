@@ -6,10 +6,15 @@ use std::time::Duration;
 use super::content::Content;
 use super::copy;
 use super::files::{Files, Looked};
-use crate::host::{Scan, Sought, find_holders, supervisor_and_siblings};
+use crate::host::{Holders, HostError, Scan, Sought, find_holders, supervisor_and_siblings};
 use crate::job::{DatabaseSite, Diagnosis, HolderFacts, IntegrityLevel, SettledCopy};
 use crate::sqlite::Access;
 use crate::worker::{backup, sweep::Sweep};
+
+/// So often a process that cannot be seen is looked at before it counts.
+const LOOKS: u32 = 4;
+/// Time between two looks.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
 
 /// Looks for the holders of the database and its side files, ourselves, our supervisor and its other children left out.
 pub(super) fn holders(files: &Files, sweep: &Sweep) -> (Vec<HolderFacts>, Vec<String>) {
@@ -17,7 +22,7 @@ pub(super) fn holders(files: &Files, sweep: &Sweep) -> (Vec<HolderFacts>, Vec<St
     let sought: Vec<Sought<&'static str>> =
         sides.into_iter().flat_map(|(tag, looked)| sought(tag, looked, &files.main, sweep)).collect();
     let scan = Scan { maps: false, except: supervisor_and_siblings() };
-    let found = match find_holders(&sought, &scan) {
+    let found = match look_through(&sought, &scan) {
         Ok(found) => found,
         Err(error) => return (Vec::new(), vec![error.to_string()]),
     };
@@ -46,6 +51,19 @@ pub(super) fn holders(files: &Files, sweep: &Sweep) -> (Vec<HolderFacts>, Vec<St
     let mut blind = found.blind;
     blind.extend(found.blind_for.into_iter().map(|(what, why)| format!("{what}: {why}")));
     (holders, blind)
+}
+
+/// A process that begins or ends is closed to everybody for a moment: what cannot be seen is looked at again before it counts.
+fn look_through(sought: &[Sought<&'static str>], scan: &Scan) -> Result<Holders<&'static str>, HostError> {
+    let mut found = find_holders(sought, scan)?;
+    for _ in 1..LOOKS {
+        if found.blind.is_empty() && found.blind_for.is_empty() {
+            break;
+        }
+        std::thread::sleep(BETWEEN_LOOKS);
+        found = find_holders(sought, scan)?;
+    }
+    Ok(found)
 }
 
 /// The file that is there, and any that was there before and lives on in a process.
