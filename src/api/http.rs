@@ -12,7 +12,7 @@ use axum::{Json, Router, middleware};
 use serde_json::json;
 
 use super::{Shared, guard, page, stats};
-use crate::model::{IncidentId, IncidentState};
+use crate::model::{IncidentId, IncidentState, rfc3339_millis};
 use crate::supervisor::status::StatusBoard;
 use crate::telemetry;
 
@@ -90,7 +90,7 @@ async fn status(State(shared): State<Shared>) -> Response {
     shared.with_board(|board| {
         Json(json!({
             "version": env!("CARGO_PKG_VERSION"),
-            "started_at": format!("{:.3}", shared.started_at),
+            "started_at": rfc3339_millis(shared.started_at),
             "uptime_seconds": uptime,
             "ready": shared.pulse.is_ready(),
             "totals": board.totals(),

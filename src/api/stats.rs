@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::source::Story;
-use crate::model::Resolution;
+use crate::model::{Resolution, rfc3339_millis};
 use crate::supervisor::status::StatusBoard;
 
 /// The newest so many runs are listed one by one.
@@ -78,10 +78,6 @@ fn rate(part: u64, whole: u64) -> Option<f64> {
     (whole > 0).then(|| part as f64 / whole as f64)
 }
 
-fn millis(at: jiff::Timestamp) -> String {
-    format!("{at:.3}")
-}
-
 /// Counts. A run that is still under way is not a run yet.
 pub fn stats(hours: u32, stories: &[Story], board: &StatusBoard) -> Stats {
     let mut runs = Vec::new();
@@ -100,7 +96,7 @@ pub fn stats(hours: u32, stories: &[Story], board: &StatusBoard) -> Stats {
             of_playbook.successes += u64::from(success);
             of_playbook.failures += u64::from(!success);
             of_playbook.success_rate = rate(of_playbook.successes, of_playbook.executions);
-            let began = millis(run.began_at);
+            let began = rfc3339_millis(run.began_at);
             if of_playbook.last_executed.as_ref().is_none_or(|last| *last < began) {
                 of_playbook.last_executed = Some(began.clone());
             }
@@ -141,7 +137,7 @@ fn detectors(board: &StatusBoard) -> BTreeMap<String, DetectorStats> {
         total_checks: target.total_checks,
         total_failures: target.total_failures,
         consecutive_failures: target.consecutive_failures,
-        last_check: target.last_check.as_ref().map(|check| millis(check.checked_at)),
+        last_check: target.last_check.as_ref().map(|check| rfc3339_millis(check.checked_at)),
     };
     board.targets().map(|target| (target.name.clone(), of_target(target))).collect()
 }

@@ -262,18 +262,19 @@ pub(crate) mod millis {
     }
 }
 
-mod millis_option {
+/// For `#[serde(with)]`: times that may be missing, as [`rfc3339_millis`] writes them.
+pub(crate) mod millis_option {
     use jiff::Timestamp;
     use serde::{Deserialize, Deserializer, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(at: &Option<Timestamp>, to: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(at: &Option<Timestamp>, to: S) -> Result<S::Ok, S::Error> {
         match at {
             Some(at) => to.serialize_str(&super::rfc3339_millis(*at)),
             None => to.serialize_none(),
         }
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Timestamp>, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Timestamp>, D::Error> {
         Option::<Timestamp>::deserialize(from)
     }
 }

@@ -14,6 +14,7 @@ pub use fault::FaultClass;
 pub use finding::{Finding, Kind, Layer, Severity};
 pub(crate) use incident::millis;
 pub use incident::{Illegal, Incident, IncidentEvent, IncidentId, IncidentState, Resolution, StepOutcome, StepRecord};
+pub(crate) use incident::{millis_option, rfc3339_millis};
 pub use loss::{Loss, TableLoss};
 pub use plan::{Playbook, Policy, Risk, StepSpec};
 pub use restart::RestartReason;

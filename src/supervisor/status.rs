@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::clock::Moment;
-use crate::model::{Check, Incident, IncidentId, IncidentState, Kind, Verdict};
+use crate::model::{Check, Incident, IncidentId, IncidentState, Kind, Verdict, millis_option};
 use crate::modes::Vitals;
 
 /// Every target, by its configured name.
@@ -44,7 +44,7 @@ pub struct TargetStatus {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub database_wal_bytes: Option<u64>,
     /// When the newest good backup was taken.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "millis")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "millis_option::serialize")]
     pub last_backup_at: Option<Timestamp>,
     /// The last look.
     pub last_check: Option<Check>,
@@ -211,13 +211,6 @@ impl Pulse {
     /// How long ago the main loop came round.
     pub fn age(&self, now: Moment) -> Duration {
         Duration::from_millis(now.boot_ms.saturating_sub(self.beat_ms.load(Ordering::Relaxed)))
-    }
-}
-
-fn millis<S: serde::Serializer>(at: &Option<Timestamp>, to: S) -> Result<S::Ok, S::Error> {
-    match at {
-        Some(at) => to.serialize_str(&format!("{at:.3}")),
-        None => to.serialize_none(),
     }
 }
 

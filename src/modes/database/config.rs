@@ -347,7 +347,7 @@ fn check_path(path: &str, max_targets: Option<usize>, problems: &mut Vec<KeyProb
     }
 }
 
-fn has_wildcard(path: &[u8]) -> bool {
+pub(super) fn has_wildcard(path: &[u8]) -> bool {
     path.iter().any(|byte| matches!(byte, b'*' | b'?' | b'['))
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::job::{Job, Outcome};
 use crate::modes::{Answer, Discovery, Supervised};
 
-use super::config::DatabaseConfig;
+use super::config::{DatabaseConfig, has_wildcard};
 use super::{Database, Defaults};
 
 /// A `[[database]]` whose path has wildcards.
@@ -25,14 +25,9 @@ impl Glob {
 
     /// The last folder of the pattern that has no wildcard: a new match shows below it.
     fn root(&self) -> PathBuf {
-        let literal = |part: &std::path::Component<'_>| !has_wildcard(Path::new(part.as_os_str()));
+        let literal = |part: &std::path::Component<'_>| !has_wildcard(part.as_os_str().as_encoded_bytes());
         self.config.path.components().take_while(literal).collect()
     }
-}
-
-/// True when `path` is a glob.
-pub fn has_wildcard(path: &Path) -> bool {
-    path.as_os_str().as_encoded_bytes().iter().any(|byte| matches!(byte, b'*' | b'?' | b'['))
 }
 
 impl Discovery for Glob {
@@ -46,7 +41,12 @@ impl Discovery for Glob {
 
     fn watches(&self) -> Vec<PathBuf> {
         // A watch names an entry of a folder; the pattern's parent is a folder only when it has no wildcard itself.
-        let folder = self.config.path.parent().filter(|parent| !has_wildcard(parent)).map(Path::to_path_buf);
+        let folder = self
+            .config
+            .path
+            .parent()
+            .filter(|parent| !has_wildcard(parent.as_os_str().as_encoded_bytes()))
+            .map(Path::to_path_buf);
         vec![folder.unwrap_or_else(|| self.root()).join("*")]
     }
 
