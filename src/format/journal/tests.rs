@@ -1,4 +1,3 @@
-
 use super::super::wal_scan::tests::copy_in_child;
 use super::*;
 

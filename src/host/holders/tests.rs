@@ -1,4 +1,3 @@
-
 use std::fs::{File, OpenOptions};
 use std::process::{Child, Command, Stdio};
 
