@@ -37,6 +37,8 @@ pub struct Access {
     pub folder_writable: bool,
     /// The first thing that stands in the way, in words: `/srv/app is drwx------ root: user app cannot enter`.
     pub denied: Option<String>,
+    /// Its file system is mounted read-only: nobody may write, and neither owner nor mode is the reason.
+    pub read_only: bool,
     /// How this is known.
     pub evidence: Evidence,
 }
@@ -87,6 +89,7 @@ fn ask_kernel(user: &User, path: &Path, folder: &Path) -> Option<Access> {
         writable: write.is_ok(),
         folder_writable: may(folder, Ask::WRITE_OK | Ask::EXEC_OK).is_ok(),
         denied: read_only.then(|| format!("{} is on a read-only file system", path.display())),
+        read_only,
         evidence: Evidence::Kernel,
     })
 }
@@ -100,6 +103,7 @@ fn reckon(user: &User, path: &Path, folder: &Path) -> Result<Access, HostError> 
         writable: entered && bits_for(user, &file) & 2 != 0,
         folder_writable: entered && bits_for(user, &above) & 3 == 3,
         denied: None,
+        read_only: false,
         evidence: Evidence::ModeBits,
     })
 }

@@ -168,6 +168,8 @@ impl<'a> Look<'a> {
             let uid = user.as_ref().map_or(file.uid, |user| user.uid);
             let access = user.and_then(|user| host::Access::of(&user, &self.files.main.path));
             let ours = files::open_raw(&self.files.main).is_ok();
+            // It may have been remounted since the table of mounts was read.
+            self.facts.place.read_only |= access.as_ref().is_ok_and(|access| access.read_only);
             self.facts.access = match access {
                 Ok(access) => Some(Access {
                     uid,
