@@ -1,7 +1,7 @@
 //! The failure mode `database`: a SQLite database and its side files.
 //!
-//! [`detect`] judges, [`heal`] plans, [`memory`] remembers; this file ties them to one configured database. Nothing here
-//! does IO: looking and doing are jobs.
+//! [`detect`] judges, [`heal`] plans, [`memory`] remembers, `steps` turns steps into jobs; this file ties them to one
+//! configured database, and `supervised` answers the supervisor. Nothing here does IO: looking and doing are jobs.
 
 pub mod config;
 pub mod detect;
@@ -10,19 +10,16 @@ mod errands;
 pub mod heal;
 pub mod kinds;
 pub mod memory;
+mod steps;
+mod supervised;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use jiff::Timestamp;
-
 use crate::clock::Moment;
-use crate::job::{
-    DatabaseFacts, DatabaseProbe, DatabaseSite, DatabaseStep, FailureKind, FileFacts, FileState, IntegrityLevel, Job,
-    Outcome, Phase, Progress, StepJob, WalMark,
-};
-use crate::model::{Check, Incident, Kind, Playbook, Policy, StepOutcome, StepSpec, Verdict};
-use crate::modes::{Action, Answer, Errand, ErrandResult, Look, Retry, Settings, StepResult, Supervised, Vitals};
+use crate::job::{DatabaseFacts, DatabaseProbe, DatabaseSite, FileFacts, IntegrityLevel, Outcome, WalMark};
+use crate::model::{Check, Kind, Policy, Verdict};
+use crate::modes::{Answer, Look, Retry, Settings};
 
 use crate::telemetry::{BackupsKnown, DatabaseMeasured};
 use config::DatabaseConfig;
@@ -232,202 +229,7 @@ impl Database {
             layers,
         }
     }
-}
 
-/// `path` with `suffix` appended to its last component, byte for byte.
-pub fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    PathBuf::from(name)
-}
-
-impl Supervised for Database {
-    fn settings(&self) -> &Settings {
-        &self.settings
-    }
-
-    fn ask(&self, look: Look, _now: Moment) -> Job {
-        Job::Probe(Box::new(self.probe(look, self.depth(look))))
-    }
-
-    fn take_up(&mut self, incident: &Incident) {
-        self.hurt |= kinds::is_destructive(&incident.kind);
-    }
-
-    fn patience(&self, look: Look) -> Duration {
-        match look {
-            Look::Sweep => SWEEP_PATIENCE,
-            // What did not answer in time is not given minutes to not answer again.
-            Look::Confirm if self.kind.as_ref() == Some(&kinds::CONNECTION_FAILED) => SWEEP_PATIENCE,
-            Look::Confirm | Look::Prove | Look::Inspect => self.whole_file_patience(),
-        }
-    }
-
-    fn judge(&mut self, look: Look, answer: &Answer, now: Moment) -> Check {
-        self.conclude(look, answer, now)
-    }
-
-    fn look_again(&self) -> Option<Duration> {
-        if self.memory.busy_since.is_some() {
-            return Some(BUSY_LOOK_AGAIN);
-        }
-        // A lock that keeps writers out is looked at when it becomes too old, not a whole interval later.
-        (!self.memory.locks.is_empty()).then_some(self.config.lock_max_age)
-    }
-
-    fn ground(&self) -> Option<&str> {
-        let known = self.memory.place.as_ref().map(|place| place.fs_id.as_str());
-        known.or(self.facts.as_ref().map(|facts| facts.place.fs_id.as_str())).filter(|id| !id.is_empty())
-    }
-
-    fn vitals(&self) -> Vitals {
-        let facts = self.facts.as_ref();
-        Vitals {
-            size_bytes: facts.map(|facts| facts.main.size()),
-            wal_bytes: facts.map(|facts| facts.wal_file.size()),
-            last_backup_at: self.memory.backup.as_ref().map(|backup| backup.taken_at),
-        }
-    }
-
-    fn fault_time(&self) -> Option<Timestamp> {
-        let facts = self.facts.as_ref()?;
-        let ns = match &facts.main {
-            FileState::File(main) => main.mtime_ns.max(main.ctime_ns),
-            _ if facts.place.folder_exists => facts.place.folder_mtime_ns,
-            _ => return None,
-        };
-        let at = Timestamp::from_nanosecond(i128::from(ns)).ok()?;
-        // What happened before the last healthy look is not what made it unhealthy.
-        self.memory.healthy_at.is_none_or(|healthy| healthy <= at).then_some(at)
-    }
-
-    fn needs_second_look(&self, kind: &Kind) -> bool {
-        kinds::is_destructive(kind)
-    }
-
-    fn plan(&self, incident: &Incident) -> Result<Vec<Playbook>, String> {
-        let facts = self.facts.as_ref().ok_or("nothing has been seen of it yet")?;
-        let kind = self.kind.as_ref().unwrap_or(&incident.kind);
-        heal::plan(kind, facts, &self.memory, &self.config)
-    }
-
-    fn action(&self, incident: &Incident, evidence: &Path, spec: &StepSpec, phase: Phase) -> Result<Action, String> {
-        if spec.name == heal::WAIT {
-            return Ok(Action::WaitUntilHealthy);
-        }
-        if spec.version > heal::STEP_VERSION {
-            return Err(format!("step `{}` is of version {}, written by a newer guardiand", spec.name, spec.version));
-        }
-        let step = serde_json::from_value::<DatabaseStep>(spec.args.clone())
-            .map_err(|error| format!("step `{}` cannot be read back: {error}", spec.name))?;
-        let mut site = self.site();
-        site.busy_ms = u64::try_from(self.config.busy_timeout.as_millis()).unwrap_or(u64::MAX);
-        Ok(Action::Run(Box::new(Job::Step(Box::new(StepJob {
-            site,
-            incident: incident.id.to_string(),
-            evidence: evidence.to_path_buf(),
-            phase,
-            step,
-        })))))
-    }
-
-    fn leaves_a_trace(&self, spec: &StepSpec) -> bool {
-        let step = serde_json::from_value::<DatabaseStep>(spec.args.clone());
-        matches!(
-            step,
-            Ok(DatabaseStep::Install
-                | DatabaseStep::BuildFromBackup { .. }
-                | DatabaseStep::BuildFromCopy { .. }
-                | DatabaseStep::BuildFromSchema { .. })
-        )
-    }
-
-    fn step_patience(&self, _step: &StepSpec) -> Duration {
-        self.whole_file_patience()
-    }
-
-    fn step_result(&mut self, spec: &StepSpec, _phase: Phase, answer: &Answer) -> StepResult {
-        let report = match answer {
-            Ok(Outcome::Stepped(report)) => report,
-            Ok(_) => return failed("the step answered something else".to_owned()),
-            Err(failure) => {
-                let step = serde_json::from_value::<DatabaseStep>(spec.args.clone()).ok();
-                return StepResult { held: is_held(step.as_ref(), failure.kind), ..failed(failure.message.clone()) };
-            }
-        };
-        let outcome = match report.progress {
-            Progress::Done => StepOutcome::Ok,
-            Progress::Nothing => StepOutcome::Skipped,
-            Progress::Undone => StepOutcome::Undone,
-        };
-        let step = serde_json::from_value::<DatabaseStep>(spec.args.clone()).ok();
-        match &step {
-            Some(DatabaseStep::Install) => self.replaced = outcome != StepOutcome::Undone,
-            Some(DatabaseStep::BuildFromBackup { blake3, .. }) => self.built_from = Some(blake3.clone()),
-            Some(DatabaseStep::BuildFromCopy { .. } | DatabaseStep::BuildFromSchema { .. }) => self.built_from = None,
-            _ => {}
-        }
-        let loss =
-            step.as_ref().zip(report.candidate.as_ref()).and_then(|(step, candidate)| self.loss(step, candidate));
-        let preserved = matches!(step, Some(DatabaseStep::Preserve)) && outcome != StepOutcome::Undone;
-        let held = outcome == StepOutcome::Undone;
-        StepResult { outcome, detail: report.detail.clone(), loss, preserved, held }
-    }
-
-    fn errand(&mut self, now: Moment) -> Option<Errand> {
-        self.due_errand(now)
-    }
-
-    fn next_errand(&self, now: Moment) -> Option<Duration> {
-        self.until_next_errand(now)
-    }
-
-    fn errand_now(&mut self, name: &str, now: Moment) -> Option<Errand> {
-        self.errand_on_demand(name, now)
-    }
-
-    fn errand_done(&mut self, name: &'static str, answer: &Answer, now: Moment) -> ErrandResult {
-        self.finish_errand(name, answer, now)
-    }
-
-    fn memory(&mut self) -> Option<serde_json::Value> {
-        // When it was last healthy changes with each look, and alone is not worth a write.
-        self.saved.healthy_at = self.memory.healthy_at;
-        let changed = serde_json::to_value(&self.memory).ok()?;
-        if serde_json::to_value(&self.saved).ok()? == changed {
-            return None;
-        }
-        self.saved = self.memory.clone();
-        Some(changed)
-    }
-
-    fn whole_memory(&self) -> serde_json::Value {
-        serde_json::to_value(&self.memory).unwrap_or_default()
-    }
-
-    fn remember(&mut self, memory: serde_json::Value, _now: Moment) {
-        match serde_json::from_value::<Memory>(memory) {
-            Ok(memory) if !memory.is_of(&self.config.path) => {
-                tracing::warn!(
-                    target = self.settings.target,
-                    path = %self.config.path.display(),
-                    was = memory.path,
-                    "the name is another file's now: what was remembered of the former is not believed of this one"
-                );
-            }
-            Ok(memory) => {
-                self.memory = Memory { path: self.memory.path.take(), ..memory };
-                self.saved = self.memory.clone();
-                self.tell_backup();
-            }
-            Err(error) => {
-                tracing::warn!(target = self.settings.target, %error, "what was remembered cannot be read; starting afresh")
-            }
-        }
-    }
-}
-
-impl Database {
     /// What is known of the newest backup, for metrics: also of one that an earlier process took.
     fn tell_backup(&self) {
         if let Some(backup) = &self.memory.backup {
@@ -435,69 +237,11 @@ impl Database {
             BackupsKnown { target: &self.settings.target, taken_at, verified_at, size: backup.size }.emit();
         }
     }
-
-    fn loss(&self, step: &DatabaseStep, candidate: &crate::job::Candidate) -> Option<crate::model::Loss> {
-        match step {
-            DatabaseStep::BuildFromBackup { backup, .. } => {
-                let entry = self.facts.as_ref().and_then(|facts| {
-                    let listed = &facts.diagnosis.as_ref()?.backups;
-                    listed.iter().find(|entry| entry.file == *backup).map(|entry| (entry, facts))
-                });
-                Some(match entry {
-                    Some((entry, facts)) => heal::loss_of_backup(entry, &candidate.tables, &self.memory, facts),
-                    None => heal::loss_unknown(candidate),
-                })
-            }
-            DatabaseStep::BuildFromCopy { .. } => Some(heal::loss_of_copy(&candidate.tables)),
-            DatabaseStep::BuildFromSchema { .. } => Some(heal::loss_of_recreation(&self.memory, self.facts.as_ref())),
-            DatabaseStep::Preserve
-            | DatabaseStep::RestoreAccess { .. }
-            | DatabaseStep::Checkpoint { .. }
-            | DatabaseStep::RebuildIndexes { .. }
-            | DatabaseStep::Install => None,
-        }
-    }
 }
 
-/// Whether a failure says nothing against the rung that it happened on. A backup that fails its check is its own fault, and
-/// the next one is tried; that the file is in use, the disk is full or time ran out would only hit a worse candidate less.
-fn is_held(step: Option<&DatabaseStep>, kind: FailureKind) -> bool {
-    use DatabaseStep as Step;
-    match step {
-        Some(Step::BuildFromBackup { .. } | Step::BuildFromCopy { .. } | Step::BuildFromSchema { .. }) => {
-            kind != FailureKind::Failed
-        }
-        Some(Step::Preserve | Step::Install) => true,
-        Some(Step::RestoreAccess { .. } | Step::Checkpoint { .. } | Step::RebuildIndexes { .. }) | None => {
-            matches!(kind, FailureKind::Refused | FailureKind::Deadline | FailureKind::Abandoned)
-        }
-    }
-}
-
-fn failed(detail: String) -> StepResult {
-    StepResult::new(StepOutcome::Failed, detail)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_candidate_that_was_tried_in_vain_lets_a_lossier_one_have_its_turn() {
-        let backup = DatabaseStep::BuildFromBackup { backup: "b.db".into(), blake3: String::new(), owner: None };
-        let table = [
-            (&backup, FailureKind::Failed, false),
-            (&backup, FailureKind::Refused, true),
-            (&backup, FailureKind::Deadline, true),
-            (&backup, FailureKind::Crashed, true),
-            (&DatabaseStep::Install, FailureKind::Refused, true),
-            (&DatabaseStep::Install, FailureKind::Failed, true),
-            (&DatabaseStep::Preserve, FailureKind::Failed, true),
-            (&DatabaseStep::Checkpoint { timeout_ms: 1 }, FailureKind::Failed, false),
-            (&DatabaseStep::Checkpoint { timeout_ms: 1 }, FailureKind::Refused, true),
-        ];
-        for (step, kind, held) in table {
-            assert_eq!(is_held(Some(step), kind), held, "{step:?} {kind:?}");
-        }
-    }
+/// `path` with `suffix` appended to its last component, byte for byte.
+pub fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
 }

@@ -1,0 +1,107 @@
+//! What SQLite and the lock table answer.
+
+use serde::{Deserialize, Serialize};
+
+use super::IntegrityLevel;
+use crate::model::FaultClass;
+
+/// An error that SQLite returned.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SqliteFault {
+    /// The extended result code.
+    pub code: i32,
+    /// SQLite's own words.
+    pub message: String,
+    /// What the operating system said underneath.
+    pub errno: Option<i32>,
+    /// What it calls for.
+    pub class: FaultClass,
+}
+
+/// What opening through SQLite said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenFacts {
+    /// `PRAGMA schema_version`.
+    pub schema_version: i64,
+    /// Such as `wal` or `delete`.
+    pub journal_mode: String,
+    /// Tables, indexes, triggers and views.
+    pub objects: u32,
+    /// The whole schema as SQL, when the cookie differs from `last_healthy`'s or nothing was remembered.
+    pub schema: Option<String>,
+}
+
+/// What a content check said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IntegrityFacts {
+    /// Which check ran.
+    pub level: IntegrityLevel,
+    /// Nothing was wrong.
+    pub ok: bool,
+    /// SQLite's lines, at most 20.
+    pub messages: Vec<String>,
+    /// Only indexes are damaged, and these.
+    pub damaged_indexes: Vec<String>,
+    /// Everything that is wrong is in `damaged_indexes`.
+    pub only_indexes: bool,
+    /// Everything that is wrong is that nothing refers to some pages: no row that can be reached is hurt.
+    #[serde(default)]
+    pub only_waste: bool,
+    /// Rows that break a NOT NULL, CHECK or UNIQUE constraint: content, not corruption.
+    pub constraint_messages: Vec<String>,
+    /// The check itself failed.
+    pub fault: Option<SqliteFault>,
+    /// It was not finished because it would have blocked writers too long, and why.
+    pub unfinished: Option<String>,
+}
+
+/// What the canary said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueryFacts {
+    /// Rows it returned.
+    pub rows: u64,
+}
+
+/// A lock, in words that name its holder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldLock {
+    /// The holder; 0 when it is in another PID namespace.
+    pub pid: i32,
+    /// Its `comm`; never its command line.
+    pub comm: String,
+    /// Its state letter: `T` is stopped.
+    pub state: char,
+    /// When the holder started, boot-clock milliseconds: with `pid` it names one process for ever.
+    pub started_ms: u64,
+    /// SQLite's name for the lock: `EXCLUSIVE`, `RESERVED`, `PENDING`, `SHARED`, `WAL write`, `WAL reader at frame 213`.
+    pub lock: String,
+    /// It keeps others from reading.
+    pub blocks_readers: bool,
+    /// It keeps others from writing.
+    pub blocks_writers: bool,
+}
+
+/// A process that has the database or a side file open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HolderFacts {
+    /// The process.
+    pub pid: i32,
+    /// Its `comm`.
+    pub comm: String,
+    /// Its state letter.
+    pub state: char,
+    /// What it has open: `main`, `wal`, `shm`, `journal`.
+    pub files: Vec<String>,
+    /// Those of them whose name is gone: it was deleted or replaced, and the old file lives on in this process.
+    #[serde(default)]
+    pub unlinked: Vec<String>,
+}
+
+/// Rows of one table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableRows {
+    /// The table.
+    pub table: String,
+    /// Its rows.
+    pub rows: u64,
+}

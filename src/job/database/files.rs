@@ -1,0 +1,150 @@
+//! What a probe says of the files, from `stat`, the mounts and the rights of the program's user.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// What `stat` says of one path, never following a link.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum FileState {
+    /// Nothing there.
+    Missing,
+    /// A regular file.
+    File(FileFacts),
+    /// A symbolic link.
+    Symlink {
+        /// Where it points.
+        target: PathBuf,
+    },
+    /// Something else.
+    Other {
+        /// "a directory", "a FIFO", "a block device", "a character device", "a socket".
+        what: String,
+    },
+    /// `stat` failed.
+    Unreadable {
+        /// The errno.
+        errno: i32,
+        /// In words, with the component that denies.
+        message: String,
+    },
+}
+
+impl FileState {
+    /// The facts, if it is a regular file.
+    pub fn file(&self) -> Option<&FileFacts> {
+        match self {
+            FileState::File(facts) => Some(facts),
+            _ => None,
+        }
+    }
+
+    /// The size in bytes; 0 unless it is a regular file.
+    pub fn size(&self) -> u64 {
+        self.file().map_or(0, |file| file.size)
+    }
+}
+
+/// What `stat` says of a regular file. Times in nanoseconds since the epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileFacts {
+    /// Device.
+    pub dev: u64,
+    /// Inode.
+    pub ino: u64,
+    /// Bytes.
+    pub size: u64,
+    /// Last content change.
+    pub mtime_ns: i64,
+    /// Last metadata change.
+    pub ctime_ns: i64,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Permission bits (07777).
+    pub mode: u32,
+    /// Hard links.
+    pub nlink: u64,
+}
+
+/// Who owns a file and how it may be used: put back onto what replaces it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Permission bits (07777).
+    pub mode: u32,
+}
+
+impl From<&FileFacts> for Owner {
+    fn from(file: &FileFacts) -> Owner {
+        Owner { uid: file.uid, gid: file.gid, mode: file.mode }
+    }
+}
+
+/// The state of a database's files: equal means that nothing that `stat` and the header can tell has changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fingerprint {
+    /// Main file.
+    pub main: FileFacts,
+    /// `-wal`, when there.
+    pub wal: Option<FileFacts>,
+    /// `-journal`, when there.
+    pub journal: Option<FileFacts>,
+    /// The header's change counter (offset 24).
+    pub change_counter: u32,
+    /// The header's schema cookie (offset 40).
+    pub schema_cookie: u32,
+    /// The header says WAL (bytes 18 and 19 are 2).
+    pub wal_mode: bool,
+    /// Not to be compared: a lock of SQLite's was held while we looked (`stat` is identical while a file is write-locked,
+    /// rule 22), or a file had changed so shortly before that its time stamp could not show a further change. Locks that an
+    /// idle program in WAL mode holds all its life do not count.
+    pub locked: bool,
+}
+
+/// The file system and the boot that the file was seen on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Place {
+    /// Identifies the mounted file system (type, device and id) under the file's folder; empty when the folder is missing.
+    pub fs_id: String,
+    /// Its type, such as `ext4`.
+    pub fs_type: String,
+    /// In memory only: its content does not outlive a boot.
+    pub volatile: bool,
+    /// Why nothing on it may be healed ("locks on NFS cannot be seen"); `None` on a local one.
+    pub observe_only: Option<String>,
+    /// Mounted read-only.
+    pub read_only: bool,
+    /// Bytes free for an ordinary user.
+    pub free_bytes: u64,
+    /// Inodes free; `u64::MAX` where the file system does not count them.
+    pub free_inodes: u64,
+    /// This boot.
+    pub boot_id: String,
+    /// The folder itself is there.
+    pub folder_exists: bool,
+    /// The folder's last content change, nanoseconds since the epoch: when a file in it vanished.
+    pub folder_mtime_ns: i64,
+}
+
+/// What the program's user may do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Access {
+    /// Whose access was judged.
+    pub uid: u32,
+    /// May read the file.
+    pub read: bool,
+    /// May write the file.
+    pub write: bool,
+    /// May create files beside it.
+    pub folder_write: bool,
+    /// What denies, with its mode; empty when all is granted.
+    pub detail: String,
+    /// The probing process itself may read the file.
+    pub ours: bool,
+}

@@ -1,0 +1,152 @@
+//! What a database probe asks, and the facts it brings back. Facts only: judging them is the mode's.
+
+mod answers;
+mod files;
+mod raw;
+
+pub use answers::{HeldLock, HolderFacts, IntegrityFacts, OpenFacts, QueryFacts, SqliteFault, TableRows};
+pub use files::{Access, FileFacts, FileState, Fingerprint, Owner, Place};
+pub use raw::{HeaderFacts, JournalFacts, JournalState, WalFacts, WalMark, WalState};
+
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// How thorough the check of the database's content shall be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IntegrityLevel {
+    /// None, unless the probe itself sees something suspicious (a change behind SQLite's back).
+    Suspicion,
+    /// `quick_check`.
+    Quick,
+    /// `integrity_check`.
+    Full,
+}
+
+/// Where a database lives and who uses it: the part of a request that never changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatabaseSite {
+    /// The main file, absolute.
+    pub path: PathBuf,
+    /// The user whose access is judged; the file's owner when `None`.
+    pub user: Option<String>,
+    /// A folder of ours on any file system, for private copies; created 0700 when missing.
+    pub scratch: PathBuf,
+    /// How long SQLite waits for a lock in this job, in milliseconds.
+    pub busy_ms: u64,
+    /// The longest that a check or a backup may block a rollback-mode writer, in milliseconds.
+    pub block_max_ms: u64,
+}
+
+/// A request to look at a database.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DatabaseProbe {
+    /// Where it is.
+    pub site: DatabaseSite,
+    /// How deep to check.
+    pub integrity: IntegrityLevel,
+    /// A check on mere suspicion runs at once on files of at most so many bytes; on larger ones it is left to a job of
+    /// its own, so that one large file does not hold up a sweep.
+    pub inline_max_bytes: u64,
+    /// Stop after `stat` when the files still look like this.
+    pub known: Option<Fingerprint>,
+    /// Judge "changed behind SQLite's back" against this.
+    pub last_healthy: Option<Fingerprint>,
+    /// Carry on with the WAL scan from here.
+    pub wal_mark: Option<WalMark>,
+    /// The WAL as it was when the scan got there.
+    pub wal_marked: Option<FileFacts>,
+    /// A read-only query that must succeed.
+    pub canary: Option<String>,
+    /// Also collect all that a plan needs: holders, a private copy's content, backups.
+    pub diagnose: bool,
+    /// The folder of this target's backups, for `diagnose`.
+    pub backups: Option<PathBuf>,
+}
+
+/// What a private copy of main, WAL and journal looks like after SQLite has recovered it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SettledCopy {
+    /// It passed `integrity_check`, and has a schema.
+    pub sound: bool,
+    /// In words.
+    pub detail: String,
+    /// Its rows.
+    pub tables: Vec<TableRows>,
+}
+
+/// What a plan needs to know beyond the layers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Diagnosis {
+    /// Processes that have it open.
+    pub holders: Vec<HolderFacts>,
+    /// What could not be seen, in words; anything here counts as "in use".
+    pub blind: Vec<String>,
+    /// The private copy, where the raw scan calls for one.
+    pub settled: Option<SettledCopy>,
+    /// Backups of this target, newest first.
+    pub backups: Vec<crate::job::BackupEntry>,
+}
+
+/// What one layer cost.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LayerTime {
+    /// The layer's name in INTERFACE.
+    pub layer: String,
+    /// Seconds.
+    pub seconds: f64,
+}
+
+/// Everything a probe saw. What was not looked at is `None`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DatabaseFacts {
+    /// Nothing that `stat` can tell differs from `known`; nothing further was looked at.
+    pub unchanged: bool,
+    /// The main file.
+    pub main: FileState,
+    /// `-wal`.
+    pub wal_file: FileState,
+    /// `-shm`.
+    pub shm_file: FileState,
+    /// `-journal`.
+    pub journal_file: FileState,
+    /// Where it lives.
+    pub place: Place,
+    /// What the program's user may do.
+    pub access: Option<Access>,
+    /// The raw header.
+    pub header: Option<HeaderFacts>,
+    /// The raw WAL.
+    pub wal: Option<WalFacts>,
+    /// The raw rollback journal.
+    pub journal: Option<JournalFacts>,
+    /// Locks of SQLite's that are held now, and leftover `*.lock` entries.
+    pub locks: Vec<HeldLock>,
+    /// A leftover lock entry of the dotfile VFS.
+    pub dotfile_lock: Option<PathBuf>,
+    /// Changed since `last_healthy` in a way that SQLite does not: why it was suspected.
+    pub behind_sqlite: Option<String>,
+    /// `open`, `integrity` and `query` were judged on a private copy, and why.
+    pub on_copy: Option<String>,
+    /// Why nothing was opened, where nothing was.
+    pub not_opened: Option<String>,
+    /// `PRAGMA schema_version` where the schema itself could not be read: it needs no schema, and it knows the WAL.
+    #[serde(default)]
+    pub schema_version: Option<i64>,
+    /// Opening through SQLite.
+    pub open: Option<Result<OpenFacts, SqliteFault>>,
+    /// The content check.
+    pub integrity: Option<IntegrityFacts>,
+    /// The canary.
+    pub query: Option<Result<QueryFacts, SqliteFault>>,
+    /// The present fingerprint, when the main file is a regular file with a header.
+    pub fingerprint: Option<Fingerprint>,
+    /// For a plan.
+    pub diagnosis: Option<Diagnosis>,
+    /// What each layer cost, in order.
+    pub layers: Vec<LayerTime>,
+    /// When the worker looked.
+    pub looked_at: Timestamp,
+}

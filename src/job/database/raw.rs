@@ -1,0 +1,129 @@
+//! What the raw scan of header, WAL and rollback journal says, before SQLite opens anything.
+
+use serde::{Deserialize, Serialize};
+
+use super::HeldLock;
+
+/// The database header, or why it is none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "header", rename_all = "snake_case")]
+pub enum HeaderFacts {
+    /// The file has no byte.
+    Empty,
+    /// Not a header.
+    Bad {
+        /// What is wrong with it.
+        reason: String,
+        /// Of the pages behind it that were sampled, how many are b-tree pages of SQLite's: (like, sampled). An
+        /// encrypted file has none; a database whose first bytes were overwritten has nearly all.
+        #[serde(default)]
+        pages_like_sqlite: Option<(u32, u32)>,
+        /// All of it is a header but for its version, which is newer than ours.
+        #[serde(default)]
+        newer_format: bool,
+    },
+    /// A header.
+    Good {
+        /// Bytes a page.
+        page_size: u32,
+        /// Pages that the header promises, when it can be believed.
+        page_count: Option<u32>,
+        /// Offset 24.
+        change_counter: u32,
+        /// Offset 40.
+        schema_cookie: u32,
+        /// Bytes 18 and 19 are 2.
+        wal_mode: bool,
+        /// `UTF-8`, `UTF-16le`, `UTF-16be`.
+        encoding: String,
+        /// Version of SQLite that wrote last, such as 3054001.
+        sqlite_version: u32,
+        /// The file is shorter than its pages: bytes missing.
+        missing_bytes: u64,
+        /// The file is longer than its pages: bytes over.
+        extra_bytes: u64,
+    },
+}
+
+/// Where a WAL scan got to; a WAL that only grew is scanned on from its last commit, because what lies behind a commit may
+/// be rolled back and written anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WalMark {
+    /// Salts of the generation.
+    pub salt: [u32; 2],
+    /// Bytes a page.
+    pub page_size: u32,
+    /// Checksums are big-endian.
+    pub big_endian: bool,
+    /// Frames that verified: `last_commit` or more.
+    pub frames: u32,
+    /// The last of them that commits.
+    pub last_commit: u32,
+    /// The cumulative checksum after frame `last_commit`.
+    pub checksum: [u32; 2],
+    /// Pages in the database after frame `last_commit`.
+    pub database_pages: u32,
+}
+
+/// What the raw scan of the WAL says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WalState {
+    /// No file, or 0 bytes.
+    Absent,
+    /// Shorter than a header, or nothing valid and nothing committed behind it.
+    Unused,
+    /// A sound chain, perhaps with an unfinished tail.
+    Sound,
+    /// Damage is proven: committed frames lie beyond the first bad one, or the header of a WAL with frames is bad.
+    Damaged,
+    /// It is not a regular file.
+    NotAFile,
+}
+
+/// The WAL.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WalFacts {
+    /// What the scan says.
+    pub state: WalState,
+    /// In words, with frame numbers.
+    pub detail: String,
+    /// Where the scan got to.
+    pub mark: Option<WalMark>,
+    /// Every frame was read by this look; none is taken from the mark of an earlier one.
+    #[serde(default)]
+    pub whole: bool,
+    /// Commits beyond the damage, as far as their frames can be told.
+    pub stranded_commits: u32,
+    /// `mxFrame` of the WAL index, where there is a sound one.
+    pub index_max_frame: Option<u32>,
+    /// `nBackfill` of the WAL index.
+    pub index_backfill: Option<u32>,
+    /// The reader that holds a checkpoint back: pid, `comm` and the frame its snapshot ends at.
+    pub held_back_by: Vec<HeldLock>,
+}
+
+/// What the raw scan of the rollback journal says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JournalState {
+    /// No file, 0 bytes, or a zeroed header (journal_mode TRUNCATE or PERSIST at rest).
+    Absent,
+    /// A transaction is under way: its writer holds RESERVED or more.
+    InUse,
+    /// Left behind by a writer that died, and sound: SQLite will roll it back without loss.
+    Hot,
+    /// Left behind, and damaged: rolling it back would tear the database.
+    Damaged,
+    /// It is not a regular file.
+    NotAFile,
+}
+
+/// The rollback journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalFacts {
+    /// What the scan says.
+    pub state: JournalState,
+    /// In words, with record numbers.
+    pub detail: String,
+}

@@ -1,0 +1,68 @@
+//! What a heal costs, counted where it can be and never guessed.
+
+use crate::job::{BackupEntry, Candidate, DatabaseFacts, Fingerprint, TableRows};
+use crate::model::{Loss, TableLoss};
+
+use crate::modes::database::memory::Memory;
+
+/// What is lost when `tables` of `backup` take the place of the database, whose files are now as `facts` has them.
+pub fn loss_of_backup(backup: &BackupEntry, tables: &[TableRows], memory: &Memory, facts: &DatabaseFacts) -> Loss {
+    // That nothing was written since the backup is proven by the files alone: now as at the last healthy look, and then as
+    // when the backup was taken. A file that is gone or was touched proves nothing: its program may have committed between
+    // the last look and the fault, and what cannot be counted is never guessed.
+    let now = facts.fingerprint.as_ref().map(content);
+    let last = memory.last_healthy.as_ref().map(content);
+    let same = |print: &Fingerprint| last == Some(content(print));
+    let taken_of_it = backup.manifest.source_fingerprint.as_ref().is_some_and(same);
+    let restored_from_it =
+        memory.restored.as_ref().is_some_and(|(blake3, print)| *blake3 == backup.manifest.blake3 && same(print));
+    let unchanged = now == last && (taken_of_it || restored_from_it);
+    loss(format!("backup of {:.3}", backup.manifest.taken_at), tables, unchanged.then_some(0))
+}
+
+/// What is lost when SQLite's own recovery of main, WAL and journal takes their place.
+pub fn loss_of_copy(tables: &[TableRows]) -> Loss {
+    loss("the database's own files, as far as their WAL or journal is sound".to_owned(), tables, None)
+}
+
+/// What is lost when an empty database takes its place.
+pub fn loss_of_recreation(memory: &Memory, facts: Option<&DatabaseFacts>) -> Loss {
+    let known = memory.backup.as_ref().map(|backup| backup.tables.as_slice()).unwrap_or_default();
+    let tables = known
+        .iter()
+        .map(|table| TableLoss { table: table.table.clone(), rows_kept: 0, rows_lost: None })
+        .collect::<Vec<_>>();
+    // A WAL or journal without its main file may hold commits of a time before anybody looked.
+    let beside = facts.is_none_or(|facts| facts.wal_file.size() > 0 || facts.journal_file.size() > 0);
+    let was_empty = !memory.ever_healthy && !beside;
+    Loss {
+        source: "recreated empty from its schema".to_owned(),
+        rows_kept: Some(0),
+        // A database that was never seen had no rows that anybody could have promised.
+        rows_lost: was_empty.then_some(0),
+        tables,
+    }
+}
+
+fn loss(source: String, tables: &[TableRows], rows_lost: Option<u64>) -> Loss {
+    Loss {
+        source,
+        rows_kept: Some(tables.iter().map(|table| table.rows).sum()),
+        rows_lost,
+        tables: tables
+            .iter()
+            .map(|table| TableLoss { table: table.table.clone(), rows_kept: table.rows, rows_lost })
+            .collect(),
+    }
+}
+
+/// The parts of a fingerprint that change whenever the content does; the rest (ctime, the lock flag) may differ.
+fn content(print: &Fingerprint) -> (u64, u64, u64, i64, u32, Option<(u64, i64)>) {
+    let wal = print.wal.filter(|wal| wal.size > 0).map(|wal| (wal.size, wal.mtime_ns));
+    (print.main.dev, print.main.ino, print.main.size, print.main.mtime_ns, print.change_counter, wal)
+}
+
+/// What is lost when a candidate of which only its own content is known takes the place of the database.
+pub fn loss_unknown(candidate: &Candidate) -> Loss {
+    loss(candidate.source.clone(), &candidate.tables, None)
+}

@@ -1,0 +1,179 @@
+//! Planning: a diagnosis in, playbooks out, the least lossy first. Pure.
+
+mod loss;
+mod replace;
+
+pub use loss::{loss_of_backup, loss_of_copy, loss_of_recreation, loss_unknown};
+
+use crate::job::{DatabaseFacts, DatabaseStep, Diagnosis, FileState, Owner};
+use crate::model::{Kind, Playbook, Risk, StepSpec};
+
+use crate::modes::database::config::DatabaseConfig;
+use crate::modes::database::kinds;
+use crate::modes::database::memory::Memory;
+
+/// The version of [`DatabaseStep`]'s shape in a [`StepSpec`].
+pub const STEP_VERSION: u32 = 1;
+/// The step that only waits; it has no job.
+pub const WAIT: &str = "wait";
+/// Older backups are tried when the newer one does not pass, but not without end.
+const MAX_BACKUPS_TRIED: usize = 5;
+
+/// Playbooks for a failure of `kind`.
+///
+/// # Errors
+/// Why nothing may be tried, with the next command for a person.
+pub fn plan(
+    kind: &Kind,
+    facts: &DatabaseFacts,
+    memory: &Memory,
+    config: &DatabaseConfig,
+) -> Result<Vec<Playbook>, String> {
+    let site = Site { facts, memory, config, diagnosis: facts.diagnosis.as_ref() };
+    if let Some(reason) = &facts.place.observe_only {
+        return Err(format!("nothing is healed here: {reason}"));
+    }
+    let kind_is = |kinds: &[Kind]| kinds.contains(kind);
+    if kind_is(&[kinds::WAL_TOO_LARGE, kinds::WAL_STARVED]) {
+        return Ok(vec![site.checkpoint()?]);
+    }
+    if kind_is(&[kinds::ACCESS_DENIED]) {
+        return Ok(site.access());
+    }
+    if kind_is(&[kinds::INDEX_CORRUPTED]) {
+        let mut ladder = vec![site.rebuild_indexes()?];
+        ladder.extend(site.replace(false).unwrap_or_default());
+        return Ok(ladder);
+    }
+    if kind_is(&[kinds::WAL_CORRUPTED, kinds::STALE_JOURNAL]) {
+        return site.replace_or_settle();
+    }
+    if kind_is(&[kinds::FILE_MISSING, kinds::TRUNCATED, kinds::NOT_A_DATABASE]) {
+        return site.replace(!site.has_readable_rows());
+    }
+    if kind_is(&[kinds::CORRUPTED, kinds::INTEGRITY_FAILED, kinds::SCHEMA_CORRUPTED]) {
+        site.is_hurt()?;
+        return site.replace(false);
+    }
+    if kind_is(&[kinds::NOT_FILE]) {
+        return Err(format!(
+            "what is in the place of {} is not ours to move; move it away, and guardiand restores the database",
+            site.path()
+        ));
+    }
+    if kind_is(&[kinds::FILE_UNLINKED, kinds::STALE_LOCK_FILE]) {
+        return Err(site.in_use().unwrap_or_else(|| format!("a person must look at {}", site.path())));
+    }
+    Ok(vec![wait()])
+}
+
+/// The step in the shape that the journal keeps.
+pub fn spec(step: &DatabaseStep) -> StepSpec {
+    let risk = match step {
+        DatabaseStep::Preserve => Risk::Harmless,
+        DatabaseStep::RestoreAccess { .. } | DatabaseStep::Checkpoint { .. } | DatabaseStep::RebuildIndexes { .. } => {
+            Risk::Lossless
+        }
+        // A candidate beside the target harms nothing; it is the swap that may lose.
+        DatabaseStep::BuildFromBackup { .. }
+        | DatabaseStep::BuildFromCopy { .. }
+        | DatabaseStep::BuildFromSchema { .. } => Risk::Harmless,
+        DatabaseStep::Install => Risk::Lossy,
+    };
+    StepSpec {
+        name: step.name().to_owned(),
+        version: STEP_VERSION,
+        risk,
+        args: serde_json::to_value(step).unwrap_or_default(),
+    }
+}
+
+fn wait() -> Playbook {
+    Playbook {
+        name: "wait_and_retry".to_owned(),
+        why: "it may pass by itself; nothing is touched".to_owned(),
+        steps: vec![StepSpec {
+            name: WAIT.to_owned(),
+            version: STEP_VERSION,
+            risk: Risk::Harmless,
+            args: serde_json::Value::Null,
+        }],
+    }
+}
+
+fn playbook(name: &str, why: String, steps: &[DatabaseStep]) -> Playbook {
+    Playbook { name: name.to_owned(), why, steps: steps.iter().map(spec).collect() }
+}
+
+struct Site<'a> {
+    facts: &'a DatabaseFacts,
+    memory: &'a Memory,
+    config: &'a DatabaseConfig,
+    diagnosis: Option<&'a Diagnosis>,
+}
+
+impl Site<'_> {
+    fn path(&self) -> String {
+        self.config.path.display().to_string()
+    }
+
+    fn owner(&self) -> Option<Owner> {
+        self.memory.owner
+    }
+
+    fn checkpoint(&self) -> Result<Playbook, String> {
+        // Waiting for a reader holds the write lock (section 9): stay below the program's own patience.
+        let half = u64::try_from(self.config.busy_timeout.as_millis() / 2).unwrap_or(u64::MAX);
+        let step = DatabaseStep::Checkpoint { timeout_ms: half.clamp(50, 2000) };
+        Ok(playbook(
+            "checkpoint",
+            "write the WAL back into the database and truncate it; nothing is lost".to_owned(),
+            &[step],
+        ))
+    }
+
+    fn access(&self) -> Vec<Playbook> {
+        let now = self.facts.main.file().map(Owner::from);
+        match (self.memory.owner, now) {
+            (Some(was), Some(now)) if was != now => vec![playbook(
+                "restore_access",
+                format!("put owner {}:{} and mode {:04o} back", was.uid, was.gid, was.mode),
+                &[DatabaseStep::RestoreAccess { owner: was }],
+            )],
+            _ => vec![wait()],
+        }
+    }
+
+    fn rebuild_indexes(&self) -> Result<Playbook, String> {
+        let indexes =
+            self.facts.integrity.as_ref().map(|integrity| integrity.damaged_indexes.clone()).unwrap_or_default();
+        Ok(playbook(
+            "rebuild_indexes",
+            "rebuild the damaged indexes from their tables; nothing is lost".to_owned(),
+            &[DatabaseStep::Preserve, DatabaseStep::RebuildIndexes { indexes }],
+        ))
+    }
+
+    /// Why the file may not be replaced, if so.
+    fn in_use(&self) -> Option<String> {
+        let diagnosis = self.diagnosis?;
+        let path = self.path();
+        if let Some(holder) = diagnosis.holders.first() {
+            let others = match diagnosis.holders.len() - 1 {
+                0 => String::new(),
+                others => format!(" and {others} more"),
+            };
+            return Some(format!(
+                "{} (pid {}){others} has {path} open, and a file in use is not replaced; stop it, then run `guardiand heal {}`",
+                holder.comm, holder.pid, self.config.name
+            ));
+        }
+        if let Some(blind) = diagnosis.blind.first().filter(|_| !matches!(self.facts.main, FileState::Missing)) {
+            return Some(format!(
+                "it cannot be told whether {path} is in use ({blind}); run guardiand as root, or stop its program and run `guardiand heal {}` as root",
+                self.config.name
+            ));
+        }
+        None
+    }
+}

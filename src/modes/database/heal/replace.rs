@@ -1,0 +1,173 @@
+//! The rungs that put another file in the place of the database: its own content settled, a backup, an empty one.
+
+use super::{MAX_BACKUPS_TRIED, Site, playbook};
+use crate::job::{BackupEntry, DatabaseStep, FileState, HeaderFacts, TableRows};
+use crate::model::Playbook;
+
+impl Site<'_> {
+    fn may_replace(&self) -> Result<(), String> {
+        if let Some(reason) = self.in_use() {
+            return Err(reason);
+        }
+        // A backup of the file that had this name before says nothing of the one that is there now.
+        let of_this = |backup: &crate::job::BackupEntry| self.memory.is_of(&backup.manifest.source);
+        let has_backup = self.diagnosis.is_some_and(|diagnosis| diagnosis.backups.iter().any(of_this));
+        let is_there = !matches!(self.facts.main, FileState::Missing) && self.facts.main.size() > 0;
+        if is_there && !self.memory.ever_healthy && !has_backup {
+            return Err(format!(
+                "{} was never seen healthy by guardiand, so it is not overwritten; restore it by hand: `guardiand restore --from BACKUP --to PATH`",
+                self.path()
+            ));
+        }
+        Ok(())
+    }
+
+    /// Not what SQLite itself can have written, and not what costs nobody a row: a backup in its place would lose more.
+    pub(super) fn is_hurt(&self) -> Result<(), String> {
+        let path = self.path();
+        if self.facts.integrity.as_ref().is_some_and(|integrity| integrity.only_waste) {
+            return Err(format!(
+                "every row of {path} that can be reached is sound, and only some pages belong to nothing: no backup takes its place; \
+                 compare it with one, then `VACUUM` it"
+            ));
+        }
+        let empty = matches!(&self.facts.open, Some(Ok(open)) if open.objects == 0);
+        if empty && self.facts.integrity.as_ref().is_none_or(|integrity| integrity.ok) {
+            return Err(format!(
+                "{path} is a sound database without a table: somebody may have meant that, and a later write is not reverted; if it \
+                 was a mistake, stop its program, move it away, and guardiand restores it"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Something rows can still be read from, by SQLite or by hand: a program that goes on with an empty database would be
+    /// worse than that. Pages under a header that is hurt; commits in a WAL whose main file is gone.
+    pub(super) fn has_readable_rows(&self) -> bool {
+        let pages = match &self.facts.header {
+            Some(HeaderFacts::Bad { pages_like_sqlite: Some((like, of)), .. }) => like * 3 >= *of,
+            _ => false,
+        };
+        let wal = self.facts.wal.as_ref().and_then(|wal| wal.mark).is_some_and(|mark| mark.last_commit > 0);
+        if pages || wal {
+            return true;
+        }
+        matches!(&self.facts.open, Some(Ok(open)) if open.objects > 0)
+            || self
+                .diagnosis
+                .and_then(|diagnosis| diagnosis.settled.as_ref())
+                .is_some_and(|settled| settled.tables.iter().any(|table| table.rows > 0))
+            || matches!(&self.facts.header, Some(HeaderFacts::Good { missing_bytes, .. }) if *missing_bytes > 0)
+    }
+
+    /// Backups, the newest first; then, where nothing readable is left, the schema.
+    pub(super) fn replace(&self, may_recreate: bool) -> Result<Vec<Playbook>, String> {
+        self.may_replace()?;
+        let mut ladder = self.backups();
+        if let Some(known) = self.memory.backup.as_ref().filter(|_| ladder.is_empty()) {
+            // A folder that is not mounted is no reason to begin anew without a row.
+            return Err(format!(
+                "a backup of {:.3} was taken of {}, and none is to be found now: is the backups' folder there, and mounted? Its \
+                 files are left as they are",
+                known.taken_at,
+                self.path()
+            ));
+        }
+        // An empty one comes after every backup there is, and only where each of them proved damaged: what is merely held up
+        // ends the ladder before it.
+        let listed = self.diagnosis.map_or(0, |diagnosis| diagnosis.backups.len());
+        if ladder.len() == listed
+            && may_recreate
+            && let Some(recreate) = self.recreate()
+        {
+            ladder.push(recreate);
+        }
+        if ladder.is_empty() {
+            return Err(format!(
+                "there is no backup of {} and {}; its files are left as they are",
+                self.path(),
+                if may_recreate {
+                    "no schema to recreate it from"
+                } else {
+                    "it still has content that an empty database would hide"
+                }
+            ));
+        }
+        Ok(ladder)
+    }
+
+    /// The database's own files, settled on a copy, against the newest backup: the one with more rows goes first.
+    pub(super) fn replace_or_settle(&self) -> Result<Vec<Playbook>, String> {
+        self.may_replace()?;
+        let mut ladder = self.backups();
+        let settled = self.diagnosis.and_then(|diagnosis| diagnosis.settled.as_ref()).filter(|settled| settled.sound);
+        if let Some(settled) = settled {
+            let rows = |tables: &[TableRows]| tables.iter().map(|table| table.rows).sum::<u64>();
+            let newest = self.diagnosis.and_then(|diagnosis| diagnosis.backups.first());
+            let better = newest.is_none_or(|backup| rows(&settled.tables) >= rows(&backup.manifest.tables));
+            let own = playbook(
+                "settle_copy",
+                format!(
+                    "keep what the database's own files hold ({}); what lies beyond the damage stays in evidence",
+                    settled.detail
+                ),
+                &[DatabaseStep::Preserve, DatabaseStep::BuildFromCopy { owner: self.owner() }, DatabaseStep::Install],
+            );
+            ladder.insert(if better { 0 } else { ladder.len() }, own);
+        }
+        if ladder.is_empty() {
+            return Err(format!(
+                "neither the files of {} nor any backup pass; its files are left as they are",
+                self.path()
+            ));
+        }
+        Ok(ladder)
+    }
+
+    /// The backups that are there, the newest first.
+    fn listed(&self) -> &[BackupEntry] {
+        self.diagnosis.map(|diagnosis| diagnosis.backups.as_slice()).unwrap_or_default()
+    }
+
+    fn backups(&self) -> Vec<Playbook> {
+        self.listed()
+            .iter()
+            .take(MAX_BACKUPS_TRIED)
+            .map(|backup| {
+                let build = DatabaseStep::BuildFromBackup {
+                    backup: backup.file.clone(),
+                    blake3: backup.manifest.blake3.clone(),
+                    owner: self.owner().or(Some(backup.manifest.owner)),
+                };
+                playbook(
+                    "restore_backup",
+                    format!(
+                        "the backup of {:.3} takes its place; what was written since is lost",
+                        backup.manifest.taken_at
+                    ),
+                    &[DatabaseStep::Preserve, build, DatabaseStep::Install],
+                )
+            })
+            .collect()
+    }
+
+    fn recreate(&self) -> Option<Playbook> {
+        let remembered = self.memory.schema.clone().filter(|schema| !schema.trim().is_empty());
+        let (schema, origin) = match (remembered, &self.config.schema) {
+            (Some(schema), _) => (schema, "remembered"),
+            (None, Some(configured)) => (configured.sql.clone(), "configured"),
+            (None, None) => return None,
+        };
+        let build = DatabaseStep::BuildFromSchema {
+            schema,
+            journal_mode: self.memory.journal_mode.clone().unwrap_or_else(|| "wal".to_owned()),
+            owner: self.owner(),
+            unless: self.listed().iter().map(|backup| backup.file.clone()).collect(),
+        };
+        Some(playbook(
+            "recreate",
+            format!("an empty database from the {origin} schema; every row is lost, the old files stay in evidence"),
+            &[DatabaseStep::Preserve, build, DatabaseStep::Install],
+        ))
+    }
+}

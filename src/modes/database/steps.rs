@@ -1,0 +1,141 @@
+//! Steps as jobs, and what their answers mean.
+
+use std::path::Path;
+
+use super::{Database, heal};
+use crate::job::{DatabaseStep, FailureKind, Job, Outcome, Phase, Progress, StepJob};
+use crate::model::{Incident, StepOutcome, StepSpec};
+use crate::modes::{Action, Answer, StepResult};
+
+impl Database {
+    pub(super) fn step_action(
+        &self,
+        incident: &Incident,
+        evidence: &Path,
+        spec: &StepSpec,
+        phase: Phase,
+    ) -> Result<Action, String> {
+        if spec.name == heal::WAIT {
+            return Ok(Action::WaitUntilHealthy);
+        }
+        if spec.version > heal::STEP_VERSION {
+            return Err(format!("step `{}` is of version {}, written by a newer guardiand", spec.name, spec.version));
+        }
+        let step = serde_json::from_value::<DatabaseStep>(spec.args.clone())
+            .map_err(|error| format!("step `{}` cannot be read back: {error}", spec.name))?;
+        let mut site = self.site();
+        site.busy_ms = u64::try_from(self.config.busy_timeout.as_millis()).unwrap_or(u64::MAX);
+        Ok(Action::Run(Box::new(Job::Step(Box::new(StepJob {
+            site,
+            incident: incident.id.to_string(),
+            evidence: evidence.to_path_buf(),
+            phase,
+            step,
+        })))))
+    }
+
+    pub(super) fn step_came_to(&mut self, spec: &StepSpec, answer: &Answer) -> StepResult {
+        let report = match answer {
+            Ok(Outcome::Stepped(report)) => report,
+            Ok(_) => return failed("the step answered something else".to_owned()),
+            Err(failure) => {
+                let step = serde_json::from_value::<DatabaseStep>(spec.args.clone()).ok();
+                return StepResult { held: is_held(step.as_ref(), failure.kind), ..failed(failure.message.clone()) };
+            }
+        };
+        let outcome = match report.progress {
+            Progress::Done => StepOutcome::Ok,
+            Progress::Nothing => StepOutcome::Skipped,
+            Progress::Undone => StepOutcome::Undone,
+        };
+        let step = serde_json::from_value::<DatabaseStep>(spec.args.clone()).ok();
+        match &step {
+            Some(DatabaseStep::Install) => self.replaced = outcome != StepOutcome::Undone,
+            Some(DatabaseStep::BuildFromBackup { blake3, .. }) => self.built_from = Some(blake3.clone()),
+            Some(DatabaseStep::BuildFromCopy { .. } | DatabaseStep::BuildFromSchema { .. }) => self.built_from = None,
+            _ => {}
+        }
+        let loss =
+            step.as_ref().zip(report.candidate.as_ref()).and_then(|(step, candidate)| self.loss(step, candidate));
+        let preserved = matches!(step, Some(DatabaseStep::Preserve)) && outcome != StepOutcome::Undone;
+        let held = outcome == StepOutcome::Undone;
+        StepResult { outcome, detail: report.detail.clone(), loss, preserved, held }
+    }
+
+    fn loss(&self, step: &DatabaseStep, candidate: &crate::job::Candidate) -> Option<crate::model::Loss> {
+        match step {
+            DatabaseStep::BuildFromBackup { backup, .. } => {
+                let entry = self.facts.as_ref().and_then(|facts| {
+                    let listed = &facts.diagnosis.as_ref()?.backups;
+                    listed.iter().find(|entry| entry.file == *backup).map(|entry| (entry, facts))
+                });
+                Some(match entry {
+                    Some((entry, facts)) => heal::loss_of_backup(entry, &candidate.tables, &self.memory, facts),
+                    None => heal::loss_unknown(candidate),
+                })
+            }
+            DatabaseStep::BuildFromCopy { .. } => Some(heal::loss_of_copy(&candidate.tables)),
+            DatabaseStep::BuildFromSchema { .. } => Some(heal::loss_of_recreation(&self.memory, self.facts.as_ref())),
+            DatabaseStep::Preserve
+            | DatabaseStep::RestoreAccess { .. }
+            | DatabaseStep::Checkpoint { .. }
+            | DatabaseStep::RebuildIndexes { .. }
+            | DatabaseStep::Install => None,
+        }
+    }
+}
+
+/// True when an applied step of this kind must be taken back if its playbook does not heal.
+pub(super) fn leaves_a_trace(spec: &StepSpec) -> bool {
+    let step = serde_json::from_value::<DatabaseStep>(spec.args.clone());
+    matches!(
+        step,
+        Ok(DatabaseStep::Install
+            | DatabaseStep::BuildFromBackup { .. }
+            | DatabaseStep::BuildFromCopy { .. }
+            | DatabaseStep::BuildFromSchema { .. })
+    )
+}
+
+/// Whether a failure says nothing against the rung that it happened on. A backup that fails its check is its own fault, and
+/// the next one is tried; that the file is in use, the disk is full or time ran out would only hit a worse candidate less.
+fn is_held(step: Option<&DatabaseStep>, kind: FailureKind) -> bool {
+    use DatabaseStep as Step;
+    match step {
+        Some(Step::BuildFromBackup { .. } | Step::BuildFromCopy { .. } | Step::BuildFromSchema { .. }) => {
+            kind != FailureKind::Failed
+        }
+        Some(Step::Preserve | Step::Install) => true,
+        Some(Step::RestoreAccess { .. } | Step::Checkpoint { .. } | Step::RebuildIndexes { .. }) | None => {
+            matches!(kind, FailureKind::Refused | FailureKind::Deadline | FailureKind::Abandoned)
+        }
+    }
+}
+
+fn failed(detail: String) -> StepResult {
+    StepResult::new(StepOutcome::Failed, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_candidate_that_was_tried_in_vain_lets_a_lossier_one_have_its_turn() {
+        let backup = DatabaseStep::BuildFromBackup { backup: "b.db".into(), blake3: String::new(), owner: None };
+        let table = [
+            (&backup, FailureKind::Failed, false),
+            (&backup, FailureKind::Refused, true),
+            (&backup, FailureKind::Deadline, true),
+            (&backup, FailureKind::Crashed, true),
+            (&DatabaseStep::Install, FailureKind::Refused, true),
+            (&DatabaseStep::Install, FailureKind::Failed, true),
+            (&DatabaseStep::Preserve, FailureKind::Failed, true),
+            (&DatabaseStep::Checkpoint { timeout_ms: 1 }, FailureKind::Failed, false),
+            (&DatabaseStep::Checkpoint { timeout_ms: 1 }, FailureKind::Refused, true),
+        ];
+        for (step, kind, held) in table {
+            assert_eq!(is_held(Some(step), kind), held, "{step:?} {kind:?}");
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! What the supervisor asks of a database, one answer each.
+
+use std::path::Path;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::memory::Memory;
+use super::{BUSY_LOOK_AGAIN, Database, SWEEP_PATIENCE, heal, kinds, steps};
+use crate::clock::Moment;
+use crate::job::{FileState, Job, Phase};
+use crate::model::{Check, Incident, Kind, Playbook, StepSpec};
+use crate::modes::{Action, Answer, Errand, ErrandResult, Look, Settings, StepResult, Supervised, Vitals};
+
+impl Supervised for Database {
+    fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    fn ask(&self, look: Look, _now: Moment) -> Job {
+        Job::Probe(Box::new(self.probe(look, self.depth(look))))
+    }
+
+    fn take_up(&mut self, incident: &Incident) {
+        self.hurt |= kinds::is_destructive(&incident.kind);
+    }
+
+    fn patience(&self, look: Look) -> Duration {
+        match look {
+            Look::Sweep => SWEEP_PATIENCE,
+            // What did not answer in time is not given minutes to not answer again.
+            Look::Confirm if self.kind.as_ref() == Some(&kinds::CONNECTION_FAILED) => SWEEP_PATIENCE,
+            Look::Confirm | Look::Prove | Look::Inspect => self.whole_file_patience(),
+        }
+    }
+
+    fn judge(&mut self, look: Look, answer: &Answer, now: Moment) -> Check {
+        self.conclude(look, answer, now)
+    }
+
+    fn look_again(&self) -> Option<Duration> {
+        if self.memory.busy_since.is_some() {
+            return Some(BUSY_LOOK_AGAIN);
+        }
+        // A lock that keeps writers out is looked at when it becomes too old, not a whole interval later.
+        (!self.memory.locks.is_empty()).then_some(self.config.lock_max_age)
+    }
+
+    fn ground(&self) -> Option<&str> {
+        let known = self.memory.place.as_ref().map(|place| place.fs_id.as_str());
+        known.or(self.facts.as_ref().map(|facts| facts.place.fs_id.as_str())).filter(|id| !id.is_empty())
+    }
+
+    fn vitals(&self) -> Vitals {
+        let facts = self.facts.as_ref();
+        Vitals {
+            size_bytes: facts.map(|facts| facts.main.size()),
+            wal_bytes: facts.map(|facts| facts.wal_file.size()),
+            last_backup_at: self.memory.backup.as_ref().map(|backup| backup.taken_at),
+        }
+    }
+
+    fn fault_time(&self) -> Option<Timestamp> {
+        let facts = self.facts.as_ref()?;
+        let ns = match &facts.main {
+            FileState::File(main) => main.mtime_ns.max(main.ctime_ns),
+            _ if facts.place.folder_exists => facts.place.folder_mtime_ns,
+            _ => return None,
+        };
+        let at = Timestamp::from_nanosecond(i128::from(ns)).ok()?;
+        // What happened before the last healthy look is not what made it unhealthy.
+        self.memory.healthy_at.is_none_or(|healthy| healthy <= at).then_some(at)
+    }
+
+    fn needs_second_look(&self, kind: &Kind) -> bool {
+        kinds::is_destructive(kind)
+    }
+
+    fn plan(&self, incident: &Incident) -> Result<Vec<Playbook>, String> {
+        let facts = self.facts.as_ref().ok_or("nothing has been seen of it yet")?;
+        let kind = self.kind.as_ref().unwrap_or(&incident.kind);
+        heal::plan(kind, facts, &self.memory, &self.config)
+    }
+
+    fn action(&self, incident: &Incident, evidence: &Path, spec: &StepSpec, phase: Phase) -> Result<Action, String> {
+        self.step_action(incident, evidence, spec, phase)
+    }
+
+    fn leaves_a_trace(&self, spec: &StepSpec) -> bool {
+        steps::leaves_a_trace(spec)
+    }
+
+    fn step_patience(&self, _step: &StepSpec) -> Duration {
+        self.whole_file_patience()
+    }
+
+    fn step_result(&mut self, spec: &StepSpec, _phase: Phase, answer: &Answer) -> StepResult {
+        self.step_came_to(spec, answer)
+    }
+
+    fn errand(&mut self, now: Moment) -> Option<Errand> {
+        self.due_errand(now)
+    }
+
+    fn next_errand(&self, now: Moment) -> Option<Duration> {
+        self.until_next_errand(now)
+    }
+
+    fn errand_now(&mut self, name: &str, now: Moment) -> Option<Errand> {
+        self.errand_on_demand(name, now)
+    }
+
+    fn errand_done(&mut self, name: &'static str, answer: &Answer, now: Moment) -> ErrandResult {
+        self.finish_errand(name, answer, now)
+    }
+
+    fn memory(&mut self) -> Option<serde_json::Value> {
+        // When it was last healthy changes with each look, and alone is not worth a write.
+        self.saved.healthy_at = self.memory.healthy_at;
+        let changed = serde_json::to_value(&self.memory).ok()?;
+        if serde_json::to_value(&self.saved).ok()? == changed {
+            return None;
+        }
+        self.saved = self.memory.clone();
+        Some(changed)
+    }
+
+    fn whole_memory(&self) -> serde_json::Value {
+        serde_json::to_value(&self.memory).unwrap_or_default()
+    }
+
+    fn remember(&mut self, memory: serde_json::Value, _now: Moment) {
+        match serde_json::from_value::<Memory>(memory) {
+            Ok(memory) if !memory.is_of(&self.config.path) => {
+                tracing::warn!(
+                    target = self.settings.target,
+                    path = %self.config.path.display(),
+                    was = memory.path,
+                    "the name is another file's now: what was remembered of the former is not believed of this one"
+                );
+            }
+            Ok(memory) => {
+                self.memory = Memory { path: self.memory.path.take(), ..memory };
+                self.saved = self.memory.clone();
+                self.tell_backup();
+            }
+            Err(error) => {
+                tracing::warn!(target = self.settings.target, %error, "what was remembered cannot be read; starting afresh")
+            }
+        }
+    }
+}
