@@ -35,7 +35,7 @@ fn incident(id: &str) -> Incident {
 const ID: &str = "20251122T030405.000Z-0a1b2c";
 
 fn spec(name: &str) -> StepSpec {
-    StepSpec { name: name.into(), version: 1, risk: Risk::Lossy, args: json!({ "step": name }) }
+    StepSpec { name: name.into(), version: 1, risk: Risk::Lossy, args: json!({ "step": name }), finally: false }
 }
 
 fn plan() -> Vec<Playbook> {

@@ -1,5 +1,6 @@
 //! Values that every room speaks in: no IO, nothing of the crate beneath.
 
+mod app;
 mod check;
 mod fault;
 mod finding;
@@ -9,6 +10,7 @@ mod plan;
 mod restart;
 mod spelled;
 
+pub use app::App;
 pub use check::{Check, LayerResult, LayerVerdict, Verdict};
 pub use fault::FaultClass;
 pub use finding::{Finding, Kind, Layer, Severity};
@@ -16,6 +18,6 @@ pub(crate) use incident::millis;
 pub use incident::{Illegal, Incident, IncidentEvent, IncidentId, IncidentState, Resolution, StepOutcome, StepRecord};
 pub(crate) use incident::{millis_option, rfc3339_millis};
 pub use loss::{Loss, TableLoss};
-pub use plan::{Playbook, Policy, Risk, StepSpec};
+pub use plan::{Plan, Playbook, Policy, Risk, StepSpec};
 pub use restart::RestartReason;
 pub use spelled::{Bytes, Delay, Period, parse_duration, parse_size};

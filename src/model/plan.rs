@@ -38,6 +38,10 @@ pub struct StepSpec {
     pub risk: Risk,
     /// What the mode needs to apply, verify, resume or undo it.
     pub args: serde_json::Value,
+    /// Taken whether or not the steps before it succeeded, once they are done or taken back: what was stopped for a
+    /// playbook is started again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub finally: bool,
 }
 
 /// One rung of a ladder: steps that are tried together, then proven together.
@@ -47,7 +51,7 @@ pub struct Playbook {
     pub name: String,
     /// Why it is here and what it costs, for `--dry-run` and people.
     pub why: String,
-    /// Applied in order; the first that fails ends the playbook.
+    /// Applied in order; the first that fails ends the playbook, but for those that are to be taken `finally`.
     pub steps: Vec<StepSpec>,
 }
 
@@ -55,5 +59,21 @@ impl Playbook {
     /// The worst risk of its steps.
     pub fn risk(&self) -> Risk {
         self.steps.iter().map(|step| step.risk).max().unwrap_or(Risk::Harmless)
+    }
+}
+
+/// What shall be done about an incident.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Plan {
+    /// What to try, the least lossy first.
+    pub playbooks: Vec<Playbook>,
+    /// Why a person must say yes first, whatever the policy: what it costs, and whom it would touch.
+    pub approval: Option<String>,
+}
+
+impl Plan {
+    /// A plan that nobody needs to be asked about.
+    pub fn of(playbooks: Vec<Playbook>) -> Plan {
+        Plan { playbooks, approval: None }
     }
 }

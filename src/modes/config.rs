@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::Retry;
-use crate::model::{Delay, Period};
+use crate::model::{App, Delay, Period};
 
 /// What a mode's table takes from the rest of the file.
 #[derive(Debug, Clone)]
@@ -96,20 +96,6 @@ pub struct AppTable {
     unit: Option<String>,
     stop: Option<Vec<String>>,
     start: Option<Vec<String>>,
-}
-
-/// The program that uses a target, and how to stop and start it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum App {
-    /// A systemd unit.
-    Unit(String),
-    /// Commands, run without a shell.
-    Commands {
-        /// Ends once the program has stopped.
-        stop: Vec<String>,
-        /// The started program outlives guardiand.
-        start: Vec<String>,
-    },
 }
 
 impl AppTable {

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use crate::clock::Moment;
 use crate::job::{Job, JobFailure, Outcome, Phase};
-use crate::model::{Check, Incident, Kind, Loss, Playbook, Policy, StepOutcome, StepSpec};
+use crate::model::{Check, Incident, Kind, Loss, Plan, Policy, StepOutcome, StepSpec};
 
 /// What came back for a job.
 pub type Answer = Result<Outcome, JobFailure>;
@@ -167,7 +167,7 @@ pub trait Supervised: Send {
     ///
     /// # Errors
     /// Why no playbook may run, with the exact next command for a person.
-    fn plan(&self, incident: &Incident) -> Result<Vec<Playbook>, String>;
+    fn plan(&self, incident: &Incident) -> Result<Plan, String>;
 
     /// What to do for `step` in `phase`.
     ///

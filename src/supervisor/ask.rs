@@ -1,7 +1,7 @@
 //! A person asks for a heal: look in full, then plan or heal, whatever policy and gates say.
 
 use crate::journal::JournalError;
-use crate::model::{Playbook, Verdict};
+use crate::model::{Plan, Playbook, Verdict};
 use crate::modes::{Look, Supervised};
 
 use super::attend::{Mandate, recovered};
@@ -19,7 +19,7 @@ pub async fn heal_on_demand(
     let mut check = target.judge(Look::Inspect, &answer, cx.now());
     let unhealthy = matches!(check.verdict, Verdict::Unhealthy(_));
     if !unhealthy || dry_run {
-        let mut plan = Ok(Vec::new());
+        let mut plan = Ok(Plan::default());
         if unhealthy {
             let answer = cx.look(target.as_ref(), Look::Confirm).await;
             check = target.judge(Look::Confirm, &answer, cx.now());
@@ -54,9 +54,9 @@ async fn end(cx: &Context, case: &mut Option<Case>, verdict: &Verdict, dry_run: 
     }
 }
 
-fn split(plan: Result<Vec<Playbook>, String>) -> (Vec<Playbook>, Option<String>) {
+fn split(plan: Result<Plan, String>) -> (Vec<Playbook>, Option<String>) {
     match plan {
-        Ok(playbooks) => (playbooks, None),
+        Ok(plan) => (plan.playbooks, plan.approval),
         Err(reason) => (Vec::new(), Some(reason)),
     }
 }

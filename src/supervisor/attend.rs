@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::clock::Moment;
 use crate::journal::{Entry, JournalError};
-use crate::model::{Check, IncidentState, Playbook, Policy, Resolution, Risk, Verdict};
+use crate::model::{Check, IncidentState, Plan, Playbook, Policy, Resolution, Risk, Verdict};
 use crate::modes::{Look, Supervised};
 use crate::telemetry::{DeferReason, HealDeferred};
 
@@ -104,9 +104,9 @@ impl Visit<'_> {
         if !destructive && !self.look_again().await {
             return self.end_if_healthy().await;
         }
-        let Some(playbooks) = self.plan().await? else { return Ok(()) };
-        if self.admitted(&playbooks).await? {
-            self.heal(playbooks).await?;
+        let Some(plan) = self.plan().await? else { return Ok(()) };
+        if self.admitted(&plan).await? {
+            self.heal(plan.playbooks).await?;
         }
         Ok(())
     }
@@ -133,10 +133,10 @@ impl Visit<'_> {
     }
 
     /// What may be tried, or `None` when a person is needed first.
-    async fn plan(&mut self) -> Result<Option<Vec<Playbook>>, JournalError> {
+    async fn plan(&mut self) -> Result<Option<Plan>, JournalError> {
         let Some(case) = self.case.as_mut() else { return Ok(None) };
         match self.target.plan(case.incident()) {
-            Ok(playbooks) => {
+            Ok(Plan { playbooks, approval }) => {
                 let story = case.story();
                 let was_lossy = |name: &String| {
                     let known = story.playbooks.iter().chain(&playbooks).find(|playbook| playbook.name == *name);
@@ -147,7 +147,8 @@ impl Visit<'_> {
                 // What was given up is only tried again by itself where trying cannot cost anything. Having waited in vain
                 // is no such attempt: it may be over, and damage come to light.
                 let playbooks = playbooks.into_iter().filter(|playbook| !again || playbook.risk() <= Risk::Lossless);
-                Ok(Some(playbooks.collect::<Vec<_>>()).filter(|playbooks| !playbooks.is_empty()))
+                let plan = Plan { playbooks: playbooks.collect(), approval };
+                Ok(Some(plan).filter(|plan| !plan.playbooks.is_empty()))
             }
             Err(reason) => {
                 // What forbids it now (a file in use, a process that cannot be seen) may be gone at the next look.
@@ -159,7 +160,7 @@ impl Visit<'_> {
     }
 
     /// Policy and gates.
-    async fn admitted(&mut self, playbooks: &[Playbook]) -> Result<bool, JournalError> {
+    async fn admitted(&mut self, plan: &Plan) -> Result<bool, JournalError> {
         let settings = self.target.settings().clone();
         let Some(case) = self.case.as_mut() else { return Ok(false) };
         let now = self.cx.now();
@@ -167,20 +168,21 @@ impl Visit<'_> {
             self.cx.with_gates(|gates| gates.note(&settings.target, settings.mode, now));
             return Ok(true);
         }
-        match settings.policy {
-            Policy::Heal => {}
-            Policy::Observe => {
+        match (settings.policy, &plan.approval) {
+            (Policy::Heal, None) => {}
+            (Policy::Observe, _) => {
                 let reason = "the policy is `observe`: nothing is touched".to_owned();
                 defer(self.cx, case, DeferReason::Policy, reason).await?;
                 self.retry_in = Some(OBSERVED_RETRY);
                 return Ok(false);
             }
-            Policy::Approve => {
+            (Policy::Approve | Policy::Heal, approval) => {
                 if case.state() == IncidentState::Open {
-                    case.tell(self.cx, Entry::Planned { playbooks: playbooks.to_vec() }).await?;
-                    let names = playbooks.iter().map(|playbook| playbook.name.as_str()).collect::<Vec<_>>().join(", ");
-                    let reason =
-                        format!("the policy is `approve`: run `guardiand heal {}` to try {names}", settings.target);
+                    case.tell(self.cx, Entry::Planned { playbooks: plan.playbooks.clone() }).await?;
+                    let names =
+                        plan.playbooks.iter().map(|playbook| playbook.name.as_str()).collect::<Vec<_>>().join(", ");
+                    let why = approval.as_deref().unwrap_or("the policy is `approve`");
+                    let reason = format!("{why}: run `guardiand heal {}` to try {names}", settings.target);
                     case.tell(self.cx, Entry::Asked { reason }).await?;
                     emit_deferred(case, DeferReason::Policy, "waits for approval");
                 }

@@ -68,7 +68,7 @@ async fn take_steps(
     playbook: &Playbook,
 ) -> Result<Ended, JournalError> {
     let mut done = Vec::new();
-    for (number, spec) in playbook.steps.iter().enumerate() {
+    for (number, spec) in playbook.steps.iter().enumerate().filter(|(_, spec)| !spec.finally) {
         if cx.is_stopping() {
             return Ok(Ended::Parked);
         }
@@ -80,15 +80,25 @@ async fn take_steps(
                     return Ok(Ended::Parked);
                 }
                 take_back(cx, target, case, index, &done).await?;
-                let why = format!("step `{}` of `{}`: {}", spec.name, playbook.name, result.detail);
+                let mut why = format!("step `{}` of `{}`: {}", spec.name, playbook.name, result.detail);
+                if let Err(late) = finish(cx, target, case, index, playbook).await? {
+                    why = format!("{why}; and {late}");
+                }
                 return Ok(if result.held { Ended::Held(why) } else { Ended::NotHealed(why) });
             }
         }
     }
+    // Before the proof: what the program does with what was put in place is part of it.
+    let finished = finish(cx, target, case, index, playbook).await?;
     case.tell(cx, Entry::Verifying).await?;
     let check = prove(cx, target).await;
     let told = serde_json::to_value(&check).unwrap_or_default();
     if check.verdict == Verdict::Healthy {
+        if let Err(late) = finished {
+            // The database is well and its program is not: that is for a person, and never a reason to take anything back.
+            case.tell(cx, Entry::Disproved { check: told }).await?;
+            return Ok(Ended::Held(format!("the database is healed and proven, but {late}")));
+        }
         case.tell(cx, Entry::Proved { check: told }).await?;
         return Ok(Ended::Proved(check));
     }
@@ -132,6 +142,24 @@ pub(super) async fn take_back(
         }
     }
     Ok(())
+}
+
+/// Takes the steps of a playbook that are to be taken whatever became of the others. `Err` says which of them failed.
+pub(super) async fn finish(
+    cx: &Context,
+    target: &mut dyn Supervised,
+    case: &mut Case,
+    index: usize,
+    playbook: &Playbook,
+) -> Result<Result<(), String>, JournalError> {
+    let mut late = Vec::new();
+    for (number, spec) in playbook.steps.iter().enumerate().filter(|(_, spec)| spec.finally) {
+        let result = take_step(cx, target, case, (index, number), spec, Phase::Apply).await?;
+        if matches!(result.outcome, StepOutcome::Failed | StepOutcome::Undone) {
+            late.push(format!("step `{}` failed: {}", spec.name, result.detail));
+        }
+    }
+    Ok(if late.is_empty() { Ok(()) } else { Err(late.join("; ")) })
 }
 
 /// One step in one phase, between its two journal entries.

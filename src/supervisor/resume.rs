@@ -7,7 +7,7 @@ use crate::modes::{Look, Supervised};
 use crate::telemetry::IncidentResumed;
 
 use super::attend::Mandate;
-use super::execute::{apply, prove, take_back};
+use super::execute::{apply, finish, prove, take_back};
 use super::{Attended, Case, Context, attend};
 
 /// Takes up an incident that an earlier process left open.
@@ -68,6 +68,7 @@ async fn settle(cx: &Context, target: &mut dyn Supervised, case: &mut Case) -> R
     let check = prove(cx, target).await;
     let told = serde_json::to_value(&check).unwrap_or_default();
     if check.verdict == Verdict::Healthy {
+        finish_current(cx, target, case).await?;
         case.tell(cx, Entry::Proved { check: told }).await?;
         case.close(cx, Resolution::Healed).await?;
         return Ok(Settled::Proved(check));
@@ -79,9 +80,26 @@ async fn settle(cx: &Context, target: &mut dyn Supervised, case: &mut Case) -> R
         let steps = case.story().playbooks.get(index).map(|playbook| playbook.steps.clone()).unwrap_or_default();
         let begun = steps.iter().enumerate().collect::<Vec<_>>();
         take_back(cx, target, case, index, &begun).await?;
+        finish_current(cx, target, case).await?;
     }
     case.tell(cx, Entry::Interrupted).await?;
     Ok(Settled::GoOn(check))
+}
+
+/// What its playbook stopped is started again. That it could not be is in the step's record; a person hears of it, and the
+/// incident goes its way.
+async fn finish_current(cx: &Context, target: &mut dyn Supervised, case: &mut Case) -> Result<(), JournalError> {
+    // Steps are taken while healing; once verified, they had been.
+    let current = case.story().current.filter(|_| case.state() == IncidentState::Healing);
+    let Some((index, playbook)) =
+        current.and_then(|index| case.story().playbooks.get(index).cloned().map(|playbook| (index, playbook)))
+    else {
+        return Ok(());
+    };
+    if let Err(late) = finish(cx, target, case, index, &playbook).await? {
+        tracing::error!(incident = %case.id(), "after a restart of guardiand: {late}");
+    }
+    Ok(())
 }
 
 fn closing(case: &Case) -> Resolution {

@@ -6,9 +6,9 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::job::Keep;
-use crate::model::{Bytes, Delay, Period, Policy};
+use crate::model::{App, Bytes, Delay, Period, Policy};
 use crate::modes::Retry;
-use crate::modes::config::{App, AppTable, KeyProblem, RetryTable, Surroundings, name_problem, period, resolve};
+use crate::modes::config::{AppTable, KeyProblem, RetryTable, Surroundings, name_problem, period, resolve};
 
 /// One `[[database]]`.
 #[derive(Debug, Clone, PartialEq)]

@@ -9,7 +9,7 @@ use super::memory::Memory;
 use super::{BUSY_LOOK_AGAIN, Database, SWEEP_PATIENCE, heal, kinds, steps};
 use crate::clock::Moment;
 use crate::job::{FileState, Job, Phase};
-use crate::model::{Check, Incident, Kind, Playbook, StepSpec};
+use crate::model::{Check, Incident, Kind, Plan, StepSpec};
 use crate::modes::{Action, Answer, Errand, ErrandResult, Look, Settings, StepResult, Supervised, Vitals};
 
 impl Supervised for Database {
@@ -76,7 +76,7 @@ impl Supervised for Database {
         kinds::is_destructive(kind)
     }
 
-    fn plan(&self, incident: &Incident) -> Result<Vec<Playbook>, String> {
+    fn plan(&self, incident: &Incident) -> Result<Plan, String> {
         let facts = self.facts.as_ref().ok_or("nothing has been seen of it yet")?;
         let kind = self.kind.as_ref().unwrap_or(&incident.kind);
         heal::plan(kind, facts, &self.memory, &self.config)

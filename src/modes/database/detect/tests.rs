@@ -254,7 +254,7 @@ fn an_empty_database_never_takes_the_place_of_rows_that_can_still_be_read() {
         |facts: &DatabaseFacts| crate::modes::database::heal::plan(&kinds::NOT_A_DATABASE, facts, &seen(), &config());
     assert!(plan(&bad_header(Some((60, 64)))).unwrap_err().contains("an empty database would hide"));
     let nothing_left = plan(&bad_header(Some((0, 64)))).unwrap();
-    assert_eq!(nothing_left.iter().map(|playbook| playbook.name.as_str()).collect::<Vec<_>>(), ["recreate"]);
+    assert_eq!(nothing_left.playbooks.iter().map(|playbook| playbook.name.as_str()).collect::<Vec<_>>(), ["recreate"]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ mod replace;
 pub use loss::{loss_of_backup, loss_of_copy, loss_of_recreation, loss_unknown};
 
 use crate::job::{DatabaseFacts, DatabaseStep, Diagnosis, FileState, Owner};
-use crate::model::{Kind, Playbook, Risk, StepSpec};
+use crate::model::{Kind, Plan, Playbook, Risk, StepSpec};
 
 use crate::modes::database::config::DatabaseConfig;
 use crate::modes::database::kinds;
@@ -23,7 +23,12 @@ const MAX_BACKUPS_TRIED: usize = 5;
 ///
 /// # Errors
 /// Why nothing may be tried, with the next command for a person.
-pub fn plan(
+pub fn plan(kind: &Kind, facts: &DatabaseFacts, memory: &Memory, config: &DatabaseConfig) -> Result<Plan, String> {
+    let ladder = ladder(kind, facts, memory, config)?;
+    Ok(Plan::of(ladder))
+}
+
+fn ladder(
     kind: &Kind,
     facts: &DatabaseFacts,
     memory: &Memory,
@@ -85,6 +90,7 @@ pub fn spec(step: &DatabaseStep) -> StepSpec {
         version: STEP_VERSION,
         risk,
         args: serde_json::to_value(step).unwrap_or_default(),
+        finally: false,
     }
 }
 
@@ -97,6 +103,7 @@ fn wait() -> Playbook {
             version: STEP_VERSION,
             risk: Risk::Harmless,
             args: serde_json::Value::Null,
+            finally: false,
         }],
     }
 }
