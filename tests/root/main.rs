@@ -4,7 +4,6 @@
 
 mod frozen;
 mod ladder;
-mod mounts;
 mod room;
 #[path = "../support/mod.rs"]
 mod support;

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, ErrorCode, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 
 const USAGE: &str = "usage: writer DB wal|delete|truncate|persist COMMITS|forever LOG
   --busy-timeout MS     wait so long for a lock (default 2000)
@@ -27,6 +27,7 @@ const USAGE: &str = "usage: writer DB wal|delete|truncate|persist COMMITS|foreve
   --rows-per-commit N   (default 1)
   --row-bytes N         (default 100)
   --pause MS            between commits
+  --existing            end with an error where there is no database with its tables
   after the commits:
   --hold-lock SECONDS   BEGIN EXCLUSIVE, held, released
   --hold-reader SECONDS a read transaction, held, released
@@ -47,6 +48,7 @@ struct Arguments {
     rows_per_commit: i64,
     row_bytes: usize,
     pause: Duration,
+    existing: bool,
     hold_lock: Option<Duration>,
     hold_reader: Option<Duration>,
     open_idle: bool,
@@ -69,6 +71,7 @@ fn arguments() -> Option<Arguments> {
         rows_per_commit: 1,
         row_bytes: 100,
         pause: Duration::ZERO,
+        existing: false,
         hold_lock: None,
         hold_reader: None,
         open_idle: false,
@@ -85,6 +88,7 @@ fn arguments() -> Option<Arguments> {
             "--pause" => asked.pause = Duration::from_millis(number()?),
             "--hold-lock" => asked.hold_lock = Some(Duration::from_secs(number()?)),
             "--hold-reader" => asked.hold_reader = Some(Duration::from_secs(number()?)),
+            "--existing" => asked.existing = true,
             "--synchronous" => asked.synchronous = words.next()?,
             "--no-checkpoint" => asked.no_checkpoint = true,
             "--open-idle" => asked.open_idle = true,
@@ -178,7 +182,10 @@ fn after(db: &Connection, asked: &Arguments, ended: &AtomicBool) -> rusqlite::Re
 }
 
 fn open(asked: &Arguments) -> rusqlite::Result<Connection> {
-    let db = Connection::open(&asked.db)?;
+    let db = match asked.existing {
+        true => Connection::open_with_flags(&asked.db, OpenFlags::SQLITE_OPEN_READ_WRITE)?,
+        false => Connection::open(&asked.db)?,
+    };
     db.busy_timeout(asked.busy_timeout)?;
     if let Some(size) = asked.page_size {
         db.execute_batch(&format!("PRAGMA page_size={size}"))?;
@@ -186,6 +193,9 @@ fn open(asked: &Arguments) -> rusqlite::Result<Connection> {
     db.execute_batch(&format!("PRAGMA journal_mode={}; PRAGMA synchronous={}", asked.mode, asked.synchronous))?;
     if asked.no_checkpoint {
         db.execute_batch("PRAGMA wal_autocheckpoint=0")?;
+    }
+    if asked.existing {
+        return Ok(db);
     }
     db.execute_batch(
         "CREATE TABLE IF NOT EXISTS commits(id INTEGER PRIMARY KEY, made_at TEXT DEFAULT CURRENT_TIMESTAMP);
