@@ -81,7 +81,7 @@ fn online_copy(
             "its WAL is damaged after frame {} and {} commits lie beyond: a copy would lack them. Heal it first",
             scan.frames_valid, scan.stranded_commits
         );
-        return Err(BackupError::Source { path: source.path.clone(), reason });
+        return Err(BackupError::Damaged { path: source.path.clone(), reason });
     }
     let busy = Duration::from_millis(job.site.busy_ms);
     let database = Database::open(&source.path, Access::Probe, busy, deadline.clone())

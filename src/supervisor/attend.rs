@@ -73,6 +73,8 @@ pub async fn close_if_proven(cx: &Context, mut target: Box<dyn Supervised>, case
 pub(super) async fn recovered(cx: &Context, case: &mut Case) -> Result<(), JournalError> {
     // After an escalation it was a person who brought it back, as far as anybody can tell.
     let by = match case.state() {
+        // What was put in its place could not be proven then, nor taken back: it is what is well now.
+        _ if case.story().replaced => Resolution::Healed,
         IncidentState::Escalated => Resolution::ResolvedByOperator,
         _ => Resolution::SelfResolved,
     };
@@ -239,7 +241,11 @@ impl Visit<'_> {
             Some(folder) => format!("; the files as they were are in {folder}"),
             None => String::new(),
         };
-        let reason = format!("nothing that was tried healed it ({}); it is still {seen}{kept}", tried.join("; "));
+        let tried = tried.join("; ");
+        let reason = match case.story().replaced {
+            true => format!("{tried}; the detector says {seen}{kept}"),
+            false => format!("nothing that was tried healed it ({tried}); it is still {seen}{kept}"),
+        };
         case.escalate(self.cx, reason).await
     }
 

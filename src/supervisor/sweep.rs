@@ -292,7 +292,8 @@ impl Supervisor {
         match &check.verdict {
             Verdict::Unhealthy(_) if slot.wants_attention(now) => self.attend(id, check.clone()),
             Verdict::Healthy if slot.open_case().is_some() => self.close(id),
-            Verdict::Healthy if slot.errand.is_none() => {
+            // What an unhealthy target may still be asked for is its mode's to say.
+            Verdict::Healthy | Verdict::Unhealthy(_) if slot.errand.is_none() => {
                 if let Some(errand) = slot.target.as_mut().and_then(|target| target.errand(now)) {
                     self.run_errand(id, errand, None);
                 }

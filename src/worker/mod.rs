@@ -20,6 +20,9 @@ use crate::{host, sqlite};
 
 use sweep::Sweep;
 
+/// What a child of ours is called in lists of processes.
+pub(crate) const NAME: &std::ffi::CStr = c"guardiand-child";
+
 /// The child's whole life. Its arguments behind `worker`: the bound of its address space in bytes, and the pid of its
 /// parent, with which it dies; by hand it may be started without them.
 pub fn main() -> ExitCode {
@@ -65,7 +68,7 @@ fn confine(memory: Option<u64>, parent: Option<u64>) -> Result<(), host::HostErr
         sqlite::limit_memory(memory / 2);
     }
     // Re-executed through a link, it would be called after the link; a name in `ps` is all that this is for.
-    let _ = rustix::thread::set_name(c"guardiand-child");
+    let _ = rustix::thread::set_name(NAME);
     host::no_core_dumps()
 }
 

@@ -3,6 +3,8 @@
 //! `GUARDIAN_CHAOS_SECONDS` says how long (20), `GUARDIAN_CHAOS_SEED` which seed comes first (another each time). One seed that
 //! failed is run again with `cargo run --example chaos -- --seed N`.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // clippy knows a test by its attribute, not by its folder
+
 mod harness;
 #[path = "../support/mod.rs"]
 mod support;

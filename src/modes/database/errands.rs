@@ -5,11 +5,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::clock::Moment;
-use crate::job::{BackupJob, IntegrityLevel, Job, Outcome, PruneJob};
+use crate::job::{BackupJob, FailureKind, IntegrityLevel, Job, Outcome, PruneJob};
+use crate::model::Kind;
 use crate::modes::{Answer, Errand, ErrandResult, Look};
 use crate::telemetry::events;
 
-use super::Database;
+use super::{Database, kinds};
 
 /// A scheduled `quick_check`, or one on suspicion.
 const QUICK: &str = "quick_check";
@@ -26,8 +27,7 @@ const FREE_FLOOR_BYTES: u64 = 64 * 1024 * 1024;
 
 impl Database {
     pub(super) fn due_errand(&mut self, now: Moment) -> Option<Errand> {
-        // Neither a check nor a backup is taken of what is not healthy: an incident is open, or will be.
-        if !self.healthy {
+        if !self.may_run_errands() {
             return None;
         }
         if self.suspicious() {
@@ -48,13 +48,20 @@ impl Database {
     }
 
     pub(super) fn until_next_errand(&self, now: Moment) -> Option<Duration> {
-        if !self.healthy {
+        if !self.may_run_errands() {
             return None;
         }
         if self.suspicious() {
             return Some(Duration::ZERO);
         }
         self.schedule(now).into_iter().flatten().map(|(_, left)| left).min()
+    }
+
+    /// Neither a check nor a backup is taken of what is not healthy: an incident is open, or will be. But for a WAL that is
+    /// too large: that may last, and must not hide damage, nor let the last backup grow old.
+    fn may_run_errands(&self) -> bool {
+        let mild = |kind: &Kind| [kinds::WAL_TOO_LARGE, kinds::WAL_STARVED].contains(kind);
+        self.healthy || self.found.as_ref().is_some_and(mild)
     }
 
     /// It changed behind SQLite's back, and is too large to have been checked within the sweep.
@@ -85,6 +92,8 @@ impl Database {
     fn check(&self, name: &'static str, level: IntegrityLevel) -> Errand {
         let mut probe = self.probe(Look::Sweep, level);
         probe.known = None;
+        // The whole WAL too: a sweep only reads on from where it was.
+        (probe.wal_mark, probe.wal_marked) = (None, None);
         probe.inline_max_bytes = u64::MAX;
         Errand { name, job: Job::Probe(Box::new(probe)), deadline: self.whole_file_patience() }
     }
@@ -151,7 +160,9 @@ impl Database {
             Ok(_) => ErrandResult::default(),
             Err(failure) => {
                 events::BackupFailed { target: &target, error: &failure.message }.emit();
-                ErrandResult::default()
+                // What makes a copy fail its check, or be refused for damage, is looked at now and not at the next turn.
+                let then = (failure.kind == FailureKind::Failed).then(|| self.check(FULL, IntegrityLevel::Full));
+                ErrandResult { check: None, then }
             }
         }
     }

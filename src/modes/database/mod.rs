@@ -58,6 +58,8 @@ pub struct Database {
     saved: Memory,
     facts: Option<DatabaseFacts>,
     healthy: bool,
+    /// The worst that the last look found.
+    found: Option<Kind>,
     kind: Option<Kind>,
     /// A candidate that passed its full check was put in place during the present incident.
     replaced: bool,
@@ -95,6 +97,7 @@ impl Database {
             config,
             facts: None,
             healthy: false,
+            found: None,
             kind: None,
             replaced: false,
             hurt: false,
@@ -169,6 +172,8 @@ impl Database {
         let seen = self.facts.as_ref().and_then(|facts| facts.integrity.as_ref()).filter(|integrity| !integrity.ok);
         match look {
             Look::Sweep => IntegrityLevel::Suspicion,
+            // A later look may have seen less, and something harmless beside the damage: what is planned must know of both.
+            Look::Confirm if self.hurt => IntegrityLevel::Full,
             Look::Confirm => seen.map_or(IntegrityLevel::Suspicion, |integrity| integrity.level),
             // After a restart nothing is known of what was seen: then nothing less than everything is a proof.
             Look::Prove if (self.hurt || self.kind.is_none()) && !self.replaced => IntegrityLevel::Full,
@@ -209,7 +214,8 @@ impl Database {
             }
         }
         self.healthy = verdict == Verdict::Healthy;
-        self.kind = verdict.findings().first().map(|finding| finding.kind.clone()).or(self.kind.take());
+        self.found = verdict.findings().first().map(|finding| finding.kind.clone());
+        self.kind = self.found.clone().or(self.kind.take());
         self.hurt |= verdict.findings().iter().any(|finding| kinds::is_destructive(&finding.kind));
         let checked = facts.and_then(|facts| facts.integrity.as_ref());
         let passed = checked.is_some_and(|check| check.ok && check.level == IntegrityLevel::Full);

@@ -119,7 +119,7 @@ impl Fault {
                 }
             }
             Fault::Journal => flip(&beside(db, "-journal"), 0, dice),
-            Fault::Chmod => drop(fs::set_permissions(db, Permissions::from_mode(0))),
+            Fault::Chmod => drop(fs::set_permissions(db, Permissions::from_mode(0o0))),
             Fault::Stop
             | Fault::Lock
             | Fault::KillProgram

@@ -5,6 +5,8 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::Report;
+use super::fault::Fault;
+use super::story::Story;
 use crate::support::daemon::Daemon;
 use crate::support::scene::Scene;
 use crate::support::truth::{self, Content};
@@ -13,7 +15,11 @@ use crate::support::truth::{self, Content};
 const NAMES: [&str; 4] = ["app.db", "app.db-wal", "app.db-shm", "app.db-journal"];
 
 /// Panics when somebody was cheated.
-pub fn judge(scene: &Scene, daemon: &mut Daemon, harmless: bool, unhealed: Option<&str>, report: &mut Report) {
+pub fn judge(scene: &Scene, daemon: &mut Daemon, story: &Story, unhealed: Option<&str>, report: &mut Report) {
+    let faults = || story.acts.iter().flat_map(|act| &act.faults);
+    let harmless = faults().all(|fault| fault.is_harmless());
+    // Whoever puts an older copy in place says that its content is what shall be there from now on.
+    let set_back = faults().any(|fault| *fault == Fault::RenameOver);
     assert!(daemon.ended().is_none(), "guardiand is dead");
     assert!(!daemon.log().contains("panicked"), "guardiand panicked");
     let incidents = daemon.incidents("app");
@@ -46,7 +52,7 @@ pub fn judge(scene: &Scene, daemon: &mut Daemon, harmless: bool, unhealed: Optio
     let unknown = said.iter().any(|loss| loss["rows_lost"].is_null());
     let counted = said.iter().filter_map(|loss| loss["rows_lost"].as_u64()).sum::<u64>();
     assert!(
-        unknown || counted >= lost as u64,
+        unknown || counted >= lost as u64 || set_back,
         "{lost} commits are lost, and {counted} rows were said to be: {incidents:#?}"
     );
 }

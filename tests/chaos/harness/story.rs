@@ -80,8 +80,11 @@ impl Act {
     fn roll(dice: &mut Dice, mode: &str) -> Act {
         let situation = pick(dice, &[Situation::Closed, Situation::Killed, Situation::Live, Situation::Live]);
         let mut faults = vec![Fault::roll(dice, mode, situation)];
-        if dice.below(8) == 0 {
-            faults.push(Fault::roll(dice, mode, situation));
+        let second = Fault::roll(dice, mode, situation);
+        // Who opens a database with a damaged WAL or journal has SQLite throw it away: what that costs is nobody's to count.
+        let opened = situation != Situation::Live && [faults[0], second].contains(&Fault::Lock);
+        if dice.below(8) == 0 && !opened {
+            faults.push(second);
         }
         let kill_after = (dice.below(5) == 0).then(|| Duration::from_millis(dice.below(80) as u64));
         Act { after: Duration::from_millis(50 + dice.below(400) as u64), situation, faults, kill_after }
