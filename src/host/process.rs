@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{
-    Pid, PidfdFlags, Resource, Rlimit, Signal, getppid, pidfd_open, pidfd_send_signal, set_parent_process_death_signal,
-    setrlimit,
+    Pid, PidfdFlags, Resource, Rlimit, Signal, getppid, getrlimit, pidfd_open, pidfd_send_signal,
+    set_parent_process_death_signal, setrlimit,
 };
 use serde::{Deserialize, Serialize};
 
@@ -204,7 +204,15 @@ pub fn no_core_dumps() -> Result<(), HostError> {
     // A core_pattern with a pipe ignores a limit of zero (core(5)), but not one of 1, which is below the smallest core there
     // is (`do_coredump` in the kernel's fs/coredump.c). PR_SET_DUMPABLE would do as well, but it hides the process's open
     // files from its own user: another guardiand of that user could then not tell whether a database is in use.
-    setrlimit(Resource::Core, Rlimit { current: Some(1), maximum: Some(1) }).map_err(failed)
+    let nothing = |bytes| setrlimit(Resource::Core, Rlimit { current: Some(bytes), maximum: Some(bytes) });
+    nothing(1)
+        .or_else(|errno| match (errno, getrlimit(Resource::Core).maximum) {
+            // Whoever started us forbade core files already; only CAP_SYS_RESOURCE raises that to 1. The unit's LimitCORE= is
+            // 1 for this reason.
+            (rustix::io::Errno::PERM, Some(0)) => nothing(0),
+            _ => Err(errno),
+        })
+        .map_err(failed)
 }
 
 /// The memory of this process that is in RAM, in bytes.
