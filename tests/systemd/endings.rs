@@ -14,9 +14,9 @@ fn a_frozen_daemon_is_started_again_by_the_watchdog() {
         guest.drop_in("[Service]\nWatchdogSec=4s\n");
         guest.start();
         let frozen = guest.pid();
-        // Longer than it is allowed to be silent: a beating heart is not restarted.
-        let beats = guest.target("app").unwrap()["total_checks"].as_u64().unwrap() + 6;
-        guest.wait_for("six sweeps", || (guest.target("app")?["total_checks"].as_u64()? >= beats).then_some(()));
+        // For longer than it may be silent: one that feeds the watchdog is not restarted.
+        let since = std::time::Instant::now();
+        guest.wait_for("six seconds", || (since.elapsed().as_secs() >= 6).then_some(()));
         assert_eq!(guest.property("NRestarts"), "0", "{}", guest.log());
         kill_process(frozen, Signal::STOP).unwrap();
         restarted(&guest, "1");

@@ -15,7 +15,7 @@ use super::support::http;
 /// The user `app` of `init.sh`.
 const APP: u32 = 1234;
 const PATIENCE: Duration = Duration::from_secs(45);
-const PAUSE: Duration = Duration::from_millis(30);
+const PAUSE: Duration = Duration::from_millis(60);
 const DROP_INS: &str = "/etc/systemd/system/guardiand.service.d";
 pub const CONFIG: &str = "/etc/guardiand/guardian.toml";
 pub const BACKUP: &str = "backup = { every = \"24h\" }";
@@ -41,7 +41,7 @@ impl Guest {
 
     /// Writes the configuration, with these `[[database]]`s.
     pub fn configure(&self, databases: &str) {
-        let guardian = "[guardian]\nstate_dir = \"/var/lib/guardiand\"\ncontrol = \"/run/guardiand/control.sock\"\ninterval = \"1s\"";
+        let guardian = "[guardian]\nstate_dir = \"/var/lib/guardiand\"\ncontrol = \"/run/guardiand/control.sock\"\ninterval = \"5s\"";
         let text = format!("{guardian}\n[gates]\ncooldown = \"0s\"\n[log]\nformat = \"journald\"\n{databases}");
         fs::write(CONFIG, text).unwrap();
     }
@@ -193,5 +193,5 @@ User=app
 UMask=0027
 RuntimeDirectory=app
 ExecStartPre=/usr/bin/mkfifo /run/app/stdin
-ExecStart=/bin/sh -c 'exec /usr/bin/writer /srv/app/app.db wal forever /srv/app/app.log --pause 50 <>/run/app/stdin'
+ExecStart=/bin/sh -c 'exec /usr/bin/writer /srv/app/app.db wal forever /srv/app/app.log --pause 300 <>/run/app/stdin'
 ";

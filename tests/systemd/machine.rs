@@ -35,7 +35,8 @@ pub fn on_the_machine(name: &str, promise: impl FnOnce(Guest)) {
 /// What the test there had to say, and whether it passed; everything, where it did not begin.
 fn verdict<'a>(said: &'a str, name: &str) -> (&'a str, bool) {
     let Some((_, rest)) = said.split_once(&format!("\ntest {name} ... ")) else { return (said, false) };
-    let told = rest.split("\ntest ").next().unwrap_or(rest).trim_end();
+    let end = ["\ntest ", "\n\nfailures:"].iter().filter_map(|mark| rest.find(mark)).min().unwrap_or(rest.len());
+    let told = rest[..end].trim_end();
     (told, told.ends_with("ok"))
 }
 
