@@ -13,6 +13,8 @@ use super::guest::Guest;
 
 /// Set on the machine.
 const INSIDE: &str = "GUARDIAN_INSIDE_THE_MACHINE";
+/// Set where this suite is run apart from the others.
+const SKIP: &str = "GUARDIAN_SKIP_MACHINE";
 /// A machine that hangs fails its tests instead of hanging them.
 const PATIENCE: Duration = Duration::from_secs(400);
 const DISK_BYTES: u64 = 2 << 30;
@@ -23,9 +25,10 @@ pub fn on_the_machine(name: &str, promise: impl FnOnce(Guest)) {
     if std::env::var_os(INSIDE).is_some() {
         return promise(Guest::fresh());
     }
-    static SAID: OnceLock<Option<String>> = OnceLock::new();
-    let Some(said) = SAID.get_or_init(boot) else {
-        return println!("skipped: needs systemd and user-mode-linux");
+    static SAID: OnceLock<Result<String, &str>> = OnceLock::new();
+    let said = match SAID.get_or_init(boot) {
+        Ok(said) => said,
+        Err(why) => return println!("skipped: {why}"),
     };
     let (told, kept) = verdict(said, name);
     assert!(kept, "{told}");
@@ -40,11 +43,13 @@ fn verdict<'a>(said: &'a str, name: &str) -> (&'a str, bool) {
     (told, told.ends_with("ok"))
 }
 
-/// Everything that the test program said there; `None` where no machine can be booted.
-fn boot() -> Option<String> {
-    let found = NEEDED.map(find);
-    if found.iter().any(Option::is_none) || !Path::new("/lib/systemd/systemd").exists() {
-        return None;
+/// Everything that the test program said there; or why no machine is booted.
+fn boot() -> Result<String, &'static str> {
+    if std::env::var_os(SKIP).is_some() {
+        return Err("run by itself elsewhere");
+    }
+    if NEEDED.map(find).iter().any(Option::is_none) || !Path::new("/lib/systemd/systemd").exists() {
+        return Err("needs systemd and user-mode-linux");
     }
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
@@ -98,7 +103,7 @@ fn boot() -> Option<String> {
     if !said.contains("test result:") {
         said += &format!("\nThe machine came to no result (in time: {in_time}). Its console:\n{}", read("console"));
     }
-    Some(said)
+    Ok(said)
 }
 
 /// What is installed there, for the shell.

@@ -120,6 +120,9 @@ pub struct Place {
     pub observe_only: Option<String>,
     /// Mounted read-only.
     pub read_only: bool,
+    /// Read-only for guardiand alone, by its own unit; programs can write.
+    #[serde(default)]
+    pub walled_off: bool,
     /// Bytes free for an ordinary user.
     pub free_bytes: u64,
     /// Inodes free; `u64::MAX` where the file system does not count them.

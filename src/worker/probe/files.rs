@@ -143,6 +143,7 @@ pub(super) fn place(main: &Looked, sweep: &Sweep) -> Place {
         place.free_inodes = space.free_inodes.unwrap_or(u64::MAX);
         place.read_only |= space.read_only;
     }
+    place.walled_off = place.read_only && sweep.mounts().walled_off(path);
     if let Ok(id) = FsId::of(folder) {
         // The device's number may change from boot to boot; it counts only where there is nothing better.
         place.fs_id = match id.fsid {

@@ -89,7 +89,15 @@ impl Judgement<'_> {
 
     pub(super) fn room_to_write(&mut self) {
         let place = &self.facts.place;
-        if place.read_only {
+        if place.walled_off {
+            // Nothing is known to be wrong for the program: it is our own hands that are tied.
+            let path = self.config.path.display();
+            let why = format!(
+                "guardiand's own unit keeps it from writing to {path}, so it could not heal it: add ReadWritePaths= of \
+                 its folder in a drop-in (`systemctl edit guardiand`)"
+            );
+            self.cannot_tell(why);
+        } else if place.read_only {
             self.find(
                 &kinds::WRITE_FAILED,
                 Severity::High,
