@@ -41,7 +41,7 @@ fn measure(pid: u32, during: Duration) -> (Usage, f64) {
 
 fn big() {
     let mib = support::number("GUARDIAN_BENCH_BIG_MIB", 1024);
-    let sweeps = support::number("GUARDIAN_BENCH_SWEEPS", 60);
+    let sweeps = support::number("GUARDIAN_BENCH_SWEEPS", 120);
     let folder = support::folder();
     let db = folder.path().join("app.db");
     databases::create_big(&db, mib);

@@ -2,7 +2,8 @@
 //!
 //! No async runtime, no threads: the kernel contains what goes wrong here. A hang ends by the supervisor's SIGKILL, a
 //! crash names its job by the `started` that came before it, and what this process had locked is released by its end.
-//! Between jobs it holds no descriptor of a supervised file.
+//! Between jobs it holds no descriptor of a supervised file, and from one batch to the next it knows nothing of the host: the
+//! supervisor keeps a child that has only `stat`ed for its next sweep.
 
 mod backup;
 mod expand;
@@ -31,21 +32,24 @@ pub fn main() -> ExitCode {
     if let Err(error) = confine(memory, parent) {
         return give_up(&error);
     }
-    let sweep = Sweep::default();
+    let mut sweep = Sweep::default();
     let mut stdin = io::stdin().lock();
     let mut stdout = io::stdout().lock();
     loop {
-        let request = match line::read::<Request>(&mut stdin) {
-            Ok(Some(request)) => request,
+        let (id, job) = match line::read::<Request>(&mut stdin) {
+            Ok(Some(Request::Job { id, job })) => (id, job),
+            Ok(Some(Request::Afresh)) => {
+                sweep = Sweep::default();
+                continue;
+            }
             Ok(None) => return ExitCode::SUCCESS,
             Err(error) => return give_up(&error),
         };
-        let id = request.id;
         if line::write(&mut stdout, &Reply::Started { id }).is_err() {
             // The supervisor is gone, or has given up on this child: nobody is left to tell.
             return ExitCode::FAILURE;
         }
-        let (result, panicked) = attempt(request.job, &sweep);
+        let (result, panicked) = attempt(job, &sweep);
         if let Err(error) = line::write(&mut stdout, &Reply::Done { id, result }) {
             return give_up(&error);
         }

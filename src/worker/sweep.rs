@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 
 use crate::host::{LockTable, Mounts, boot_id};
 
-/// The host as it was when the batch began. A child lives for one batch, so nothing here goes stale.
+/// The host as it was when the batch began. The next batch has one of its own, so nothing here goes stale.
 #[derive(Default)]
 pub(super) struct Sweep {
     locks: OnceCell<Option<LockTable>>,
