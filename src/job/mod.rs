@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 
 /// One piece of work for a child.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(tag = "job", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum Job {
     /// Look at a database.
     Probe(Box<DatabaseProbe>),
@@ -57,7 +57,7 @@ pub enum Job {
 
 /// What a job brought back.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(tag = "outcome", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// Of [`Job::Probe`].
     Probed(Box<DatabaseFacts>),
@@ -133,7 +133,7 @@ pub enum Request {
 
 /// Child to supervisor: one line each. `started` comes before the work, so that a killed child names its culprit.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum Reply {
     /// The job begins.
     Started {
