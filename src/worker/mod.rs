@@ -72,10 +72,11 @@ pub fn main() -> ExitCode {
             Ok(line) => said.extend_from_slice(&line),
             Err(error) => return give_up(&error),
         }
-        // With the next request at hand, its `started` goes along: one wake of the supervisor for each look.
-        let more = stdin.buffer().contains(&b'\n');
-        if (panicked || !more) && !say(&mut stdout, &mut said) || panicked {
-            // Whatever it was in the middle of is in no known state; the supervisor starts another for the rest.
+        // With the next request at hand its `started` goes along: one wake of the supervisor for each look.
+        let at_hand = stdin.buffer().contains(&b'\n') && !panicked;
+        let heard = at_hand || say(&mut stdout, &mut said);
+        if panicked || !heard {
+            // After a panic, whatever it was in the middle of is in no known state; the supervisor starts another for the rest.
             return ExitCode::FAILURE;
         }
     }
