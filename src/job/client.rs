@@ -102,7 +102,7 @@ impl Client {
     /// counts from its own beginning. Dropping the receiver before the last answer kills the child.
     ///
     /// On the lane kept for them the child of the last batch is asked again, when that one did nothing but `stat`: see
-    /// [the module](self). If it was killed meanwhile another takes its place, and nothing is made of it.
+    /// [`ClientOptions::keep`]. If it was killed meanwhile another takes its place, and nothing is made of it.
     ///
     /// A job that hangs or crashes is known by its `started`; the rest goes on in a fresh batch without it. After a second such
     /// job the rest runs one by one, each in a child of its own and beside each other as lanes allow, so that a folder full of
