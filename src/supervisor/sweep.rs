@@ -29,6 +29,9 @@ const LISTING_GAP: Duration = Duration::from_secs(1);
 /// Nothing is due: look at the clock again after this all the same.
 const IDLE: Duration = Duration::from_secs(3600);
 
+/// Messages that are taken in one round of the loop at most: the watchdog is fed once a round.
+const ROUND: usize = 256;
+
 /// Everything that shall be supervised.
 #[derive(Default)]
 pub struct Plant {
@@ -125,7 +128,14 @@ impl Supervisor {
             let clock = self.cx.clock.clone();
             tokio::select! {
                 message = self.inbox.recv() => match message {
-                    Some(message) => self.take(message),
+                    Some(message) => {
+                        self.take(message);
+                        // What else is there already comes in the same round: a round goes over every target.
+                        for _ in 1..ROUND {
+                            let Ok(message) = self.inbox.try_recv() else { break };
+                            self.take(message);
+                        }
+                    }
                     None => break,
                 },
                 () = clock.sleep(next) => {}
@@ -257,7 +267,8 @@ impl Supervisor {
         if let Some(urgency) = slot.changed_meanwhile.take() {
             slot.due.wake(now, urgency);
         }
-        let ground = target.ground().map(str::to_owned);
+        let stuck = matches!(answer, Err(failure) if failure.kind == FailureKind::Abandoned);
+        let ground = target.ground().filter(|ground| stuck || self.aside.has(ground)).map(str::to_owned);
         self.judged(id, &check, now);
         self.put_aside(ground, answer, now);
     }

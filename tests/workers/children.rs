@@ -234,7 +234,7 @@ fn the_protocol_is_one_line_each_way_and_ends_with_the_input() {
         .unwrap();
     let mut stdin = child.stdin.take().unwrap();
     for id in [7, 9] {
-        line::write(&mut stdin, &Request { id, job: sound(&host, &format!("{id}.db")) }).unwrap();
+        line::write(&mut stdin, &Request::Job { id, job: sound(&host, &format!("{id}.db")) }).unwrap();
     }
     drop(stdin);
     let output = child.wait_with_output().unwrap();

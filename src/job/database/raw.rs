@@ -6,7 +6,7 @@ use super::HeldLock;
 
 /// The database header, or why it is none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "header", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum HeaderFacts {
     /// The file has no byte.
     Empty,

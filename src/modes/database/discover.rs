@@ -1,6 +1,6 @@
 //! Globs: one target per match, followed live.
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use crate::job::{Job, Outcome};
@@ -14,13 +14,13 @@ pub struct Glob {
     config: DatabaseConfig,
     defaults: Defaults,
     /// Every match there ever was: a tenant's database that vanished is a failure, not a shorter list.
-    known: BTreeSet<(PathBuf, String)>,
+    known: HashSet<(PathBuf, String)>,
 }
 
 impl Glob {
     /// Nothing is listed yet.
     pub fn new(config: DatabaseConfig, defaults: &Defaults) -> Glob {
-        Glob { config, defaults: defaults.clone(), known: BTreeSet::new() }
+        Glob { config, defaults: defaults.clone(), known: HashSet::new() }
     }
 
     /// The last folder of the pattern that has no wildcard: a new match shows below it.

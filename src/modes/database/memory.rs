@@ -131,6 +131,46 @@ impl Memory {
         self.path.as_ref().is_none_or(|known| *known == spelled(path))
     }
 
+    /// Whether there is nothing to save beyond what `saved` has. When it was last healthy changes with each look, and alone is
+    /// not worth a write.
+    pub fn is_saved_as(&self, saved: &Memory) -> bool {
+        let Memory {
+            path,
+            ever_healthy,
+            last_healthy,
+            healthy_at: _,
+            place,
+            schema,
+            schema_cookie,
+            journal_mode,
+            owner,
+            writable,
+            quick_at,
+            full_at,
+            backup_tried_at,
+            backup,
+            restored,
+            wal_mark: _,
+            busy_since: _,
+            locks: _,
+            committed: _,
+        } = self;
+        *path == saved.path
+            && *ever_healthy == saved.ever_healthy
+            && *last_healthy == saved.last_healthy
+            && *place == saved.place
+            && *schema == saved.schema
+            && *schema_cookie == saved.schema_cookie
+            && *journal_mode == saved.journal_mode
+            && *owner == saved.owner
+            && *writable == saved.writable
+            && *quick_at == saved.quick_at
+            && *full_at == saved.full_at
+            && *backup_tried_at == saved.backup_tried_at
+            && *backup == saved.backup
+            && *restored == saved.restored
+    }
+
     /// When this lock was first seen, if it was there at the last look.
     pub fn held_since(&self, held: &HeldLock) -> Option<Moment> {
         let key = LockKey::of(held);

@@ -134,12 +134,13 @@ impl Database {
         let trust = sweep && self.healthy && self.memory.locks.is_empty() && integrity == IntegrityLevel::Suspicion;
         let first = !self.memory.ever_healthy && !self.backups_listed;
         let marked = self.verified_wal(look);
+        let healthy = self.memory.last_healthy.as_ref();
         DatabaseProbe {
             site: self.site(),
             integrity,
             inline_max_bytes: if sweep { INLINE_CHECK_MAX_BYTES } else { u64::MAX },
-            known: self.memory.last_healthy.clone().filter(|_| trust),
-            last_healthy: self.memory.last_healthy.clone().filter(|_| look != Look::Prove),
+            known: healthy.filter(|_| trust).cloned(),
+            last_healthy: healthy.filter(|_| look != Look::Prove && !trust).cloned(),
             wal_mark: marked.map(|(mark, _)| mark),
             wal_marked: marked.and_then(|(_, file)| file),
             canary: self.config.canary.clone(),

@@ -82,7 +82,7 @@ impl Look<'_> {
             self.time("integrity", started);
         }
         let started = Instant::now();
-        let remembered = self.probe.last_healthy.as_ref().map(|before| before.schema_cookie);
+        let remembered = self.probe.healthy_before().map(|before| before.schema_cookie);
         self.facts.open = Some(content.open(remembered));
         if content::is_malformed_schema(self.facts.open.as_ref()) {
             self.facts.schema_version = content.schema_version();

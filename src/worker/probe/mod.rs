@@ -154,7 +154,6 @@ impl<'a> Look<'a> {
             return false;
         }
         self.facts.unchanged = true;
-        self.facts.fingerprint = Some(known.clone());
         true
     }
 
@@ -277,7 +276,7 @@ impl<'a> Look<'a> {
                 || fresh(main.mtime_ns.max(main.ctime_ns))
                 || sides.into_iter().flatten().any(|side| fresh(side.mtime_ns)),
         };
-        let before = self.probe.last_healthy.as_ref();
+        let before = self.probe.healthy_before();
         if let Some(found) = suspicion::behind_sqlite(before, &fingerprint, self.counters_differ) {
             self.facts.behind_sqlite = Some(found.why);
             self.suspicion = Some(found.level);
