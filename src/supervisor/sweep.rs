@@ -253,11 +253,11 @@ impl Supervisor {
         slot.looking = false;
         let Some(target) = slot.target.as_mut() else { return };
         let check = target.judge(Look::Sweep, answer, now);
-        slot.due.looked(now, target.look_again());
+        let (again, ground) = (target.look_again(), target.ground().map(str::to_owned));
+        slot.due.looked(now, again.into_iter().chain(slot.retry_left(now)).min());
         if let Some(urgency) = slot.changed_meanwhile.take() {
             slot.due.wake(now, urgency);
         }
-        let ground = target.ground().map(str::to_owned);
         self.judged(id, &check, now);
         self.put_aside(ground, answer, now);
     }
