@@ -18,7 +18,7 @@ pub use client::{Answer, Client, ClientOptions};
 pub use database::{
     Access, DatabaseFacts, DatabaseProbe, DatabaseSite, Diagnosis, FileFacts, FileState, Fingerprint, HeaderFacts,
     HeldLock, HolderFacts, IntegrityFacts, IntegrityLevel, JournalFacts, JournalState, LayerTime, OpenFacts, Owner,
-    Place, QueryFacts, SettledCopy, SqliteFault, TableRows, WalFacts, WalMark, WalState,
+    Place, QueryFacts, SettledCopy, SqliteFault, TableRows, Unread, WalFacts, WalMark, WalState,
 };
 pub use events::WorkerEvents;
 pub use step::{Candidate, DatabaseStep, Phase, Progress, StepJob, StepReport};
@@ -52,6 +52,8 @@ pub enum Job {
         pattern: String,
         /// At most so many matches; more is said.
         max: usize,
+        /// Whose index, evidence and backups are no matches.
+        state_dir: PathBuf,
     },
 }
 

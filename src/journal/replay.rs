@@ -55,6 +55,8 @@ pub struct Replayed {
     pub incident: Incident,
     /// When it was opened, on both clocks.
     pub opened: Moment,
+    /// The last entry's number.
+    pub seq: u64,
     /// The last entry's time.
     pub last: Moment,
     /// The plan.
@@ -110,6 +112,7 @@ pub fn replay(records: &[Record]) -> Result<Replayed, Illegal> {
         match &record.entry {
             Read::Known(entry) => replayed.apply(record.seq, record.at, entry)?,
             Read::Unknown { name, reason } => {
+                replayed.seq = record.seq;
                 replayed.skipped.push(format!("entry {} (`{name}`): {reason}", record.seq));
             }
         }
@@ -123,6 +126,7 @@ impl Replayed {
         Replayed {
             incident,
             opened: at,
+            seq: 0,
             last: at,
             playbooks: Vec::new(),
             current: None,
@@ -144,6 +148,7 @@ impl Replayed {
         let mut next = self.clone();
         match next.step(at, entry) {
             Ok(()) => {
+                next.seq = seq;
                 next.last = at;
                 *self = next;
                 Ok(())

@@ -195,9 +195,24 @@ impl Visit<'_> {
             Admission::Go => Ok(true),
             Admission::Hold { reason, left } => {
                 self.retry_in = Some(left);
-                let words =
-                    format!("{} holds the next attempt back for another {:.0} s", reason.name(), left.as_secs_f64());
-                defer(self.cx, case, reason, words).await?;
+                let opens = now.after(left).wall;
+                match (case.state(), reason) {
+                    // A person was called already, and for a better reason than that it is not tried again yet.
+                    (IncidentState::Escalated, _) => {}
+                    (_, DeferReason::Budget) => {
+                        let target = &settings.target;
+                        let words = format!(
+                            "its budget of heals is used up ([gates] heals): they do not last, so see what damages it. guardiand \
+                             tries again by itself at {opens:.0}; `guardiand heal {target}` tries at once"
+                        );
+                        emit_deferred(case, reason, &words);
+                        case.escalate(self.cx, words).await?;
+                    }
+                    _ => {
+                        let words = format!("{} holds the next attempt back until {opens:.0}", reason.name());
+                        defer(self.cx, case, reason, words).await?;
+                    }
+                }
                 Ok(false)
             }
         }

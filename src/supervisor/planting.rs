@@ -128,6 +128,11 @@ impl Supervisor {
         let of_name = known.names.get(&(name.clone(), mode)).copied();
         if let Some((id, slot)) = of_name.and_then(|id| Some((id, self.slots.get_mut(&id)?))) {
             slot.origin = origin;
+            if std::mem::take(&mut slot.gone) {
+                // It left the configuration while it was attended, and is in it again before it came back.
+                register_target(&name, mode);
+                self.board.write().unwrap_or_else(PoisonError::into_inner).add(&name, mode);
+            }
             slot.watches = target.settings().watches.clone();
             slot.replacement = Some(target);
             self.swap_in_replacement(id);

@@ -48,6 +48,9 @@ pub struct TargetStatus {
     pub last_backup_at: Option<Timestamp>,
     /// The last look.
     pub last_check: Option<Check>,
+    /// The verdict that was told last.
+    #[serde(skip)]
+    told: Option<&'static str>,
 }
 
 /// The open incident of a target, in short.
@@ -98,6 +101,7 @@ impl StatusBoard {
             database_wal_bytes: None,
             last_backup_at: None,
             last_check: None,
+            told: None,
         });
     }
 
@@ -119,7 +123,11 @@ impl StatusBoard {
             // Not being able to tell is neither a failure nor a recovery.
             Verdict::Unknown(_) => {}
         }
-        let changed = target.last_check.as_ref().map(|last| last.verdict.name()) != Some(check.verdict.name());
+        // A lock that is met once is a writer's everyday: it is news when it lasts.
+        let changed = !check.verdict.is_momentary() && target.told != Some(check.verdict.name());
+        if changed {
+            target.told = Some(check.verdict.name());
+        }
         target.last_check = Some(check);
         target.settle();
         changed

@@ -263,12 +263,13 @@ impl Supervisor {
         slot.looking = false;
         let Some(target) = slot.target.as_mut() else { return };
         let check = target.judge(Look::Sweep, answer, now);
-        slot.due.looked(now, target.look_again());
+        let stuck = matches!(answer, Err(failure) if failure.kind == FailureKind::Abandoned);
+        let ground = target.ground().filter(|ground| stuck || self.aside.has(ground)).map(str::to_owned);
+        let again = target.look_again();
+        slot.due.looked(now, again.into_iter().chain(slot.retry_left(now)).min());
         if let Some(urgency) = slot.changed_meanwhile.take() {
             slot.due.wake(now, urgency);
         }
-        let stuck = matches!(answer, Err(failure) if failure.kind == FailureKind::Abandoned);
-        let ground = target.ground().filter(|ground| stuck || self.aside.has(ground)).map(str::to_owned);
         self.judged(id, &check, now);
         self.put_aside(ground, answer, now);
     }

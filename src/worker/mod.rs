@@ -120,7 +120,7 @@ fn attempt(job: Job, sweep: &Sweep) -> (Result<Outcome, JobFailure>, bool) {
 fn dispatch(job: Job, sweep: &Sweep) -> Result<Outcome, JobFailure> {
     match job {
         Job::Probe(probe) => Ok(Outcome::Probed(Box::new(probe::run(&probe, sweep)))),
-        Job::Expand { pattern, max } => expand::run(&pattern, max),
+        Job::Expand { pattern, max, state_dir } => expand::run(&pattern, max, &state_dir),
         Job::Step(job) => step::run(&job).map(|report| Outcome::Stepped(Box::new(report))),
         Job::Backup(job) => {
             // A long copy shall not slow the programs down; the probes and heals are short and in a hurry.

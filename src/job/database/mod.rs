@@ -6,7 +6,7 @@ mod raw;
 
 pub use answers::{HeldLock, HolderFacts, IntegrityFacts, OpenFacts, QueryFacts, SqliteFault, TableRows};
 pub use files::{Access, FileFacts, FileState, Fingerprint, Owner, Place};
-pub use raw::{HeaderFacts, JournalFacts, JournalState, WalFacts, WalMark, WalState};
+pub use raw::{HeaderFacts, JournalFacts, JournalState, Unread, WalFacts, WalMark, WalState};
 
 use std::path::PathBuf;
 
@@ -149,12 +149,21 @@ pub struct DatabaseFacts {
     /// Changed since `last_healthy` in a way that SQLite does not: why it was suspected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub behind_sqlite: Option<String>,
+    /// The check that this calls for.
+    #[serde(default)]
+    pub suspicion: Option<IntegrityLevel>,
     /// `open`, `integrity` and `query` were judged on a private copy, and why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_copy: Option<String>,
     /// Why nothing was opened, where nothing was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_opened: Option<String>,
+    /// Judging it takes a private copy that is too large to be made in passing: it waits for a look of its own.
+    #[serde(default)]
+    pub copy_waits: bool,
+    /// What of its raw bytes could not be read.
+    #[serde(default)]
+    pub unread: Option<Unread>,
     /// `PRAGMA schema_version` where the schema itself could not be read: it needs no schema, and it knows the WAL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schema_version: Option<i64>,

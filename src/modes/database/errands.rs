@@ -30,8 +30,8 @@ impl Database {
         if !self.may_run_errands() {
             return None;
         }
-        if self.suspicious() {
-            return Some(self.check(FULL, IntegrityLevel::Full));
+        if let Some((name, level)) = self.suspicious(now) {
+            return Some(self.check(name, level));
         }
         let due = self.schedule(now);
         let (name, _) =
@@ -51,7 +51,7 @@ impl Database {
         if !self.may_run_errands() {
             return None;
         }
-        if self.suspicious() {
+        if self.suspicious(now).is_some() {
             return Some(Duration::ZERO);
         }
         self.schedule(now).into_iter().flatten().map(|(_, left)| left).min()
@@ -64,9 +64,17 @@ impl Database {
         self.healthy || self.found.as_ref().is_some_and(mild)
     }
 
-    /// It changed behind SQLite's back, and is too large to have been checked within the sweep.
-    fn suspicious(&self) -> bool {
-        self.facts.as_ref().is_some_and(|facts| facts.behind_sqlite.is_some() && facts.integrity.is_none())
+    /// The check that a look called for and did not make itself, for the file is too large for a sweep.
+    ///
+    /// What SQLite never does is checked at once and in full. What it may have done (a program that opened a WAL database, wrote
+    /// and closed it: one a minute, with cron) is checked after a quiet time, and then not more often than a quick check is due.
+    fn suspicious(&self, now: Moment) -> Option<(&'static str, IntegrityLevel)> {
+        let every = self.config.integrity.quick;
+        match self.doubt? {
+            IntegrityLevel::Full => Some((FULL, IntegrityLevel::Full)),
+            _ if self.checked.is_some_and(|last| now.since(last) < every) => None,
+            _ => Some((QUICK, IntegrityLevel::Quick)),
+        }
     }
 
     /// What is scheduled, and in how long.
@@ -74,7 +82,8 @@ impl Database {
         let quick = self.config.integrity.quick;
         let full = self.config.integrity.full;
         let backup = self.config.backup.as_ref().map(|backup| {
-            let taken = self.memory.backup.as_ref().map(|backup| backup.taken_at);
+            // One from the future was taken before the clock was set back: when, nobody knows.
+            let taken = self.memory.backup.as_ref().map(|backup| backup.taken_at).filter(|taken| *taken <= now.wall);
             let failed_since = self.memory.backup_tried_at.filter(|tried| taken.is_none_or(|taken| taken < *tried));
             let left = match failed_since {
                 Some(tried) => left(Some(tried), backup.every / RETRY_SHARE, now),
@@ -130,11 +139,10 @@ impl Database {
                 // A check that could not be finished is due again at its next time, not at once for ever.
                 let tried = Some(now.wall);
                 self.memory.quick_at = tried;
+                self.checked = Some(now);
+                self.doubt = self.doubt.filter(|doubt| name == QUICK && *doubt == IntegrityLevel::Full);
                 if name == FULL {
                     self.memory.full_at = tried;
-                    if let Some(facts) = &mut self.facts {
-                        facts.behind_sqlite = None;
-                    }
                 }
                 ErrandResult { check: Some(check), then: None }
             }
@@ -181,3 +189,7 @@ fn left(last: Option<Timestamp>, every: Duration, now: Moment) -> Duration {
     let passed = Duration::try_from(now.wall.duration_since(last)).unwrap_or(every);
     every.saturating_sub(passed)
 }
+
+#[cfg(test)]
+#[path = "errands_tests.rs"]
+mod tests;

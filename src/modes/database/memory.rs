@@ -236,17 +236,21 @@ impl Memory {
         }
     }
 
-    /// Takes note of a verified backup: it proves that its source was healthy when it was taken.
+    /// Takes note of the newest verified backup, whatever time of day it bears: it proves that its source was healthy when it was taken.
     pub fn note_backup(&mut self, entry: &BackupEntry) {
         let manifest = &entry.manifest;
-        if self.backup.as_ref().is_none_or(|known| known.taken_at <= manifest.taken_at) {
-            self.backup = Some(BackupMemory {
-                taken_at: manifest.taken_at,
-                verified_at: Some(manifest.verified_at),
-                size: manifest.size,
-                tables: manifest.tables.clone(),
-            });
-        }
+        self.backup = Some(BackupMemory {
+            taken_at: manifest.taken_at,
+            verified_at: Some(manifest.verified_at),
+            size: manifest.size,
+            tables: manifest.tables.clone(),
+        });
+        self.note_source(entry);
+    }
+
+    /// Takes note of what a verified backup, also an older one, proves of its source.
+    pub fn note_source(&mut self, entry: &BackupEntry) {
+        let manifest = &entry.manifest;
         if !self.is_of(&manifest.source) {
             return;
         }

@@ -69,6 +69,10 @@ pub struct Database {
     /// The BLAKE3 of the backup that the candidate was built from.
     built_from: Option<String>,
     backups_listed: bool,
+    /// A look called for so deep a check, and did not make it.
+    doubt: Option<IntegrityLevel>,
+    /// When an errand last checked it.
+    checked: Option<Moment>,
 }
 
 impl Database {
@@ -103,6 +107,8 @@ impl Database {
             hurt: false,
             built_from: None,
             backups_listed: false,
+            doubt: None,
+            checked: None,
         }
     }
 
@@ -195,7 +201,9 @@ impl Database {
             Ok(Outcome::Probed(facts)) => {
                 if let Some(diagnosis) = &facts.diagnosis {
                     self.backups_listed = true;
-                    diagnosis.backups.iter().for_each(|backup| self.memory.note_backup(backup));
+                    // The newest is the first; older ones prove no less that it was healthy once.
+                    diagnosis.backups.first().into_iter().for_each(|backup| self.memory.note_backup(backup));
+                    diagnosis.backups.iter().skip(1).for_each(|backup| self.memory.note_source(backup));
                     self.tell_backup();
                 }
                 (detect::judge(facts, &self.memory, &self.config, now), Some(facts.as_ref()))
@@ -207,6 +215,9 @@ impl Database {
             self.memory.note(facts, now);
             if verdict == Verdict::Healthy {
                 self.memory.note_healthy(facts, now);
+            }
+            if facts.integrity.is_none() {
+                self.doubt = self.doubt.max(facts.suspicion).max(facts.copy_waits.then_some(IntegrityLevel::Quick));
             }
             if !facts.unchanged {
                 let (size, wal) = (facts.main.size(), facts.wal_file.size());

@@ -18,7 +18,7 @@ impl Look<'_> {
     /// Which checks are due before the database is opened, in order.
     fn due(&self, on_demand: bool) -> Vec<IntegrityLevel> {
         let size = self.files.main.state.size() + self.files.wal.state.size();
-        let suspected = match (on_demand, self.suspicion) {
+        let suspected = match (on_demand, self.facts.suspicion) {
             (true, _) if size <= self.probe.inline_max_bytes => Some(IntegrityLevel::Full),
             (true, _) => Some(IntegrityLevel::Quick),
             (false, level) => level,
@@ -53,6 +53,7 @@ impl Look<'_> {
         let size = self.files.main.state.size() + self.files.wal.state.size();
         if self.is_in_passing() && size > self.probe.inline_max_bytes {
             self.facts.not_opened = Some(format!("{why}; a private copy of it waits for a look of its own"));
+            self.facts.copy_waits = true;
             return;
         }
         let made = copy::of_all(&self.probe.site);

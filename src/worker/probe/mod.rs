@@ -25,8 +25,8 @@ use self::opening::{Before, Opening};
 use super::sweep::Sweep;
 use crate::host;
 use crate::job::{
-    Access, DatabaseFacts, DatabaseProbe, FileFacts, FileState, Fingerprint, HeaderFacts, IntegrityLevel, JournalState,
-    LayerTime, WalMark, WalState,
+    Access, DatabaseFacts, DatabaseProbe, FileFacts, FileState, Fingerprint, HeaderFacts, JournalState, LayerTime,
+    Unread, WalMark, WalState,
 };
 use crate::model::FaultClass;
 
@@ -57,8 +57,6 @@ struct Look<'a> {
     /// Set by the raw look.
     counters_differ: bool,
     index: Option<crate::format::WalIndex>,
-    unread: Option<String>,
-    suspicion: Option<IntegrityLevel>,
     /// Kept for the diagnosis, when the content was judged on one.
     copy: Option<io::Result<copy::PrivateCopy>>,
 }
@@ -113,8 +111,11 @@ impl<'a> Look<'a> {
             locks: Vec::new(),
             dotfile_lock: None,
             behind_sqlite: None,
+            suspicion: None,
             on_copy: None,
             not_opened: None,
+            copy_waits: false,
+            unread: None,
             schema_version: None,
             open: None,
             integrity: None,
@@ -124,17 +125,7 @@ impl<'a> Look<'a> {
             layers: Vec::new(),
             looked_at,
         };
-        let mut look = Look {
-            probe,
-            sweep,
-            files,
-            facts,
-            counters_differ: false,
-            index: None,
-            unread: None,
-            suspicion: None,
-            copy: None,
-        };
+        let mut look = Look { probe, sweep, files, facts, counters_differ: false, index: None, copy: None };
         look.time("exists", started);
         look
     }
@@ -180,7 +171,7 @@ impl<'a> Look<'a> {
                 }),
                 Err(error) => {
                     // An unknown user, or a folder that we may not look into: nothing was granted, and why is said.
-                    self.unread = (!ours).then(|| error.to_string());
+                    self.facts.unread = (!ours).then(|| Unread { errno: None, message: error.to_string() });
                     None
                 }
             };
@@ -195,7 +186,7 @@ impl<'a> Look<'a> {
                 self.counters_differ = header.counters_differ;
                 self.facts.header = Some(header.facts);
             }
-            Some(Err(error)) => self.unread = Some(format!("its header could not be read: {error}")),
+            Some(Err(error)) => self.facts.unread = Some(Unread::of("header", &error)),
             None => {}
         }
         self.time("readable", started);
@@ -206,7 +197,7 @@ impl<'a> Look<'a> {
                 self.index = wal.index;
                 self.facts.wal = Some(wal.facts);
             }
-            Err(error) => self.leave_unread(format!("its WAL could not be read: {error}")),
+            Err(error) => self.leave_unread("WAL", &error),
         }
         self.dotfile();
         let page_size = match self.facts.header {
@@ -217,7 +208,7 @@ impl<'a> Look<'a> {
             Ok(journal) => self.facts.journal = Some(journal),
             // Without a main file nobody can be asked who writes; there is nothing to open either.
             Err(_) if self.files.main.state.file().is_none() => {}
-            Err(error) => self.leave_unread(format!("its rollback journal could not be read: {error}")),
+            Err(error) => self.leave_unread("rollback journal", &error),
         }
         self.time("wal", started);
     }
@@ -227,13 +218,14 @@ impl<'a> Look<'a> {
         self.probe.wal_mark.as_ref().map(|mark| (mark, self.probe.wal_marked.as_ref()))
     }
 
-    fn leave_unread(&mut self, why: String) {
-        self.unread.get_or_insert(why);
+    fn leave_unread(&mut self, what: &str, error: &io::Error) {
+        self.facts.unread.get_or_insert_with(|| Unread::of(what, error));
     }
 
     fn dotfile(&mut self) {
         let path = files::with_suffix(&self.files.main.path, ".lock");
-        if !matches!(files::Looked::at(path.clone()).state, FileState::Missing) {
+        // That it cannot be asked for (its name is too long, the disk does not read) says nothing of a lock.
+        if !matches!(files::Looked::at(path.clone()).state, FileState::Missing | FileState::Unreadable { .. }) {
             self.facts.dotfile_lock = Some(path);
         }
     }
@@ -279,7 +271,7 @@ impl<'a> Look<'a> {
         let before = self.probe.healthy_before();
         if let Some(found) = suspicion::behind_sqlite(before, &fingerprint, self.counters_differ) {
             self.facts.behind_sqlite = Some(found.why);
-            self.suspicion = Some(found.level);
+            self.facts.suspicion = Some(found.level);
         }
         self.facts.fingerprint = Some(fingerprint);
     }
@@ -294,7 +286,7 @@ impl<'a> Look<'a> {
             dotfile: self.facts.dotfile_lock.is_some(),
             writable: self.is_writable_for_us(),
             shm: &self.files.shm.state,
-            unread: self.unread.as_deref(),
+            unread: self.facts.unread.as_ref().map(|unread| unread.message.as_str()),
         })
     }
 

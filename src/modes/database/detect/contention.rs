@@ -1,6 +1,6 @@
 //! The layers `wal` and `locks`: who keeps whom waiting.
 
-use crate::model::Severity;
+use crate::model::{LOCKED_FOR_NOW, Severity};
 
 use super::super::kinds::{self, LOCKS, WAL};
 use super::{Judgement, finding};
@@ -10,7 +10,7 @@ impl Judgement<'_> {
         let since = self.memory.busy_since.unwrap_or(self.now);
         let waited = self.now.since(since);
         if waited < self.config.busy_timeout {
-            return self.cannot_tell("it is locked; looking again until its busy timeout has passed");
+            return self.cannot_tell(LOCKED_FOR_NOW);
         }
         let holder = self.facts.locks.first().map_or_else(
             || "a process that cannot be seen from here".to_owned(),
