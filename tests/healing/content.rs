@@ -72,6 +72,22 @@ fn a_damaged_schema_is_healed_from_the_backup() {
 }
 
 #[test]
+fn a_schema_whose_damage_still_parses_is_seen_and_costs_no_row() {
+    let (scene, mut daemon) = saved("wal");
+    scene.commit("wal", 30, &[]);
+    daemon.caught_up("app");
+    let bytes = damage::schema_silently(&scene.db());
+
+    let incident = daemon.escalated("app", 1);
+    assert_eq!(incident["kind"], "db_schema_corrupted", "{incident:#}");
+    let reason = incident["reason"].as_str().unwrap();
+    assert!(reason.contains("a backup would cost what was written since"), "{incident:#}");
+    daemon.caught_up_with_looks("app");
+    assert_eq!(daemon.incidents("app")[0]["state"], "escalated", "a cheaper look does not see it, and closes nothing");
+    assert_eq!(fs::read(scene.db()).unwrap(), bytes.0);
+}
+
+#[test]
 fn a_wal_of_150_mb_is_checkpointed_under_its_living_program() {
     let scene = Scene::of("");
     let big = ["--no-checkpoint", "--synchronous", "off", "--row-bytes", "1000000", "--open-idle"];

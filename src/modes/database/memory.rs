@@ -27,8 +27,9 @@ pub struct Memory {
     pub place: Option<PlaceMemory>,
     /// Its schema then, as SQL.
     pub schema: Option<String>,
-    /// The cookie that `schema` belongs to.
-    pub schema_cookie: Option<u32>,
+    /// The `PRAGMA schema_version` that `schema` belongs to.
+    #[serde(default)]
+    pub schema_version: Option<i64>,
     /// Its journal mode then.
     pub journal_mode: Option<String>,
     /// Its owner and mode then.
@@ -141,7 +142,7 @@ impl Memory {
             healthy_at: _,
             place,
             schema,
-            schema_cookie,
+            schema_version,
             journal_mode,
             owner,
             writable,
@@ -160,7 +161,7 @@ impl Memory {
             && *last_healthy == saved.last_healthy
             && *place == saved.place
             && *schema == saved.schema
-            && *schema_cookie == saved.schema_cookie
+            && *schema_version == saved.schema_version
             && *journal_mode == saved.journal_mode
             && *owner == saved.owner
             && *writable == saved.writable
@@ -210,7 +211,7 @@ impl Memory {
             self.owner = Some(Owner::from(main));
         }
         self.writable = facts.access.as_ref().is_some_and(|access| access.write && access.folder_write);
-        self.note_schema(facts, open);
+        self.note_schema(open);
         self.journal_mode = Some(open.journal_mode.clone());
         self.place = Some(PlaceMemory {
             fs_id: facts.place.fs_id.clone(),
@@ -226,12 +227,12 @@ impl Memory {
         self.last_healthy = Some(fingerprint.clone());
     }
 
-    fn note_schema(&mut self, facts: &DatabaseFacts, open: &OpenFacts) {
-        if let (Some(schema), Some(HeaderFacts::Good { schema_cookie, .. })) = (&open.schema, &facts.header) {
+    fn note_schema(&mut self, open: &OpenFacts) {
+        if let Some(schema) = &open.schema {
             // An empty schema is never remembered over one with content: it would be all that is left to recreate from.
             if open.objects > 0 || self.schema.is_none() {
                 self.schema = Some(schema.clone());
-                self.schema_cookie = Some(*schema_cookie);
+                self.schema_version = Some(open.schema_version);
             }
         }
     }

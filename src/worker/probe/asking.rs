@@ -83,7 +83,8 @@ impl Look<'_> {
             self.time("integrity", started);
         }
         let started = Instant::now();
-        let remembered = self.probe.healthy_before().map(|before| before.schema_cookie);
+        // A look at the content reads the schema whatever its cookie says: text that damage has changed may still parse.
+        let remembered = self.probe.healthy_before().filter(|_| due.is_empty()).map(|before| before.schema_cookie);
         self.facts.open = Some(content.open(remembered));
         if content::is_malformed_schema(self.facts.open.as_ref()) {
             self.facts.schema_version = content.schema_version();

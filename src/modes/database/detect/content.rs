@@ -21,6 +21,20 @@ impl Judgement<'_> {
                         "SQLite itself wrote it empty; restore a backup by hand if that was a mistake",
                     );
                 }
+                if let (Some(now), Some(known)) = (&open.schema, &self.memory.schema)
+                    && self.memory.schema_version == Some(open.schema_version)
+                    && open.objects > 0
+                    && now != known
+                {
+                    let differs = differing(known, now);
+                    self.find(
+                        &kinds::SCHEMA_CORRUPTED,
+                        Severity::Critical,
+                        &OPEN,
+                        format!("its schema's text has changed and its version has not, so SQLite did not change it: {differs}"),
+                        "compare it with a backup; its rows are there, and what their columns mean is not",
+                    );
+                }
                 true
             }
             Some(Err(fault)) => {
@@ -208,5 +222,14 @@ impl Judgement<'_> {
                 "see that the canary fits the schema",
             ),
         }
+    }
+}
+
+/// The first line that differs, as it was and as it is.
+fn differing(known: &str, now: &str) -> String {
+    let mut lines = known.lines().zip(now.lines());
+    match lines.find(|(known, now)| known != now) {
+        Some((known, now)) => format!("`{known}` is now `{now}`"),
+        None => "an entry is there that was not, or is gone".to_owned(),
     }
 }

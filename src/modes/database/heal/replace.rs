@@ -31,6 +31,15 @@ impl Site<'_> {
                  compare it with one, then `VACUUM` it"
             ));
         }
+        let rewritten = matches!((&self.facts.open, &self.memory.schema), (Some(Ok(open)), Some(known))
+            if open.objects > 0 && open.schema.as_ref().is_some_and(|schema| schema != known));
+        if rewritten {
+            return Err(format!(
+                "the schema's text in {path} differs from what guardiand remembers, and whatever else is wrong may follow from that: \
+                 its rows can be read, and a backup would cost what was written since. Compare them (`.schema`); if it is damage, put the text back (PRAGMA writable_schema) or \
+                 run `guardiand restore --from BACKUP --to PATH`"
+            ));
+        }
         let empty = matches!(&self.facts.open, Some(Ok(open)) if open.objects == 0);
         if empty && self.facts.integrity.as_ref().is_none_or(|integrity| integrity.ok) {
             return Err(format!(
