@@ -1,4 +1,4 @@
-//! The only user of /proc, inotify, statvfs and signals: who holds what, who locks what.
+//! The only user of /proc, inotify, statvfs, signals and `systemctl`: who holds what, who locks what.
 //!
 //! Facts and mechanisms, no judgement. Everything here that takes a path or reads a descriptor can block for as long
 //! as a disk or a server likes, so it belongs in a worker child; [`Watcher`] is the one piece made for the supervisor,
@@ -12,8 +12,10 @@
 //! | who has it open? | [`find_holders`] |
 //! | may the program's user open it? | [`User`], [`Access`] |
 //! | when does it change? | [`Watcher`] |
+//! | does its program run, and how is that stopped? | [`UnitState`], [`stop_app`], [`start_app`] |
 
 mod access;
+mod app;
 mod arm;
 mod boot;
 mod coalesce;
@@ -41,6 +43,7 @@ mod wake;
 mod watch;
 
 pub use access::{Access, Evidence};
+pub use app::{Starting, UnitState, start_app, stop_app};
 pub use boot::{FsId, boot_id};
 pub use copy::{Copied, CopyMethod, copy_file};
 pub use error::HostError;

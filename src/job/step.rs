@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{DatabaseSite, Owner, TableRows};
+use crate::model::App;
 
 /// One step on a database. Its serialized shape is what the journal keeps: add fields with defaults, never rename.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -55,6 +56,20 @@ pub enum DatabaseStep {
     },
     /// Guarded swap: side files into evidence, fsync, then the candidate over the path (section 2).
     Install,
+    /// Stop the program that uses it, once it is written down whether it ran; done when nobody has the files any more.
+    StopApp {
+        /// The program.
+        app: App,
+        /// How long stopping it may take, in milliseconds.
+        limit_ms: u64,
+    },
+    /// Start the program again, if [`DatabaseStep::StopApp`] of this incident stopped it.
+    StartApp {
+        /// The program.
+        app: App,
+        /// How long starting it may take, in milliseconds.
+        limit_ms: u64,
+    },
 }
 
 impl DatabaseStep {
@@ -69,6 +84,8 @@ impl DatabaseStep {
             DatabaseStep::BuildFromCopy { .. } => "build_from_copy",
             DatabaseStep::BuildFromSchema { .. } => "build_from_schema",
             DatabaseStep::Install => "install",
+            DatabaseStep::StopApp { .. } => "stop_app",
+            DatabaseStep::StartApp { .. } => "start_app",
         }
     }
 }

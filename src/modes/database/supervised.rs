@@ -90,8 +90,8 @@ impl Supervised for Database {
         steps::leaves_a_trace(spec)
     }
 
-    fn step_patience(&self, _step: &StepSpec) -> Duration {
-        self.whole_file_patience()
+    fn step_patience(&self, step: &StepSpec) -> Duration {
+        steps::app_patience(step).unwrap_or_else(|| self.whole_file_patience())
     }
 
     fn step_result(&mut self, spec: &StepSpec, _phase: Phase, answer: &Answer) -> StepResult {

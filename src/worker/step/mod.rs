@@ -7,11 +7,14 @@
 //! | build … | a part without its final name, which counts for nothing | doing it again |
 //! | restore access | owner without mode, or neither | doing it again |
 //! | install | one of the states in `install`'s table | finishing, or taking back |
+//! | stop app | a program that runs, that does not, or is just ending | starting it again, at the end of its playbook |
+//! | start app | a program that does not run yet, or runs | starting it, unless it runs |
 //!
 //! A build gives its candidate the final name `.guardiand-<incident>.new` only after the full check and fsync, so a
 //! candidate that is there is complete.
 
 mod access;
+mod app;
 mod build;
 mod evidence;
 mod in_place;
@@ -24,6 +27,8 @@ mod undo;
 
 #[cfg(test)]
 mod tests;
+
+use std::time::Duration;
 
 use crate::job::{DatabaseStep, FailureKind, JobFailure, Phase, Progress, StepJob, StepReport};
 use place::Place;
@@ -70,6 +75,16 @@ pub fn run(job: &StepJob) -> Result<StepReport, JobFailure> {
         (DatabaseStep::Install, Phase::Apply) => install::apply(&place),
         (DatabaseStep::Install, Phase::Resume) => install::resume(&place),
         (DatabaseStep::Install, Phase::Undo) => undo::undo(&place),
+        (DatabaseStep::StopApp { app, limit_ms }, Phase::Apply) => {
+            app::stop(&place, app, Duration::from_millis(*limit_ms))
+        }
+        (DatabaseStep::StopApp { .. }, Phase::Resume) => app::resume_stop(&place),
+        (DatabaseStep::StartApp { app, limit_ms }, Phase::Apply | Phase::Resume) => {
+            app::start(&place, app, Duration::from_millis(*limit_ms))
+        }
+        (DatabaseStep::StopApp { .. } | DatabaseStep::StartApp { .. }, Phase::Undo) => {
+            Ok(nothing("the playbook's last step puts the program back into the state that it had"))
+        }
     }
 }
 

@@ -84,13 +84,14 @@ pub fn spec(step: &DatabaseStep) -> StepSpec {
         | DatabaseStep::BuildFromCopy { .. }
         | DatabaseStep::BuildFromSchema { .. } => Risk::Harmless,
         DatabaseStep::Install => Risk::Lossy,
+        DatabaseStep::StopApp { .. } | DatabaseStep::StartApp { .. } => Risk::Lossless,
     };
     StepSpec {
         name: step.name().to_owned(),
         version: STEP_VERSION,
         risk,
         args: serde_json::to_value(step).unwrap_or_default(),
-        finally: false,
+        finally: matches!(step, DatabaseStep::StartApp { .. }),
     }
 }
 
