@@ -81,6 +81,7 @@ mod tests {
             checked_at: Timestamp::UNIX_EPOCH,
             duration_seconds: 0.0,
             layers: Vec::new(),
+            in_use: None,
         }
     }
 

@@ -10,6 +10,7 @@
 //! | which file system, and may it be healed? | [`Mounts`], [`Space`], [`FsId`], [`boot_id`] |
 //! | who locks it? | [`LockTable`] for names, [`ask_lock`] for the truth |
 //! | who has it open? | [`find_holders`] |
+//! | does its holder stand still, and why? | [`standstill`] |
 //! | may the program's user open it? | [`User`], [`Access`] |
 //! | when does it change? | [`Watcher`] |
 //! | does its program run, and how is that stopped? | [`UnitState`], [`stop_app`], [`start_app`] |
@@ -38,6 +39,7 @@ mod sample;
 mod siblings;
 mod space;
 mod sqlite_lock;
+mod standstill;
 mod user;
 mod wake;
 mod watch;
@@ -62,6 +64,7 @@ pub use sample::process_sample;
 pub use siblings::supervisor_and_siblings;
 pub use space::Space;
 pub use sqlite_lock::{HeldBy, SqliteLock};
+pub use standstill::{not_ours_to_signal, standstill};
 pub use user::User;
 pub use wake::Wake;
 pub use watch::{Blind, Watcher};

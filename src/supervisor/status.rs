@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::clock::Moment;
-use crate::model::{Check, Incident, IncidentId, IncidentState, Kind, Verdict, millis_option};
+use crate::model::{Check, InUse, Incident, IncidentId, IncidentState, Kind, Verdict, millis_option};
 use crate::modes::Vitals;
 
 /// Every target, by its configured name.
@@ -48,6 +48,9 @@ pub struct TargetStatus {
     pub last_backup_at: Option<Timestamp>,
     /// The last look.
     pub last_check: Option<Check>,
+    /// Who uses it, where that was looked at.
+    #[serde(flatten)]
+    pub in_use: Option<InUse>,
 }
 
 /// The open incident of a target, in short.
@@ -98,6 +101,7 @@ impl StatusBoard {
             database_wal_bytes: None,
             last_backup_at: None,
             last_check: None,
+            in_use: None,
         });
     }
 
@@ -107,7 +111,7 @@ impl StatusBoard {
     }
 
     /// Takes in a look. True when its verdict differs from the last one's.
-    pub fn checked(&mut self, check: Check) -> bool {
+    pub fn checked(&mut self, mut check: Check) -> bool {
         let Some(target) = self.targets.get_mut(&check.target) else { return true };
         target.total_checks += 1;
         match &check.verdict {
@@ -120,6 +124,7 @@ impl StatusBoard {
             Verdict::Unknown(_) => {}
         }
         let changed = target.last_check.as_ref().map(|last| last.verdict.name()) != Some(check.verdict.name());
+        target.in_use = check.in_use.take().or(target.in_use.take());
         target.last_check = Some(check);
         target.settle();
         changed
@@ -227,6 +232,7 @@ mod tests {
             checked_at: Timestamp::UNIX_EPOCH,
             duration_seconds: 0.0,
             layers: Vec::new(),
+            in_use: None,
         }
     }
 

@@ -4,7 +4,9 @@ mod answers;
 mod files;
 mod raw;
 
-pub use answers::{HeldLock, HolderFacts, IntegrityFacts, OpenFacts, QueryFacts, SqliteFault, TableRows};
+pub use answers::{
+    DotfileLock, HeldLock, HolderFacts, IntegrityFacts, OpenFacts, QueryFacts, SqliteFault, TableRows, Users,
+};
 pub use files::{Access, FileFacts, FileState, Fingerprint, Owner, Place};
 pub use raw::{HeaderFacts, JournalFacts, JournalState, WalFacts, WalMark, WalState};
 
@@ -62,6 +64,9 @@ pub struct DatabaseProbe {
     pub canary: Option<String>,
     /// Also collect all that a plan needs: holders, a private copy's content, backups.
     pub diagnose: bool,
+    /// Also see who has it open: a pass over all processes.
+    #[serde(default)]
+    pub users: bool,
     /// The folder of this target's backups, for `diagnose`.
     pub backups: Option<PathBuf>,
 }
@@ -122,10 +127,13 @@ pub struct DatabaseFacts {
     pub wal: Option<WalFacts>,
     /// The raw rollback journal.
     pub journal: Option<JournalFacts>,
-    /// Locks of SQLite's that are held now, and leftover `*.lock` entries.
+    /// Locks of SQLite's that are held now.
     pub locks: Vec<HeldLock>,
-    /// A leftover lock entry of the dotfile VFS.
-    pub dotfile_lock: Option<PathBuf>,
+    /// A lock entry of the dotfile VFS, its holder's or left behind.
+    pub dotfile_lock: Option<DotfileLock>,
+    /// Who has it open, where that was asked for or mattered.
+    #[serde(default)]
+    pub users: Option<Users>,
     /// Changed since `last_healthy` in a way that SQLite does not: why it was suspected.
     pub behind_sqlite: Option<String>,
     /// `open`, `integrity` and `query` were judged on a private copy, and why.

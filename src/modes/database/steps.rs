@@ -81,6 +81,8 @@ impl Database {
             | DatabaseStep::RestoreAccess { .. }
             | DatabaseStep::Checkpoint { .. }
             | DatabaseStep::RebuildIndexes { .. }
+            | DatabaseStep::ResumeStopped { .. }
+            | DatabaseStep::MoveLockAside { .. }
             | DatabaseStep::Install
             | DatabaseStep::StopApp { .. }
             | DatabaseStep::StartApp { .. } => None,
@@ -120,7 +122,14 @@ fn is_held(step: Option<&DatabaseStep>, kind: FailureKind) -> bool {
             kind != FailureKind::Failed
         }
         Some(Step::Preserve | Step::Install | Step::StopApp { .. } | Step::StartApp { .. }) => true,
-        Some(Step::RestoreAccess { .. } | Step::Checkpoint { .. } | Step::RebuildIndexes { .. }) | None => {
+        Some(
+            Step::RestoreAccess { .. }
+            | Step::Checkpoint { .. }
+            | Step::RebuildIndexes { .. }
+            | Step::ResumeStopped { .. }
+            | Step::MoveLockAside { .. },
+        )
+        | None => {
             matches!(kind, FailureKind::Refused | FailureKind::Deadline | FailureKind::Abandoned)
         }
     }

@@ -76,6 +76,7 @@ fn sound() -> DatabaseFacts {
         journal: None,
         locks: Vec::new(),
         dotfile_lock: None,
+        users: None,
         behind_sqlite: None,
         on_copy: None,
         not_opened: None,
@@ -151,6 +152,7 @@ fn wal(state: WalState) -> WalFacts {
         index_max_frame: None,
         index_backfill: None,
         held_back_by: Vec::new(),
+        reset_bug: false,
     }
 }
 
@@ -163,6 +165,10 @@ fn held(lock: &str, state: char) -> HeldLock {
         lock: lock.to_owned(),
         blocks_readers: false,
         blocks_writers: true,
+        uid: 1000,
+        standstill: (state == 'T').then_some(Standstill::Stopped),
+        frame: None,
+        without_pending: false,
     }
 }
 
@@ -311,7 +317,8 @@ fn side_files_that_are_damaged_hide_what_sqlite_would_say() {
         ..sound()
     };
     assert_eq!(kinds_of(&damaged, &seen()), "wal_corrupted");
-    let journal = |state| Some(JournalFacts { state, detail: "record 3".to_owned() });
+    let journal =
+        |state| Some(JournalFacts { state, detail: "record 3".to_owned(), nonce: None, outlived_one: false });
     let torn = DatabaseFacts { journal: journal(JournalState::Damaged), ..sound() };
     assert_eq!(kinds_of(&torn, &seen()), "stale_journal");
     let hot = DatabaseFacts { journal: journal(JournalState::Hot), ..sound() };
@@ -322,7 +329,7 @@ fn side_files_that_are_damaged_hide_what_sqlite_would_say() {
 fn a_large_wal_names_who_keeps_it_large() {
     let large = DatabaseFacts { wal_file: FileState::File(file(150_000_000)), ..sound() };
     assert_eq!(kinds_of(&large, &seen()), "wal_file_too_large");
-    let reader = WalFacts { held_back_by: vec![held("WAL reader at frame 213", 'S')], ..wal(WalState::Sound) };
+    let reader = WalFacts { held_back_by: vec![HeldLock { frame: Some(213), ..held("WAL reader at frame 213", 'S') }], ..wal(WalState::Sound) };
     let starved = DatabaseFacts { wal: Some(reader), ..large };
     let Verdict::Unhealthy(findings) = judge(&starved, &seen(), &config(), now()) else { panic!("healthy") };
     assert_eq!(findings[0].kind.as_str(), "wal_checkpoint_starved");
