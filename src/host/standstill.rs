@@ -19,11 +19,15 @@ pub fn standstill(pid: i32, mounts: &Mounts) -> Result<Option<Standstill>, HostE
     let folder = PathBuf::from(format!("/proc/{pid}"));
     let path = folder.join("status");
     let status = procfs::text(&path)?;
-    let odd = |what| HostError::ParseProc { what, path: path.clone(), line: String::new() };
-    let state = procfs::field(&status, "State").and_then(|state| state.chars().next()).ok_or_else(|| odd("a state"))?;
-    let tracer = procfs::field(&status, "TracerPid").ok_or_else(|| odd("a tracer"))?;
     let frozen = procfs::text(&folder.join("cgroup")).ok().and_then(|cgroups| is_frozen(&cgroups, mounts));
-    Ok(match (state, frozen) {
+    why(&status, frozen).ok_or(HostError::ParseProc { what: "a state and a tracer", path, line: String::new() })
+}
+
+/// By the text of its status; `None` when that tells neither state nor tracer.
+fn why(status: &str, frozen: Option<bool>) -> Option<Option<Standstill>> {
+    let state = procfs::field(status, "State")?.chars().next()?;
+    let tracer = procfs::field(status, "TracerPid")?;
+    Some(match (state, frozen) {
         (_, Some(true)) => Some(Standstill::Frozen),
         ('t', _) => Some(Standstill::Traced),
         ('T', _) if tracer != "0" => Some(Standstill::Traced),
@@ -141,6 +145,25 @@ mod tests {
         let seen = standstill(sleeper.pid(), &mounts).unwrap();
         // In a container without the cgroups' file system it cannot be told whether a freezer has it too.
         assert!(matches!(seen, Some(Standstill::Stopped | Standstill::Unclear)), "{seen:?}");
+    }
+
+    #[test]
+    fn only_a_plain_stop_by_a_signal_is_called_one() {
+        let status = |state: &str, tracer: &str| format!("State:\t{state}\nTracerPid:\t{tracer}\n");
+        for (state, tracer, frozen, still) in [
+            ("S (sleeping)", "0", Some(false), None),
+            ("S (sleeping)", "77", Some(false), None),
+            ("T (stopped)", "0", Some(false), Some(Standstill::Stopped)),
+            ("T (stopped)", "0", None, Some(Standstill::Unclear)),
+            ("T (stopped)", "77", Some(false), Some(Standstill::Traced)),
+            ("t (tracing stop)", "77", Some(false), Some(Standstill::Traced)),
+            ("S (sleeping)", "0", Some(true), Some(Standstill::Frozen)),
+            ("T (stopped)", "0", Some(true), Some(Standstill::Frozen)),
+            ("D (disk sleep)", "0", None, None),
+        ] {
+            assert_eq!(why(&status(state, tracer), frozen), Some(still), "{state} {tracer} {frozen:?}");
+        }
+        assert_eq!(why("State:\tT (stopped)\n", Some(false)), None, "a kernel that does not tell the tracer");
     }
 
     #[test]

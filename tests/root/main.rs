@@ -6,6 +6,7 @@ mod frozen;
 mod ladder;
 mod mounts;
 mod room;
+mod standing;
 #[path = "../support/mod.rs"]
 mod support;
 mod users;

@@ -8,6 +8,8 @@ use crate::modes::database::config::OnLock;
 
 /// The playbook's name.
 const UNBLOCK: &str = "unblock";
+/// As long as systemd waits by default (TimeoutStopSec=) before it kills, in milliseconds.
+const APP_LIMIT_MS: u64 = 90_000;
 
 impl Site<'_> {
     /// Rule 16. Nothing of ours may touch such a WAL: not even a checkpoint, and least of all a graceful end of its programs.
@@ -132,13 +134,15 @@ impl Site<'_> {
         }
     }
 
-    /// Stopping and starting programs is not there yet: a person does it.
+    /// Its program is stopped and started again: in order, so that SQLite rolls back what it had begun.
     fn restart_app(&self, named: &str) -> Result<Vec<Playbook>, String> {
-        Err(format!(
-            "{named}; `on_lock` is \"restart-app\", and this version restarts no programs yet: restart it by hand, then \
-             `guardiand check {}`",
-            self.config.name
-        ))
+        let Some(app) = self.config.app.clone() else {
+            return Err(format!("{named}; `on_lock` is \"restart-app\", and there is no `app`: restart it by hand"));
+        };
+        let stop = DatabaseStep::StopApp { app: app.clone(), limit_ms: APP_LIMIT_MS };
+        let start = DatabaseStep::StartApp { app, limit_ms: APP_LIMIT_MS };
+        let why = format!("{named}; its program is restarted, and what it had not committed is rolled back");
+        Ok(vec![playbook("restart_app", why, &[stop, start])])
     }
 
     /// The one that has the database open beside a lock of the dotfile VFS: whose lock it is, if there is no other.
