@@ -54,7 +54,8 @@ pub fn not_ours_to_signal(pid: i32, uid: u32) -> Result<Option<String>, HostErro
 }
 
 fn refusal(status: &str, uid: u32) -> Option<String> {
-    let numbers = |key| -> Vec<&str> { procfs::field(status, key).unwrap_or_default().split_ascii_whitespace().collect() };
+    let numbers =
+        |key| -> Vec<&str> { procfs::field(status, key).unwrap_or_default().split_ascii_whitespace().collect() };
     if numbers("NSpid").len() != 1 {
         return Some("it is in another PID namespace than guardiand".to_owned());
     }

@@ -13,7 +13,8 @@ use super::support::scene::Scene;
 use super::support::truth::{beside, names};
 
 /// A second of a lock is long here; looks are frequent, and what is waited for is waited for long enough on any machine.
-const QUICK: &str = "busy_timeout = \"1s\"\nlock_max_age = \"1s\"\nretry = { attempts = 60, initial = \"50ms\", factor = 1.2 }";
+const QUICK: &str =
+    "busy_timeout = \"1s\"\nlock_max_age = \"1s\"\nretry = { attempts = 60, initial = \"50ms\", factor = 1.2 }";
 
 /// The inode of each file in `data`, by its name.
 fn inodes(scene: &Scene) -> BTreeMap<String, u64> {
@@ -53,7 +54,8 @@ fn a_stopped_holder_goes_on_and_nobody_is_called() {
         holder.stop();
         let before = inodes(&scene);
         let started = holder.pid();
-        let told = daemon.incident("app", 1, "named its holder", |incident| detail(incident).contains("state T (stopped)"));
+        let told =
+            daemon.incident("app", 1, "named its holder", |incident| detail(incident).contains("state T (stopped)"));
         assert!(detail(&told).contains(&format!("pid {started} `writer`")), "{flags:?}: {told:#}");
         assert!(detail(&told).contains("since at least"), "{flags:?}: {told:#}");
         let resumed = daemon.wait_for("the holder to go on", |_| (!holder.is_stopped()).then(|| inodes(&scene)));
@@ -71,7 +73,9 @@ fn a_stopped_holder_goes_on_and_nobody_is_called() {
 
 #[test]
 fn a_stopped_holder_stays_stopped_when_that_is_wished_or_before_its_time() {
-    for lines in [format!("{QUICK}\nresume_stopped = false"), QUICK.replace("lock_max_age = \"1s\"", "lock_max_age = \"1h\"")] {
+    for lines in
+        [format!("{QUICK}\nresume_stopped = false"), QUICK.replace("lock_max_age = \"1s\"", "lock_max_age = \"1h\"")]
+    {
         let never = lines.contains("resume_stopped");
         let (scene, mut daemon) = locked(&lines, "delete");
         let holder = scene.writer("delete", "0", &["--hold-lock", "3600"]);
@@ -179,7 +183,8 @@ fn a_stopped_program_that_locked_for_its_life_is_let_go_on_and_is_healthy_again(
 
 #[test]
 fn a_transaction_that_holds_exclusive_is_a_lock_and_no_program_that_locks_for_its_life() {
-    let (scene, mut daemon) = locked("busy_timeout = \"300ms\"\nretry = { attempts = 2, initial = \"50ms\" }", "delete");
+    let (scene, mut daemon) =
+        locked("busy_timeout = \"300ms\"\nretry = { attempts = 2, initial = \"50ms\" }", "delete");
     let holder = scene.writer("delete", "3", &["--hold-lock", "3600"]);
     let incident = daemon.escalated("app", 1);
     assert_eq!(incident["kind"], "db_locked", "{incident:#}");
@@ -219,7 +224,12 @@ fn service(scene: &Scene) -> (String, std::path::PathBuf) {
     );
     std::fs::write(&script, text).unwrap();
     let script = script.display();
-    (format!("app = {{ stop = [\"/bin/sh\", \"{script}\", \"stop\"], start = [\"/bin/sh\", \"{script}\", \"start\"] }}"), pidfile)
+    (
+        format!(
+            "app = {{ stop = [\"/bin/sh\", \"{script}\", \"stop\"], start = [\"/bin/sh\", \"{script}\", \"start\"] }}"
+        ),
+        pidfile,
+    )
 }
 
 #[test]
@@ -275,7 +285,11 @@ fn a_lock_that_a_dead_program_of_the_dotfile_vfs_left_is_moved_into_evidence() {
         .find(|incident| steps(incident).contains(&("move_lock_aside", "ok")))
         .unwrap_or_else(|| panic!("{incidents:#?}"));
     assert_eq!(moved["outcome"], "healed", "{moved:#}");
-    let evidence = std::path::PathBuf::from(format!("{}/incidents/{}/evidence", scene.path("state").display(), moved["id"].as_str().unwrap()));
+    let evidence = std::path::PathBuf::from(format!(
+        "{}/incidents/{}/evidence",
+        scene.path("state").display(),
+        moved["id"].as_str().unwrap()
+    ));
     assert!(names(&evidence).contains("lock") && names(&evidence).contains("lock.json"), "{:?}", names(&evidence));
     assert_eq!(std::fs::metadata(evidence.join("lock")).unwrap().ino(), ino, "renamed, and not made anew");
     assert_eq!(inodes(&scene)["app.db"], main);

@@ -25,13 +25,14 @@ impl Cgroup {
         for (root, unified) in [("/sys/fs/cgroup", true), ("/sys/fs/cgroup/freezer", false)] {
             let knob = if unified { "cgroup.freeze" } else { "freezer.state" };
             let folder = Path::new(root).join(&name);
-            if std::fs::create_dir(&folder).is_err() {
+            // Elsewhere it would be a folder like any other.
+            if !Path::new(root).join("cgroup.procs").exists() || std::fs::create_dir(&folder).is_err() {
                 continue;
             }
-            let made = Cgroup { folder, unified };
-            if made.folder.join(knob).exists() {
-                return Some(made);
+            if folder.join(knob).exists() {
+                return Some(Cgroup { folder, unified });
             }
+            let _ = std::fs::remove_dir(&folder);
         }
         None
     }

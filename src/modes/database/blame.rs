@@ -39,7 +39,8 @@ pub fn waiting(locks: &[HeldLock]) -> Option<&HeldLock> {
 
 /// `pid 812 `app` is a WAL reader at frame 213 since at least 14 min, state T (stopped)`.
 pub fn words(held: &HeldLock, age: Option<Duration>) -> String {
-    let since = age.filter(|age| !age.is_zero()).map(|age| format!(" since at least {}", span(age))).unwrap_or_default();
+    let since =
+        age.filter(|age| age.as_secs() > 0).map(|age| format!(" since at least {}", span(age))).unwrap_or_default();
     if held.pid == 0 {
         return format!("a process that cannot be named from here {}{since}", doing(&held.lock));
     }
@@ -127,7 +128,8 @@ mod tests {
 
     #[test]
     fn who_waits_is_not_to_blame_and_who_is_waited_for_is() {
-        let cases: [(&str, Vec<HeldLock>, bool, &[(i32, &str)]); 9] = [
+        type Case = (&'static str, Vec<HeldLock>, bool, &'static [(i32, &'static str)]);
+        let cases: [Case; 9] = [
             ("a reader that nobody waits for", vec![held(1, "SHARED")], false, &[]),
             ("a reader that somebody waited for", vec![held(1, "SHARED")], true, &[(1, "SHARED")]),
             ("a stopped reader", vec![stopped(1, "SHARED"), held(2, "SHARED")], false, &[(1, "SHARED")]),
@@ -168,7 +170,9 @@ mod tests {
             words(&held(7, "EXCLUSIVE"), None),
             "pid 7 `app` holds EXCLUSIVE (nobody else may read or write), state S"
         );
-        assert!(words(&held(0, "RESERVED"), None).starts_with("a process that cannot be named from here holds RESERVED"));
+        assert!(
+            words(&held(0, "RESERVED"), None).starts_with("a process that cannot be named from here holds RESERVED")
+        );
         let nasty = HeldLock { comm: "a`\n\u{1b}[2Jb".to_owned(), ..held(7, "SHARED") };
         assert!(words(&nasty, None).starts_with("pid 7 `a???[2Jb` holds SHARED"), "{}", words(&nasty, None));
     }

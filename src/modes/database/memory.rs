@@ -198,8 +198,7 @@ impl Memory {
         let last = facts.wal.as_ref().and_then(|wal| wal.mark).map_or(0, |mark| mark.last_commit);
         let stays = |held: &HeldLock| !moves || held.frame.is_some_and(|frame| frame < last);
         let since = |held: &HeldLock| self.held_since(held).filter(|_| stays(held)).unwrap_or(now);
-        let seen =
-            |held| LockSeen { key: LockKey::of(held), still: held.standstill.is_some(), since: since(held) };
+        let seen = |held| LockSeen { key: LockKey::of(held), still: held.standstill.is_some(), since: since(held) };
         self.locks = facts.locks.iter().map(seen).collect();
         let lasting = matches!(exclusive, Exclusive::Program(_) | Exclusive::Unclear(_));
         self.blocked = !lasting && facts.locks.iter().any(|held| held.blocks_writers);

@@ -50,9 +50,15 @@ mod tests {
             std::fs::set_permissions(at(name), std::fs::Permissions::from_mode(mode)).unwrap();
         }
         std::os::unix::fs::symlink("folder", at("link")).unwrap();
-        for (name, is) in
-            [("folder", true), ("full", false), ("old", true), ("open", false), ("pid", false), ("link", false), ("none", false)]
-        {
+        for (name, is) in [
+            ("folder", true),
+            ("full", false),
+            ("old", true),
+            ("open", false),
+            ("pid", false),
+            ("link", false),
+            ("none", false),
+        ] {
             assert_eq!(entry(&Looked::at(at(name))).is_some(), is, "{name}");
         }
     }

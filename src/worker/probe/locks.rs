@@ -205,7 +205,11 @@ mod tests {
             without_pending(&seen)
         };
         assert_eq!(table(&[(Exclusive, 7)]), [7]);
-        assert_eq!(table(&[(Exclusive, 7), (Pending, 7)]), [0; 0], "locking_mode=EXCLUSIVE in WAL mode takes no RESERVED");
+        assert_eq!(
+            table(&[(Exclusive, 7), (Pending, 7)]),
+            [0; 0],
+            "locking_mode=EXCLUSIVE in WAL mode takes no RESERVED"
+        );
         assert_eq!(table(&[(Exclusive, 7), (Reserved, 7), (Pending, 7)]), [0; 0]);
         assert_eq!(table(&[(Exclusive, 7), (Pending, 8)]), [7]);
     }

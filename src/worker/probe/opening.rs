@@ -195,12 +195,7 @@ mod tests {
             main: &case.main,
             header: Some(&case.header),
             wal: Some(&wal(case.wal)),
-            journal: Some(&JournalFacts {
-                state: case.journal,
-                detail: "x".into(),
-                nonce: None,
-                outlived_one: false,
-            }),
+            journal: Some(&JournalFacts { state: case.journal, detail: "x".into(), nonce: None, outlived_one: false }),
             place: &case.place,
             dotfile: case.dotfile,
             writable: case.writable,

@@ -151,7 +151,8 @@ pub(super) fn wal(
             continue;
         }
         let mut result = judge(&scan, index);
-        result.facts.reset_bug = result.index.as_ref().is_some_and(|index| shows_reset_bug_still(files, index, booted_ns));
+        result.facts.reset_bug =
+            result.index.as_ref().is_some_and(|index| shows_reset_bug_still(files, index, booted_ns));
         // A writer that fills the file anew overtakes the scan: then a frame of before stands between its own, and at the next
         // scan it is another. Damage stays where it is, also while frames are added behind it.
         let place = (scan.header, scan.first_bad, scan.last_commit);
@@ -277,9 +278,8 @@ fn from_format(mark: &format::WalMark) -> WalMark {
 /// Scans the rollback journal and tells a living writer's from one that was left behind. `dotfile`: a lock entry of the
 /// dotfile VFS is there, whose programs take no other locks.
 pub(super) fn journal(files: &Files, page_size: Option<u32>, dotfile: bool) -> io::Result<JournalFacts> {
-    let facts = |state, detail: &str| {
-        Ok(JournalFacts { state, detail: detail.to_owned(), nonce: None, outlived_one: false })
-    };
+    let facts =
+        |state, detail: &str| Ok(JournalFacts { state, detail: detail.to_owned(), nonce: None, outlived_one: false });
     for _ in 0..LOOKS {
         let journal = Looked::at(files.journal.path.clone());
         let at_rest = |detail: &str| {

@@ -113,7 +113,9 @@ fn is_nobodys(place: &Place<'_>, name: &OsStr, lock: &FileFacts, seen: Seen) -> 
         return Err(refused(format!("it cannot be told whether {} is in use: {why}", place.path().display())));
     }
     let is_empty = match lock.kind {
-        FileKind::Folder => place.folder.open_folder_in(name).and_then(|folder| folder.names()).is_ok_and(|it| it.is_empty()),
+        FileKind::Folder => {
+            place.folder.open_folder_in(name).and_then(|folder| folder.names()).is_ok_and(|it| it.is_empty())
+        }
         FileKind::Regular => lock.size == 0,
         _ => false,
     };
@@ -134,12 +136,15 @@ fn is_nobodys(place: &Place<'_>, name: &OsStr, lock: &FileFacts, seen: Seen) -> 
 
 /// From the name of ours into evidence.
 fn keep(place: &Place<'_>, ours: &OsStr) -> Result<StepReport, JobFailure> {
-    let record = last_record(&place.evidence)?
-        .ok_or_else(|| failed(format!("{} has no record in evidence: move it by hand", place.path_of(ours).display())))?;
+    let record = last_record(&place.evidence)?.ok_or_else(|| {
+        failed(format!("{} has no record in evidence: move it by hand", place.path_of(ours).display()))
+    })?;
     match place.folder.rename_noreplace(ours, &place.evidence, &record.kept_as) {
         Ok(()) => {}
         // Evidence is on another file system: an empty entry is all in its record, and made there anew.
-        Err(HostError::Rename { source, .. }) if source.raw_os_error() == Some(rustix::io::Errno::XDEV.raw_os_error()) => {
+        Err(HostError::Rename { source, .. })
+            if source.raw_os_error() == Some(rustix::io::Errno::XDEV.raw_os_error()) =>
+        {
             remake(place, &record)?;
             let gone = if record.folder { place.folder.remove_folder(ours) } else { place.folder.unlink(ours) };
             gone.map_err(while_("removing the lock that evidence has"))?;

@@ -32,6 +32,8 @@ mod undo;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod unblock_tests;
 
 use std::time::Duration;
 
@@ -78,7 +80,10 @@ pub fn run(job: &StepJob) -> Result<StepReport, JobFailure> {
             Phase::Undo,
         ) => build::undo(&place),
         (DatabaseStep::ResumeStopped { pid, started_ms, uid, comm }, Phase::Apply | Phase::Resume) => {
-            resume_stopped::apply(&place, &resume_stopped::Stopped { pid: *pid, started_ms: *started_ms, uid: *uid, comm })
+            resume_stopped::apply(
+                &place,
+                &resume_stopped::Stopped { pid: *pid, started_ms: *started_ms, uid: *uid, comm },
+            )
         }
         (DatabaseStep::ResumeStopped { .. }, Phase::Undo) => Ok(nothing("a program that goes on is not stopped again")),
         (DatabaseStep::MoveLockAside { ino, made_ns }, Phase::Apply | Phase::Resume) => {

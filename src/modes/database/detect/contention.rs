@@ -55,7 +55,10 @@ impl Judgement<'_> {
         let named = blamed.iter().map(|held| words(held, self.age_of(held))).collect::<Vec<_>>().join("; ");
         match blame::waiting(&self.facts.locks) {
             Some(writer) if !blamed.iter().any(|held| held.pid == writer.pid) => {
-                format!("{named}; that keeps {} from writing, which holds PENDING", blame::process(writer.pid, &writer.comm))
+                format!(
+                    "{named}; that keeps {} from writing, which holds PENDING",
+                    blame::process(writer.pid, &writer.comm)
+                )
             }
             _ => named,
         }
@@ -118,10 +121,11 @@ impl Judgement<'_> {
         let path = lock.path.display();
         let age = age_of_dotfile(lock, self.facts.looked_at);
         let old = age >= self.config.lock_max_age;
-        let users = self.facts.users.clone().unwrap_or_else(|| Users {
-            holders: Vec::new(),
-            blind: vec!["nobody looked who has it open".to_owned()],
-        });
+        let users = self
+            .facts
+            .users
+            .clone()
+            .unwrap_or_else(|| Users { holders: Vec::new(), blind: vec!["nobody looked who has it open".to_owned()] });
         if !users.holders.is_empty() {
             let holders = users.holders.iter().map(holder_words).collect::<Vec<_>>().join("; ");
             // Its way of `locking_mode=EXCLUSIVE`: a journal that outlives its transactions.
@@ -143,7 +147,8 @@ impl Judgement<'_> {
             );
         }
         if let Some(blind) = users.blind.first() {
-            return self.cannot_tell(format!("it cannot be told whether {path} is a lock that was left behind: {blind}"));
+            return self
+                .cannot_tell(format!("it cannot be told whether {path} is a lock that was left behind: {blind}"));
         }
         if !old {
             return self.cannot_tell(format!("nobody has it open, and {path} is {} old: looking again", span(age)));
@@ -152,7 +157,10 @@ impl Judgement<'_> {
             &kinds::STALE_LOCK_FILE,
             Severity::Medium,
             &LOCKS,
-            format!("{path} was left behind {} ago by a program of the dotfile VFS, and nobody has the database open", span(age)),
+            format!(
+                "{path} was left behind {} ago by a program of the dotfile VFS, and nobody has the database open",
+                span(age)
+            ),
             "move it away: until then everybody who uses that VFS is kept out",
         );
     }

@@ -318,8 +318,7 @@ fn side_files_that_are_damaged_hide_what_sqlite_would_say() {
         ..sound()
     };
     assert_eq!(kinds_of(&damaged, &seen()), "wal_corrupted");
-    let journal =
-        |state| Some(JournalFacts { state, detail: "record 3".to_owned(), nonce: None, outlived_one: false });
+    let journal = |state| Some(JournalFacts { state, detail: "record 3".to_owned(), nonce: None, outlived_one: false });
     let torn = DatabaseFacts { journal: journal(JournalState::Damaged), ..sound() };
     assert_eq!(kinds_of(&torn, &seen()), "stale_journal");
     let hot = DatabaseFacts { journal: journal(JournalState::Hot), ..sound() };
@@ -330,7 +329,10 @@ fn side_files_that_are_damaged_hide_what_sqlite_would_say() {
 fn a_large_wal_names_who_keeps_it_large() {
     let large = DatabaseFacts { wal_file: FileState::File(file(150_000_000)), ..sound() };
     assert_eq!(kinds_of(&large, &seen()), "wal_file_too_large");
-    let reader = WalFacts { held_back_by: vec![HeldLock { frame: Some(213), ..held("WAL reader at frame 213", 'S') }], ..wal(WalState::Sound) };
+    let reader = WalFacts {
+        held_back_by: vec![HeldLock { frame: Some(213), ..held("WAL reader at frame 213", 'S') }],
+        ..wal(WalState::Sound)
+    };
     let starved = DatabaseFacts { wal: Some(reader), ..large };
     let Verdict::Unhealthy(findings) = judge(&starved, &seen(), &config(), now()) else { panic!("healthy") };
     assert_eq!(findings[0].kind.as_str(), "wal_checkpoint_starved");
@@ -413,7 +415,8 @@ fn a_program_that_locks_for_its_life_is_known_by_what_it_writes_and_stays_known(
     written.main = FileState::File(FileFacts { mtime_ns: i64::try_from(at).unwrap(), ..file(40_960) });
     assert_eq!(kinds_of(&written, &memory), "healthy");
     memory.note(&written, now().after(Duration::from_secs(6)));
-    let writing = JournalFacts { state: JournalState::InUse, detail: "x".to_owned(), nonce: Some(7), outlived_one: false };
+    let writing =
+        JournalFacts { state: JournalState::InUse, detail: "x".to_owned(), nonce: Some(7), outlived_one: false };
     let writing = DatabaseFacts { journal: Some(writing), ..written };
     assert_eq!(kinds_of(&writing, &memory), "healthy", "in the middle of its next transaction");
     // Another program in the same process is not it.

@@ -46,7 +46,8 @@ impl Site<'_> {
 
     /// A reader keeps the WAL from being checkpointed.
     pub(super) fn starved(&self) -> Result<Vec<Playbook>, String> {
-        let readers = self.facts.wal.as_ref().map(|wal| wal.held_back_by.iter().collect::<Vec<_>>()).unwrap_or_default();
+        let readers =
+            self.facts.wal.as_ref().map(|wal| wal.held_back_by.iter().collect::<Vec<_>>()).unwrap_or_default();
         let stopped = self.stopped(&readers);
         if !stopped.is_empty() {
             return self.unblock(&stopped, spec(&self.checkpoint_step()));
@@ -66,15 +67,16 @@ impl Site<'_> {
             steps.push(DatabaseStep::Preserve);
         }
         steps.push(DatabaseStep::MoveLockAside { ino: lock.ino, made_ns: lock.made_ns });
-        let why = format!("{} belongs to nobody that lives; it is moved into evidence, and nothing is lost", lock.path.display());
+        let why = format!(
+            "{} belongs to nobody that lives; it is moved into evidence, and nothing is lost",
+            lock.path.display()
+        );
         Ok(vec![playbook(UNBLOCK, why, &steps)])
     }
 
     /// Those that were stopped by a signal, as far as they can be named.
     fn stopped<'h>(&self, blamed: &[&'h HeldLock]) -> Vec<&'h HeldLock> {
-        let is = |held: &&HeldLock| {
-            held.standstill == Some(Standstill::Stopped) && held.pid > 0 && held.started_ms > 0
-        };
+        let is = |held: &&HeldLock| held.standstill == Some(Standstill::Stopped) && held.pid > 0 && held.started_ms > 0;
         blamed.iter().copied().filter(is).collect()
     }
 
@@ -163,8 +165,10 @@ impl Site<'_> {
         if !self.config.resume_stopped {
             return Err(format!("{named}; `resume_stopped` is false: `kill -CONT {pid}` lets it go on"));
         }
-        let step = DatabaseStep::ResumeStopped { pid, started_ms: holder.started_ms, uid: holder.uid, comm: comm.clone() };
-        let why = format!("{} has it locked and was stopped: SIGCONT lets it go on, and nothing is lost", process(pid, comm));
+        let step =
+            DatabaseStep::ResumeStopped { pid, started_ms: holder.started_ms, uid: holder.uid, comm: comm.clone() };
+        let why =
+            format!("{} has it locked and was stopped: SIGCONT lets it go on, and nothing is lost", process(pid, comm));
         let mut unblock = playbook(UNBLOCK, why, &[step]);
         unblock.steps.push(wait_step());
         Ok(vec![unblock])
