@@ -35,6 +35,14 @@ pub enum BackupError {
         /// Why, and what to do.
         reason: String,
     },
+    /// The source is damaged, and a copy would be too.
+    #[error("no backup of {path} is taken: {reason}")]
+    Damaged {
+        /// The database.
+        path: PathBuf,
+        /// What is damaged.
+        reason: String,
+    },
     /// A copy could not be had without keeping writers out longer than allowed.
     #[error(
         "backup_blocked: {path} cannot be copied within {limit_ms} ms of keeping writers out ({reason}); it is tried again at the next \
@@ -111,6 +119,7 @@ impl From<BackupError> for JobFailure {
             | BackupError::Busy { .. }
             | BackupError::Taken { .. } => FailureKind::Refused,
             BackupError::Host { .. }
+            | BackupError::Damaged { .. }
             | BackupError::Sqlite { .. }
             | BackupError::Unsound { .. }
             | BackupError::Manifest { .. } => FailureKind::Failed,

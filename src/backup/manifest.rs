@@ -103,7 +103,7 @@ pub(super) fn list_in(folder: &Folder) -> Result<Listing, BackupError> {
             Err(error) => listing.skipped.push(error.to_string()),
         }
     }
-    listing.entries.sort_by(|a, b| (b.manifest.taken_at, &b.file).cmp(&(a.manifest.taken_at, &a.file)));
+    listing.entries.sort_by(|a, b| b.age_order().cmp(&a.age_order()));
     Ok(listing)
 }
 

@@ -12,14 +12,12 @@ use crate::job::{BackupEntry, Keep};
 /// A backup stays when it is one of the newest `last` (at least one), the newest verified one, or the newest of its hour,
 /// day or week among the most recent so many hours, days or weeks *that have a backup*. Counting periods that have one,
 /// not periods back from now, means that neither a host that was off for a month nor a clock that jumped ahead costs a
-/// backup. When the newest is from the future the clock went back: then age is unknown, and only `max_bytes` deletes.
+/// backup. While one is from the future the clock went back: then age is unknown, and only `max_bytes` deletes, by their numbers.
 pub fn to_delete(entries: &[BackupEntry], keep: &Keep, max_bytes: Option<u64>, now: Timestamp) -> Vec<PathBuf> {
     let mut newest_first: Vec<&BackupEntry> = entries.iter().collect();
-    newest_first.sort_by(|a, b| (b.manifest.taken_at, &b.file).cmp(&(a.manifest.taken_at, &a.file)));
-    let Some(newest) = newest_first.first() else { return Vec::new() };
-
+    newest_first.sort_by(|a, b| b.age_order().cmp(&a.age_order()));
     let always = always(&newest_first, keep);
-    let clock_went_back = newest.manifest.taken_at > now;
+    let clock_went_back = newest_first.iter().any(|entry| entry.manifest.taken_at > now);
     let mut kept = if clock_went_back { (0..newest_first.len()).collect() } else { by_age(&newest_first, keep) };
     kept.extend(&always);
 
@@ -157,6 +155,22 @@ mod tests {
         let ages = [-2 * DAY, 0, 60, 120];
         assert_eq!(gone(&ages, NONE, None), [] as [i64; 0]);
         assert_eq!(gone(&ages, NONE, Some(20)), [120, 60], "size still counts");
+    }
+
+    #[test]
+    fn after_a_clock_step_back_the_newest_is_the_one_taken_last() {
+        // Taken with a clock that was two days ahead, and then with one that was right.
+        let now: Timestamp = "2026-11-25T12:30:00Z".parse().unwrap();
+        let mut entries: Vec<_> = [2 * DAY, 2 * DAY + 60, -120, -60]
+            .iter()
+            .map(|ahead| entry(&ahead.to_string(), Timestamp::from_second(now.as_second() + ahead).unwrap(), 10))
+            .collect();
+        for (number, entry) in (1..).zip(&mut entries) {
+            entry.manifest.number = number;
+        }
+        let keep = Keep { last: 2, ..NONE };
+        assert_eq!(to_delete(&entries, &keep, None, now), [] as [PathBuf; 0]);
+        assert_eq!(to_delete(&entries, &keep, Some(20), now), [entries[0].file.clone(), entries[1].file.clone()]);
     }
 
     #[test]

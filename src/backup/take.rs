@@ -81,7 +81,7 @@ fn online_copy(
             "its WAL is damaged after frame {} and {} commits lie beyond: a copy would lack them. Heal it first",
             scan.frames_valid, scan.stranded_commits
         );
-        return Err(BackupError::Source { path: source.path.clone(), reason });
+        return Err(BackupError::Damaged { path: source.path.clone(), reason });
     }
     let busy = Duration::from_millis(job.site.busy_ms);
     let database = Database::open(&source.path, Access::Probe, busy, deadline.clone())
@@ -187,13 +187,15 @@ fn finish(
     let blake3 = hash(&file).map_err(|error| unsound(error.to_string()))?;
     drop(file);
     let examined = examine(&path, deadline)?;
-    not_emptied(job, folder, &examined)?;
+    let others = list_in(folder)?.entries;
+    not_emptied(job, &others, &examined)?;
 
     let name = file_name(copy.taken_at);
     let manifest = BackupManifest {
         version: VERSION,
         target: job.target.clone(),
         source: job.site.path.clone(),
+        number: others.first().map_or(1, |newest| newest.manifest.number + 1),
         taken_at: copy.taken_at,
         duration_seconds: began.elapsed().as_secs_f64(),
         blocked_seconds: copy.blocked.as_secs_f64(),
@@ -216,12 +218,11 @@ fn finish(
 
 /// A program that lost its database often makes an empty one: sound by every check, and with each turn the retention would let
 /// go of one good backup for it.
-fn not_emptied(job: &BackupJob, folder: &Folder, examined: &Examined) -> Result<(), BackupError> {
+fn not_emptied(job: &BackupJob, others: &[BackupEntry], examined: &Examined) -> Result<(), BackupError> {
     if !examined.empty {
         return Ok(());
     }
-    let newest = list_in(folder)?.entries.into_iter().next();
-    match newest {
+    match others.first() {
         Some(newest) if !newest.manifest.tables.is_empty() => Err(BackupError::Source {
             path: job.site.path.clone(),
             reason: format!(

@@ -11,6 +11,7 @@ pub(super) fn entry(name: &str, taken_at: Timestamp, size: u64) -> BackupEntry {
         version: 1,
         target: "app".into(),
         source: PathBuf::from("/srv/app.db"),
+        number: 0,
         taken_at,
         duration_seconds: 0.1,
         blocked_seconds: 0.0,

@@ -52,7 +52,7 @@ pub fn main() -> ExitCode {
         Some(Command::Config { command: ConfigCommand::Check { file } }) => config_check::run(&file, output),
     };
     match done {
-        Ok(exit) => exit,
+        Ok(exit) => output.ended(exit),
         Err(failure) => output.failure(&failure),
     }
 }

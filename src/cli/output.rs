@@ -1,7 +1,8 @@
 //! What is printed, and with which status a command ends.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use comfy_table::Table;
 use serde::Serialize;
@@ -52,6 +53,9 @@ impl From<AskError> for Failure {
     }
 }
 
+/// Set when facts could not be written.
+static UNWRITTEN: AtomicBool = AtomicBool::new(false);
+
 /// Where facts go.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Output {
@@ -66,8 +70,19 @@ impl Output {
                 .unwrap_or_else(|error| json!({ "error": error.to_string() }).to_string()),
             false => harmless(&text()),
         };
-        // Who closed the pipe has read enough.
-        let _ = writeln!(std::io::stdout().lock(), "{}", printed.trim_end());
+        match writeln!(std::io::stdout().lock(), "{}", printed.trim_end()) {
+            // Who closed the pipe has read enough.
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+                remark(&format!("the answer could not be written: {error}"));
+                UNWRITTEN.store(true, Ordering::Relaxed);
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+
+    /// The status that a command ends with: an answer that a full disk took is none, whatever it was.
+    pub(super) fn ended(self, exit: ExitCode) -> ExitCode {
+        if UNWRITTEN.load(Ordering::Relaxed) { ExitCode::from(1) } else { exit }
     }
 
     /// Says on stderr what went wrong, and in JSON on stdout where a script waits for a document.

@@ -33,7 +33,9 @@ pub(super) fn daemon(common: &Common, request: &ControlRequest) -> Result<(ExitC
         Some(_) => None,
         None => subject::config(common)?,
     };
-    done(ask(&path(common, config.as_ref()), request, None)?)
+    // One that was started with another `control` goes on listening there until its restart.
+    let announced = config.as_ref().and_then(|config| announced(&config.guardian.state_dir));
+    done(ask(&announced.unwrap_or_else(|| path(common, config.as_ref())), request, None)?)
 }
 
 /// Asks the daemon that works on the same state directory, if one runs: there are never two healers.

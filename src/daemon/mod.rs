@@ -111,7 +111,7 @@ fn beat(
     foundation: &Foundation,
 ) -> impl FnMut(bool) + Send + 'static {
     let (board, pulse, clock) = (Arc::clone(board), Arc::clone(pulse), foundation.cx.clock.clone());
-    let (mut told, mut watchdog) = (String::new(), systemd::Watchdog::default());
+    let (mut told, mut watchdog) = (String::new(), systemd::Watchdog::new());
     move |swept| {
         pulse.beat(clock.now());
         watchdog.feed(clock.now());

@@ -19,14 +19,20 @@ pub(super) fn ready() {
 
 /// What the main loop feeds each time it comes round. systemd hears of it a few times in the time that it allows: a busy
 /// loop must not fill the socket's short queue, for then the next message would block until systemd has read.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Watchdog {
+    /// `None` where nobody watches: asked once, for the environment does not change.
+    half: Option<Duration>,
     fed_at: Option<Moment>,
 }
 
 impl Watchdog {
+    pub(super) fn new() -> Watchdog {
+        Watchdog { half: beat_interval(), fed_at: None }
+    }
+
     pub(super) fn feed(&mut self, now: Moment) {
-        let Some(half) = beat_interval() else { return };
+        let Some(half) = self.half else { return };
         if self.fed_at.is_none_or(|fed_at| now.since(fed_at) >= half / 2) {
             self.fed_at = Some(now);
             tell(&[NotifyState::Watchdog]);

@@ -34,9 +34,16 @@ impl FsId {
     /// # Errors
     /// [`HostError::FileSystem`] or [`HostError::Stat`].
     pub fn of(path: &Path) -> Result<FsId, HostError> {
+        FsId::beneath(path, FileFacts::of_path(path, true)?.id.dev)
+    }
+
+    /// As [`FsId::of`], of a path that was looked at: it is on the device `dev`.
+    ///
+    /// # Errors
+    /// [`HostError::FileSystem`].
+    pub fn beneath(path: &Path, dev: Device) -> Result<FsId, HostError> {
         let stat = rustix::fs::statfs(path).map_err(at(path, HostError::file_system))?;
         let vfs = rustix::fs::statvfs(path).map_err(at(path, HostError::file_system))?;
-        let dev = FileFacts::of_path(path, true)?.id.dev;
         // The type is 32 or 64 bits wide, by architecture.
         #[allow(clippy::useless_conversion)]
         let fs_type = i64::from(stat.f_type);

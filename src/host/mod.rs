@@ -56,7 +56,7 @@ pub use holders::{Holder, Holders, Scan, Sought, find_holders};
 pub use lock_table::{Lock, LockKind, LockMode, LockTable};
 pub use mounts::{Locality, Mount, Mounts};
 pub use ofd::{Bytes, Conflict, OfdLock, ask_lock};
-pub use ours::{OUR_PREFIX, is_ours};
+pub use ours::{OUR_PREFIX, is_our_state, is_ours};
 pub use ownership::Ownership;
 pub use process::{ProcessFacts, ProcessHandle, die_with_parent, limit_memory, no_core_dumps, resident_bytes};
 pub use read_ahead::{ReadAhead, forget_cached, read_ahead};

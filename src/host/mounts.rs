@@ -136,6 +136,17 @@ impl Mounts {
         by_id.or_else(|| self.of(path))
     }
 
+    /// Whether it is only for this process that a path cannot be written, as behind `ProtectSystem=` of its unit: the
+    /// first process's namespace, which is the programs', has the same file system there read-write.
+    pub fn walled_off(&self, path: &Path) -> bool {
+        let Some(here) = self.of(path).filter(|here| here.mount_read_only && !here.super_read_only) else {
+            return false;
+        };
+        let Ok(text) = procfs::bytes(Path::new("/proc/1/mountinfo")) else { return false };
+        let theirs = Mounts::parse(&text);
+        theirs.of(path).is_some_and(|there| there.device == here.device && !there.read_only())
+    }
+
     /// The first mount of a device.
     pub fn of_device(&self, device: Device) -> Option<&Mount> {
         self.0.iter().find(|mount| mount.device == device)

@@ -1,5 +1,7 @@
 //! Which files are guardiand's own.
 
+use std::path::Path;
+
 /// What the name of every temporary file of guardiand begins with.
 pub const OUR_PREFIX: &str = ".guardiand-";
 
@@ -10,9 +12,43 @@ pub fn is_ours(file_name: impl AsRef<[u8]>) -> bool {
     file_name.as_ref().starts_with(OUR_PREFIX.as_bytes())
 }
 
+/// What guardiand keeps in its state directory, by the beginnings of the names.
+const OUR_STATE: [&str; 4] = ["state.db", "incidents", "backups", "scratch"];
+
+/// Whether `path` is guardiand's own index, evidence, backup or private copy: never anybody's database to be supervised, also
+/// where a state directory lies among the databases.
+pub fn is_our_state(state_dir: &Path, path: &Path) -> bool {
+    let Ok(below) = path.strip_prefix(state_dir) else { return false };
+    let Some(first) = below.components().next() else { return false };
+    let first = first.as_os_str().as_encoded_bytes();
+    OUR_STATE.iter().any(|name| match *name {
+        "state.db" => first.starts_with(name.as_bytes()),
+        folder => first == folder.as_bytes() && below.components().nth(1).is_some(),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_state_directory_s_own_files_are_ours_and_others_in_it_are_not() {
+        for (path, ours) in [
+            ("/s/state.db", true),
+            ("/s/state.db-wal", true),
+            ("/s/state.db.damaged-1", true),
+            ("/s/incidents/1/evidence/main", true),
+            ("/s/backups/app/1.db", true),
+            ("/s/scratch/x", true),
+            ("/s/app.db", false),
+            ("/s/backups", false),
+            ("/s/incidents.db", false),
+            ("/other/state.db", false),
+            ("/s", false),
+        ] {
+            assert_eq!(is_our_state(Path::new("/s"), Path::new(path)), ours, "{path}");
+        }
+    }
 
     #[test]
     fn only_names_that_begin_with_our_prefix_are_ours() {

@@ -10,7 +10,8 @@ use super::error::{HostError, at};
 /// Free room on one file system (`statvfs(3)`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Space {
-    /// Bytes that an unprivileged program may still use; root's reserve is not counted.
+    /// Bytes that an unprivileged program may still use; root's reserve is not counted. `u64::MAX` where the file system does
+    /// not count them.
     pub free_bytes: u64,
     /// Bytes in all.
     pub total_bytes: u64,
@@ -31,8 +32,10 @@ impl Space {
         let vfs = statvfs(path).map_err(at(path, HostError::file_system))?;
         // btrfs and others without a fixed inode table report zero of zero.
         let counts_inodes = vfs.f_files > 0;
+        // So do FUSE file systems that do not implement statfs, and say nothing of being full.
+        let counts_blocks = vfs.f_blocks > 0;
         Ok(Space {
-            free_bytes: vfs.f_bavail.saturating_mul(vfs.f_frsize),
+            free_bytes: if counts_blocks { vfs.f_bavail.saturating_mul(vfs.f_frsize) } else { u64::MAX },
             total_bytes: vfs.f_blocks.saturating_mul(vfs.f_frsize),
             free_inodes: counts_inodes.then_some(vfs.f_favail),
             read_only: vfs.f_flag.contains(StatVfsMountFlags::RDONLY),
@@ -51,6 +54,11 @@ mod tests {
         let space = Space::at(dir.path()).unwrap();
         assert!(space.free_bytes > 0 && space.free_bytes <= space.total_bytes, "{space:?}");
         assert!(!space.read_only && space.block_bytes >= 512, "{space:?}");
+    }
+
+    #[test]
+    fn a_file_system_that_counts_no_blocks_is_not_full() {
+        assert_eq!(Space::at(Path::new("/proc")).unwrap().free_bytes, u64::MAX);
     }
 
     #[test]

@@ -31,6 +31,10 @@ pub struct BackupManifest {
     pub target: String,
     /// The source's path.
     pub source: PathBuf,
+    /// It is the so-manieth of its folder: what tells the newest one, whatever the wall clock did meanwhile. 0: taken before
+    /// they were numbered.
+    #[serde(default)]
+    pub number: u64,
     /// When the copy's content was current.
     #[serde(with = "crate::model::millis")]
     pub taken_at: Timestamp,
@@ -70,6 +74,13 @@ pub struct BackupEntry {
     pub manifest: BackupManifest,
 }
 
+impl BackupEntry {
+    /// Orders backups by when they were taken: by their numbers, for a wall clock can be set back.
+    pub fn age_order(&self) -> (u64, Timestamp, &std::path::Path) {
+        (self.manifest.number, self.manifest.taken_at, &self.file)
+    }
+}
+
 /// Which backups to keep: the union of the rules; `last` always stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -97,7 +108,7 @@ pub struct PruneJob {
     pub keep: Keep,
     /// Then the oldest go until all together are below this many bytes; `keep.last` (at least one) always stays.
     pub max_bytes: Option<u64>,
-    /// The wall clock now; age rules do nothing when the newest backup is from the future (a clock step).
+    /// The wall clock now; age rules do nothing while any backup is from the future (a clock step).
     pub now: Timestamp,
 }
 

@@ -10,7 +10,7 @@ use super::Job;
 use super::child::{self, Asked, Ending};
 use super::client::{Answer, Inner, run_alone};
 
-/// Jobs to one child: beyond it, a second child looks afresh at /proc/locks, which the first read only once.
+/// Jobs that share one look at /proc/locks: beyond it, the table is read again.
 const CHUNK: usize = 2000;
 
 /// Culprits in one batch before the rest runs one by one.
@@ -39,7 +39,7 @@ pub(super) async fn run(inner: &Arc<Inner>, jobs: Vec<(u64, Job, Duration)>, to:
     }
 }
 
-/// Runs one child over `asked` and gives back those that no answer came for; a culprit is answered for here.
+/// Runs one child, the kept one or a fresh one, over `asked` and gives back those that no answer came for; a culprit is answered for here.
 async fn one_batch(
     inner: &Arc<Inner>,
     asked: Vec<Asked>,
@@ -54,7 +54,7 @@ async fn one_batch(
         }
     };
     let mut done = 0;
-    let ending = child::converse(inner, lane, &asked, &mut |at, got| {
+    let ending = child::converse_with_kept(inner, lane, &asked, &mut |at, got| {
         done += 1;
         answer(at, got);
     })

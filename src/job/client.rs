@@ -1,7 +1,9 @@
 //! The supervisor's side of the seam: runs jobs in re-executed children, and turns hangs and crashes into answers.
 //!
-//! Children are short-lived: one for all the cheap probes of a sweep, one for each long job. So nothing goes stale, no
-//! memory idles, and POSIX locks are dropped by exit. A child costs about a millisecond.
+//! A child lives for all the cheap probes of a sweep, or for one long job; POSIX locks are dropped by its exit, and what went
+//! wrong in it ends with it. Starting one costs some milliseconds of CPU, which is more than all the looks of a sweep over
+//! unchanged files: so a child that did nothing but `stat` is kept for the next sweep, for a while ([`ClientOptions::keep`]). It holds
+//! nothing meanwhile, and looks at the host afresh for each batch.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,6 +13,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::child::{self, Asked, Ending, Lane};
+use super::kept::Kept;
 use super::{FailureKind, Job, JobFailure, Outcome, WorkerEvents, batch};
 
 /// What came back for a job.
@@ -29,6 +32,8 @@ pub struct ClientOptions {
     pub standstill: Duration,
     /// How long a child may take to end after SIGKILL, before it is given up.
     pub kill_grace: Duration,
+    /// How long a child that did nothing but `stat` may be kept for the next sweep, from its start.
+    pub keep: Duration,
     /// Hears of restarts.
     pub events: Arc<dyn WorkerEvents>,
 }
@@ -43,6 +48,7 @@ impl ClientOptions {
             memory: 1 << 30,
             standstill: Duration::from_secs(10),
             kill_grace: Duration::from_secs(2),
+            keep: Duration::from_secs(600),
             events: Arc::new(()),
         }
     }
@@ -59,6 +65,7 @@ pub(super) struct Inner {
     pub(super) options: ClientOptions,
     pub(super) workers: Arc<Semaphore>,
     pub(super) probes: Arc<Semaphore>,
+    pub(super) kept: Kept,
     pub(super) abandoned: AtomicUsize,
 }
 
@@ -68,6 +75,7 @@ impl Client {
         Client(Arc::new(Inner {
             workers: Arc::new(Semaphore::new(options.workers.max(1))),
             probes: Arc::new(Semaphore::new(1)),
+            kept: Kept::default(),
             abandoned: AtomicUsize::new(0),
             options,
         }))
@@ -91,7 +99,10 @@ impl Client {
 
     /// Runs cheap probes in one child on the lane kept for them (or a worker's, when one is free and that lane is not),
     /// and hands out each answer as it comes, with the caller's id. Every job is answered exactly once. The patience of each
-    /// counts from its own beginning. Dropping the receiver kills the child.
+    /// counts from its own beginning. Dropping the receiver before the last answer kills the child.
+    ///
+    /// On the lane kept for them the child of the last batch is asked again, when that one did nothing but `stat`: see
+    /// [`ClientOptions::keep`]. If it was killed meanwhile another takes its place, and nothing is made of it.
     ///
     /// A job that hangs or crashes is known by its `started`; the rest goes on in a fresh batch without it. After a second such
     /// job the rest runs one by one, each in a child of its own and beside each other as lanes allow, so that a folder full of

@@ -9,6 +9,7 @@ mod child;
 mod client;
 mod database;
 mod events;
+mod kept;
 pub mod line;
 mod step;
 
@@ -17,7 +18,8 @@ pub use client::{Answer, Client, ClientOptions};
 pub use database::{
     Access, DatabaseFacts, DatabaseProbe, DatabaseSite, Diagnosis, DotfileLock, FileFacts, FileState, Fingerprint,
     HeaderFacts, HeldLock, HolderFacts, IntegrityFacts, IntegrityLevel, JournalFacts, JournalState, LayerTime,
-    OpenFacts, Owner, Place, QueryFacts, SettledCopy, SqliteFault, TableRows, Users, WalFacts, WalMark, WalState,
+    OpenFacts, Owner, Place, QueryFacts, SettledCopy, SqliteFault, TableRows, Unread, Users, WalFacts, WalMark,
+    WalState,
 };
 pub use events::WorkerEvents;
 pub use step::{Candidate, DatabaseStep, Phase, Progress, StepJob, StepReport};
@@ -28,7 +30,7 @@ use serde::{Deserialize, Serialize};
 
 /// One piece of work for a child.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(tag = "job", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum Job {
     /// Look at a database.
     Probe(Box<DatabaseProbe>),
@@ -51,12 +53,14 @@ pub enum Job {
         pattern: String,
         /// At most so many matches; more is said.
         max: usize,
+        /// Whose index, evidence and backups are no matches.
+        state_dir: PathBuf,
     },
 }
 
 /// What a job brought back.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(tag = "outcome", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// Of [`Job::Probe`].
     Probed(Box<DatabaseFacts>),
@@ -117,16 +121,22 @@ pub enum FailureKind {
 
 /// Supervisor to child: one line each.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Request {
-    /// Echoed in the reply.
-    pub id: u64,
-    /// What to do.
-    pub job: Job,
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// A batch begins: what the host said to the last one (its locks, its mounts) is forgotten. There is no reply.
+    Afresh,
+    /// One piece of work.
+    Job {
+        /// Echoed in the reply.
+        id: u64,
+        /// What to do.
+        job: Job,
+    },
 }
 
 /// Child to supervisor: one line each. `started` comes before the work, so that a killed child names its culprit.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum Reply {
     /// The job begins.
     Started {

@@ -83,10 +83,10 @@ pub fn parse(bytes: &[u8]) -> Contents {
     contents
 }
 
-/// The writing end of one log.
+/// The writing end of one log. It holds no file open between two appends: a thousand incidents at once must not use up the
+/// descriptors that the children need, and a log whose folder was taken away must fail, not be written where nobody reads it.
 #[derive(Debug)]
 pub struct LogWriter {
-    file: File,
     path: PathBuf,
     next_seq: u64,
 }
@@ -98,10 +98,10 @@ impl LogWriter {
     /// When the log exists, or cannot be made durable.
     pub fn create(folder: &Path) -> Result<LogWriter, JournalError> {
         let path = folder.join(LOG_NAME);
-        let file = open_nofollow(OpenOptions::new().append(true).create_new(true), &path)
+        open_nofollow(OpenOptions::new().append(true).create_new(true), &path)
             .map_err(|source| JournalError::Create { path: path.clone(), source })?;
         sync_folder(folder)?;
-        Ok(LogWriter { file, path, next_seq: 0 })
+        Ok(LogWriter { path, next_seq: 0 })
     }
 
     /// Opens a log to carry on after `contents`, cutting off what is not trusted. A bad end is first copied to
@@ -122,7 +122,7 @@ impl LogWriter {
             file.sync_all().map_err(failed)?;
         }
         sync_folder(folder)?;
-        Ok(LogWriter { file, path, next_seq: contents.records.len() as u64 })
+        Ok(LogWriter { path, next_seq: contents.records.len() as u64 })
     }
 
     /// The number of the next entry.
@@ -137,10 +137,11 @@ impl LogWriter {
     pub fn append(&mut self, at: Moment, entry: &Entry) -> Result<(), JournalError> {
         let line = encode(self.next_seq, at, entry).map_err(JournalError::Encode)?;
         let failed = |source| JournalError::Append { path: self.path.clone(), source };
-        let before = self.file.metadata().map_err(failed)?.len();
-        if let Err(source) = self.file.write_all(&line).and_then(|()| self.file.sync_data()) {
+        let mut file = open_nofollow(OpenOptions::new().append(true), &self.path).map_err(failed)?;
+        let before = file.metadata().map_err(failed)?.len();
+        if let Err(source) = file.write_all(&line).and_then(|()| file.sync_data()) {
             // Without this, the next append would stand behind half a line, and all after it would not be trusted.
-            let _ = self.file.set_len(before);
+            let _ = file.set_len(before);
             return Err(JournalError::Append { path: self.path.clone(), source });
         }
         self.next_seq += 1;
@@ -248,6 +249,19 @@ mod tests {
         let contents = parse(without.as_bytes());
         assert_eq!(contents.records.len(), 1);
         assert!(matches!(contents.doubt, Some(Doubt::Bad { line: 2, .. })));
+    }
+
+    #[test]
+    fn a_log_that_waits_holds_no_file_open() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = LogWriter::create(folder.path()).unwrap();
+        log.append(moment(0), &Entry::Recovered).unwrap();
+        let open =
+            std::fs::read_dir("/proc/self/fd").unwrap().filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+        assert_eq!(open.filter(|path| path.starts_with(folder.path())).count(), 0);
+        // Taken away, it is not made anew: what was written before would be missing from it.
+        std::fs::remove_file(folder.path().join(LOG_NAME)).unwrap();
+        assert!(matches!(log.append(moment(1), &Entry::Recovered), Err(JournalError::Append { .. })));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use thiserror::Error;
 use super::entry::{Entry, Read, Record};
 use crate::clock::Moment;
 use crate::job::Phase;
-use crate::model::{Incident, IncidentEvent, IncidentState, Loss, Playbook, StepOutcome, StepRecord, StepSpec};
+use crate::model::{Incident, IncidentEvent, IncidentState, Loss, Playbook, Risk, StepOutcome, StepRecord, StepSpec};
 
 /// A step that was begun, and of which nobody knows how far it got.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,6 +55,8 @@ pub struct Replayed {
     pub incident: Incident,
     /// When it was opened, on both clocks.
     pub opened: Moment,
+    /// The last entry's number.
+    pub seq: u64,
     /// The last entry's time.
     pub last: Moment,
     /// The plan.
@@ -67,6 +69,9 @@ pub struct Replayed {
     pub runs: Vec<PlaybookRun>,
     /// What the present playbook costs if it heals.
     pub loss: Option<Loss>,
+    /// Something else stands in the target's place, and was not taken back: whatever made the target healthy afterwards, this
+    /// is what it cost.
+    pub replaced: bool,
     /// The log has its last entry.
     pub closed: bool,
     /// Entries of a newer version, which were skipped.
@@ -107,6 +112,7 @@ pub fn replay(records: &[Record]) -> Result<Replayed, Illegal> {
         match &record.entry {
             Read::Known(entry) => replayed.apply(record.seq, record.at, entry)?,
             Read::Unknown { name, reason } => {
+                replayed.seq = record.seq;
                 replayed.skipped.push(format!("entry {} (`{name}`): {reason}", record.seq));
             }
         }
@@ -120,12 +126,14 @@ impl Replayed {
         Replayed {
             incident,
             opened: at,
+            seq: 0,
             last: at,
             playbooks: Vec::new(),
             current: None,
             unfinished: None,
             runs: Vec::new(),
             loss: None,
+            replaced: false,
             closed: false,
             skipped: Vec::new(),
             run_began_ms: at.boot_ms,
@@ -140,6 +148,7 @@ impl Replayed {
         let mut next = self.clone();
         match next.step(at, entry) {
             Ok(()) => {
+                next.seq = seq;
                 next.last = at;
                 *self = next;
                 Ok(())
@@ -220,6 +229,9 @@ impl Replayed {
             (_, Entry::Recovered) => {
                 self.advance(E::Recovered)?;
                 self.end_run(at, false);
+                if self.replaced {
+                    self.incident.loss.clone_from(&self.loss);
+                }
                 Ok(())
             }
             (S::Closed, Entry::Closed { incident }) => {
@@ -264,11 +276,23 @@ impl Replayed {
         loss: Option<&Loss>,
     ) -> Result<(), String> {
         match self.unfinished.take() {
-            Some(open) if open.playbook == playbook && open.index == index => {}
+            Some(open) if open.playbook == playbook && open.index == index => {
+                if open.spec.risk == Risk::Lossy {
+                    self.replaced = match (open.phase, record.outcome) {
+                        (Phase::Apply | Phase::Resume, StepOutcome::Ok) => true,
+                        (_, StepOutcome::Undone) | (Phase::Undo, StepOutcome::Ok | StepOutcome::Skipped) => false,
+                        (_, StepOutcome::Failed) | (Phase::Apply | Phase::Resume, StepOutcome::Skipped) => {
+                            self.replaced
+                        }
+                    };
+                }
+            }
             Some(open) => return Err(format!("step {} of playbook {} is under way", open.index, open.playbook)),
             None => return Err("no step is under way".into()),
         }
         match record.outcome {
+            // Of what stands in its place nothing is undone when its scaffolding is.
+            StepOutcome::Undone if self.replaced => {}
             StepOutcome::Undone => self.loss = None,
             StepOutcome::Ok if loss.is_some() => self.loss = loss.cloned(),
             StepOutcome::Ok | StepOutcome::Failed | StepOutcome::Skipped => {}

@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Finding, InUse, Layer};
 
+/// The reason of a look that met a lock: it looks again soon, and says more when the lock lasts.
+pub const LOCKED_FOR_NOW: &str = "it is locked; looking again until its busy timeout has passed";
+
 /// What a detector concluded. `Unknown` opens, heals and closes nothing.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verdict {
@@ -24,6 +27,11 @@ impl Verdict {
             Verdict::Unhealthy(_) => "unhealthy",
             Verdict::Unknown(_) => "unknown",
         }
+    }
+
+    /// It is over with the next look, or turns into a finding.
+    pub fn is_momentary(&self) -> bool {
+        matches!(self, Verdict::Unknown(reason) if reason == LOCKED_FOR_NOW)
     }
 
     /// The findings; none unless unhealthy.

@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::messages::{Blame, Trees, blame};
+use super::messages::{Blame, Trees, blame, refused_page};
 use super::probe::{quoted, text};
 use super::{Database, SqliteFault};
+use crate::model::FaultClass;
 
 /// What a check said.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +63,12 @@ impl Database {
         let mut lines = Vec::new();
         let fault = self.check_lines(pragma, limit, &mut lines).err();
         let fault = fault.map(|error| self.fault(&format!("running {pragma} on"), &error));
+        if let Some((line, code)) = lines.iter().find_map(|line| Some((line, refused_page(line)?))) {
+            // The disk's failure, whatever else seems wrong for want of that page: nothing is known of the bytes, and no repair
+            // may follow from it.
+            let fault = self.page_fault(pragma, line.clone(), code);
+            return IntegrityReport { fault: Some(fault), ..IntegrityReport::default() };
+        }
         let trees = self.trees().unwrap_or_default();
         let mut report = IntegrityReport { limit_reached: lines.len() >= limit as usize, ..Default::default() };
         let (mut elsewhere, mut tree_told, mut leaked) = (false, false, false);
@@ -92,6 +99,14 @@ impl Database {
         report.ok = fault.is_none() && report.messages.is_empty();
         report.fault = fault;
         report
+    }
+
+    fn page_fault(&self, pragma: &str, message: String, code: i32) -> SqliteFault {
+        let class = FaultClass::of(code, None);
+        SqliteFault {
+            code,
+            ..SqliteFault::other(format!("running {pragma} on {}", self.path().display()), class, message)
+        }
     }
 
     /// True when the error that ended a check early, if any, comes from an index's tree: every tree is walked, and told,

@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use rusqlite::ffi;
+
 /// What one line blames.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Blame {
@@ -24,6 +26,17 @@ pub(super) enum Blame {
 pub(super) struct Trees {
     pub(super) indexes: BTreeMap<u32, String>,
     pub(super) tables: BTreeMap<u32, String>,
+}
+
+/// The code with which a page was refused that the check wanted: not a word about what the page holds.
+///
+/// Of an overflow or freelist page the line has no code; what its pager refuses there is a read that failed.
+pub(super) fn refused_page(line: &str) -> Option<i32> {
+    if let Some((_, code)) = line.split_once("unable to get the page. error code=") {
+        let code = code.split(|byte: char| !byte.is_ascii_digit()).next()?.parse::<i32>().ok()?;
+        return (!matches!(code & 0xff, ffi::SQLITE_CORRUPT | ffi::SQLITE_NOTADB)).then_some(code);
+    }
+    line.contains("failed to get page ").then_some(ffi::SQLITE_IOERR_READ)
 }
 
 /// Reads one line.
@@ -88,6 +101,21 @@ fn is_of_virtual_table(line: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_page_that_could_not_be_read_is_no_damage_and_one_that_is_malformed_is() {
+        for (line, code) in [
+            ("Tree 2 page 11: unable to get the page. error code=8458", Some(8458)),
+            ("Tree 2 page 11 cell 3: unable to get the page. error code=266", Some(266)),
+            ("Tree 2 page 11: unable to get the page. error code=11", None),
+            ("Tree 4 page 4 cell 7: failed to get page 12", Some(ffi::SQLITE_IOERR_READ)),
+            ("Freelist: failed to get page 12", Some(ffi::SQLITE_IOERR_READ)),
+            ("Tree 2 page 11: btreeInitPage() returns error code 11", None),
+            ("wrong # of entries in index tx", None),
+        ] {
+            assert_eq!(refused_page(line), code, "{line}");
+        }
+    }
 
     #[test]
     fn every_line_blames_the_right_part() {

@@ -36,6 +36,11 @@ impl Aside {
         None
     }
 
+    /// Whether `ground` is put aside.
+    pub(super) fn has(&self, ground: &str) -> bool {
+        self.grounds.contains_key(ground)
+    }
+
     /// A child on `ground` could not be killed.
     pub(super) fn stuck(&mut self, ground: &str, now: Moment) {
         let pause =

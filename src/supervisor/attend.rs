@@ -73,6 +73,8 @@ pub async fn close_if_proven(cx: &Context, mut target: Box<dyn Supervised>, case
 pub(super) async fn recovered(cx: &Context, case: &mut Case) -> Result<(), JournalError> {
     // After an escalation it was a person who brought it back, as far as anybody can tell.
     let by = match case.state() {
+        // What was put in its place could not be proven then, nor taken back: it is what is well now.
+        _ if case.story().replaced => Resolution::Healed,
         IncidentState::Escalated => Resolution::ResolvedByOperator,
         _ => Resolution::SelfResolved,
     };
@@ -193,9 +195,24 @@ impl Visit<'_> {
             Admission::Go => Ok(true),
             Admission::Hold { reason, left } => {
                 self.retry_in = Some(left);
-                let words =
-                    format!("{} holds the next attempt back for another {:.0} s", reason.name(), left.as_secs_f64());
-                defer(self.cx, case, reason, words).await?;
+                let opens = now.after(left).wall;
+                match (case.state(), reason) {
+                    // A person was called already, and for a better reason than that it is not tried again yet.
+                    (IncidentState::Escalated, _) => {}
+                    (_, DeferReason::Budget) => {
+                        let target = &settings.target;
+                        let words = format!(
+                            "its budget of heals is used up ([gates] heals): they do not last, so see what damages it. guardiand \
+                             tries again by itself at {opens:.0}; `guardiand heal {target}` tries at once"
+                        );
+                        emit_deferred(case, reason, &words);
+                        case.escalate(self.cx, words).await?;
+                    }
+                    _ => {
+                        let words = format!("{} holds the next attempt back until {opens:.0}", reason.name());
+                        defer(self.cx, case, reason, words).await?;
+                    }
+                }
                 Ok(false)
             }
         }
@@ -239,7 +256,11 @@ impl Visit<'_> {
             Some(folder) => format!("; the files as they were are in {folder}"),
             None => String::new(),
         };
-        let reason = format!("nothing that was tried healed it ({}); it is still {seen}{kept}", tried.join("; "));
+        let tried = tried.join("; ");
+        let reason = match case.story().replaced {
+            true => format!("{tried}; the detector says {seen}{kept}"),
+            false => format!("nothing that was tried healed it ({tried}); it is still {seen}{kept}"),
+        };
         case.escalate(self.cx, reason).await
     }
 

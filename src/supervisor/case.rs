@@ -11,11 +11,12 @@ use super::Context;
 #[derive(Debug, Clone)]
 pub struct Case {
     story: Replayed,
-    seq: u64,
     /// Opened by this process: the boot-time clock measures it. After a restart only the wall clock does.
     ours: bool,
     /// The last attempt was held up, and did nothing: it may be made again. Not remembered over a restart.
     pub(super) held: bool,
+    /// The reason that a person was called for last.
+    told: Option<String>,
 }
 
 impl Case {
@@ -30,7 +31,7 @@ impl Case {
         fault_time: Option<jiff::Timestamp>,
     ) -> Result<Case, JournalError> {
         let incident = Case::draft(check, opened, fault_time);
-        let case = Case { story: Replayed::begin(incident.clone(), opened), seq: 0, ours: true, held: false };
+        let case = Case { story: Replayed::begin(incident.clone(), opened), ours: true, held: false, told: None };
         let entry = Entry::Opened { incident: Box::new(case.story.incident.clone()) };
         cx.journal.append(&incident.id, entry).await?;
         IncidentOpened(&case.story.incident).emit();
@@ -64,7 +65,9 @@ impl Case {
 
     /// Takes up an incident that an earlier process left open.
     pub(super) fn carry_on(left: LeftOpen) -> Case {
-        Case { story: left.replayed, seq: u64::MAX / 2, ours: false, held: false }
+        let told =
+            left.replayed.incident.reason.clone().filter(|_| left.replayed.incident.state == IncidentState::Escalated);
+        Case { story: left.replayed, ours: false, held: false, told }
     }
 
     /// Makes `entry` durable, then takes it into account.
@@ -74,8 +77,7 @@ impl Case {
     pub(super) async fn tell(&mut self, cx: &Context, entry: Entry) -> Result<(), JournalError> {
         let id = self.story.incident.id.clone();
         cx.journal.append(&id, entry.clone()).await?;
-        self.seq += 1;
-        if let Err(illegal) = self.story.apply(self.seq, cx.now(), &entry) {
+        if let Err(illegal) = self.story.apply(self.story.seq + 1, cx.now(), &entry) {
             // The journal checks the same before it writes, so this cannot be; said rather than trusted.
             tracing::error!(incident = %id, error = %illegal, "the story and its log have parted");
         }
@@ -135,7 +137,11 @@ impl Case {
             return Ok(());
         }
         self.tell(cx, Entry::Escalated { reason: reason.clone() }).await?;
-        IncidentEscalated { incident: &self.story.incident, reason: &reason }.emit();
+        // Tried again by itself meanwhile, and to no other end: nobody is called twice for that.
+        if self.told.as_ref() != Some(&reason) {
+            IncidentEscalated { incident: &self.story.incident, reason: &reason }.emit();
+            self.told = Some(reason);
+        }
         Ok(())
     }
 }

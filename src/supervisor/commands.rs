@@ -4,13 +4,14 @@ use std::path::Path;
 
 use tokio::sync::oneshot;
 
-use crate::model::Check;
+use crate::model::{Check, Verdict};
 use crate::modes::{Answer, Supervised};
 
+use super::attend::Mandate;
 use super::inbox::SlotId;
 use super::slot::Slot;
 use super::sweep::{Supervisor, no_answer};
-use super::{Case, Command, HealAnswer, Message, check_on_demand, heal_on_demand};
+use super::{Attended, Case, Command, HealAnswer, Message, attend, check_on_demand, heal_on_demand};
 
 /// A target that left its slot, with its open incident.
 type Borrowed = (SlotId, Box<dyn Supervised>, Option<Case>);
@@ -62,8 +63,14 @@ impl Supervisor {
         };
         let (cx, outbox) = (self.cx.clone(), self.outbox.clone());
         tokio::spawn(async move {
-            let attended = check_on_demand(&cx, target, case).await;
+            let opened = cx.now();
+            let mut attended = check_on_demand(&cx, target, case).await;
             let _ = reply.send(Ok(attended.check.clone()));
+            if matches!(attended.check.verdict, Verdict::Unhealthy(_)) {
+                // It looked closer than a sweep does: the next sweep may not see it.
+                let Attended { target, case, check, .. } = attended;
+                attended = attend(&cx, target, case, check, opened, Mandate::Own).await;
+            }
             let _ = outbox.send(Message::Attended(id, Box::new(attended)));
         });
     }

@@ -1,5 +1,7 @@
 //! Running one playbook: intent made durable, step applied, result made durable; then proof.
 
+use std::time::Duration;
+
 use backon::{BackoffBuilder, ExponentialBuilder};
 
 use crate::job::Phase;
@@ -9,6 +11,9 @@ use crate::modes::{Action, Look, StepResult, Supervised};
 use crate::telemetry::{PlaybookBegan, PlaybookEnded, PlaybookOutcome, StepEnded};
 
 use super::{Case, Context};
+
+/// So often the detector is asked again when it cannot tell, over some 15 s.
+const PROOF_LOOKS: usize = 10;
 
 /// How a playbook ended.
 pub(super) enum Ended {
@@ -91,7 +96,7 @@ async fn take_steps(
     // Before the proof: what the program does with what was put in place is part of it.
     let finished = finish(cx, target, case, index, playbook).await?;
     case.tell(cx, Entry::Verifying).await?;
-    let check = prove(cx, target).await;
+    let check = prove_patiently(cx, target).await;
     let told = serde_json::to_value(&check).unwrap_or_default();
     if check.verdict == Verdict::Healthy {
         if let Err(late) = finished {
@@ -104,6 +109,11 @@ async fn take_steps(
     }
     let seen = describe(&check.verdict);
     case.tell(cx, Entry::Disproved { check: told }).await?;
+    if matches!(check.verdict, Verdict::Unknown(_)) {
+        // Nothing speaks against what was done: it stays, and the next look that can tell ends the incident.
+        let why = format!("`{}` is done and cannot be proven yet: {seen}", playbook.name);
+        return Ok(if cx.is_stopping() { Ended::Parked } else { Ended::Held(why) });
+    }
     take_back(cx, target, case, index, &done).await?;
     Ok(Ended::NotHealed(format!("after `{}` the detector says: {seen}", playbook.name)))
 }
@@ -127,6 +137,24 @@ async fn park(
 pub(super) async fn prove(cx: &Context, target: &mut dyn Supervised) -> Check {
     let answer = cx.look(target, Look::Prove).await;
     target.judge(Look::Prove, &answer, cx.now())
+}
+
+/// The detector, in full, until it can tell: a program that goes on at once keeps a look waiting for its locks.
+async fn prove_patiently(cx: &Context, target: &mut dyn Supervised) -> Check {
+    let delays = ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(100))
+        .with_max_delay(Duration::from_secs(2))
+        .with_max_times(PROOF_LOOKS)
+        .with_jitter()
+        .build();
+    let mut check = prove(cx, target).await;
+    for delay in delays {
+        if !matches!(check.verdict, Verdict::Unknown(_)) || !cx.rest(delay).await {
+            break;
+        }
+        check = prove(cx, target).await;
+    }
+    check
 }
 
 /// What a verdict says, for people.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::BuildHasher as _;
+use std::path::PathBuf;
 use std::sync::PoisonError;
 use std::time::Duration;
 
@@ -20,12 +21,28 @@ const LISTING_INTERVAL: Duration = Duration::from_secs(30);
 /// Listing is a walk over folders.
 const LISTING_PATIENCE: Duration = Duration::from_secs(30);
 
+/// The slots, to be found without going over all of them for each target that is added.
+#[derive(Default)]
+struct Known {
+    names: HashMap<(String, &'static str), SlotId>,
+    paths: HashMap<(PathBuf, &'static str), SlotId>,
+}
+
+impl Known {
+    /// Takes note of what `slot` supervises; the one that came first has the path.
+    fn see(&mut self, id: SlotId, slot: &Slot) {
+        if let Some(path) = slot.path.clone().filter(|_| !slot.gone) {
+            self.paths.entry((path, slot.mode)).or_insert(id);
+        }
+    }
+}
+
 impl Supervisor {
     /// Takes targets and globs under supervision; interrupted heals are resumed before anything else touches them.
     pub fn plant(&mut self, plant: Plant) {
-        let (of, known) = (plant.targets.len(), self.known());
+        let (of, mut known) = (plant.targets.len(), self.known());
         for (index, target) in plant.targets.into_iter().enumerate() {
-            self.add(target, &known, None, (index, of));
+            self.add(target, &mut known, None, (index, of));
         }
         let now = self.cx.now();
         self.listings = plant
@@ -72,12 +89,12 @@ impl Supervisor {
                 }
             }
             Ok(mut news) => {
-                let known = self.known();
+                let mut known = self.known();
                 // Those that are known are as they were, unless the configuration changed.
-                news.retain(|target| anew || !known.contains_key(&key_of(target.as_ref())));
+                news.retain(|target| anew || !known.names.contains_key(&key_of(target.as_ref())));
                 let of = news.len();
                 for (index, target) in news.into_iter().enumerate() {
-                    self.add(target, &known, Some(name.clone()), (index, of));
+                    self.add(target, &mut known, Some(name.clone()), (index, of));
                 }
                 if of > 0 {
                     self.publish_watches();
@@ -89,33 +106,48 @@ impl Supervisor {
         self.swept |= self.slots.is_empty();
     }
 
-    /// The slots by name and mode.
-    fn known(&self) -> HashMap<(String, &'static str), SlotId> {
-        self.slots.iter().map(|(id, slot)| ((slot.name.clone(), slot.mode), *id)).collect()
+    /// The slots by name and by path.
+    fn known(&self) -> Known {
+        let mut known = Known::default();
+        for (id, slot) in &self.slots {
+            known.names.insert((slot.name.clone(), slot.mode), *id);
+            known.see(*id, slot);
+        }
+        known
     }
 
     /// Takes one target under supervision, number `index` of `of`; in the place of the one of its name, if there is one.
     fn add(
         &mut self,
         mut target: Box<dyn Supervised>,
-        known: &HashMap<(String, &'static str), SlotId>,
+        known: &mut Known,
         origin: Option<String>,
         (index, of): (usize, usize),
     ) {
         let (name, mode) = key_of(target.as_ref());
-        let known = known.get(&(name.clone(), mode)).copied();
-        if let Some((id, slot)) = known.and_then(|id| Some((id, self.slots.get_mut(&id)?))) {
+        let of_name = known.names.get(&(name.clone(), mode)).copied();
+        if let Some((id, slot)) = of_name.and_then(|id| Some((id, self.slots.get_mut(&id)?))) {
             slot.origin = origin;
+            if std::mem::take(&mut slot.gone) {
+                // It left the configuration while it was attended, and is in it again before it came back.
+                register_target(&name, mode);
+                self.board.write().unwrap_or_else(PoisonError::into_inner).add(&name, mode);
+            }
             slot.watches = target.settings().watches.clone();
             slot.replacement = Some(target);
             self.swap_in_replacement(id);
+            if let Some(slot) = self.slots.get(&id) {
+                known.see(id, slot);
+            }
             return;
         }
         // Two healers of one file would undo each other's work; the one that came first, which is the one named, has it.
         let path = target.settings().watches.first().cloned();
-        let twin =
-            self.slots.values().find(|slot| slot.mode == mode && path.is_some() && slot.path == path && !slot.gone);
-        if let Some(twin) = twin {
+        let place = path.clone().map(|path| (path, mode));
+        let of_path = place.as_ref().and_then(|place| known.paths.get(place));
+        // The path may have been another slot's until the configuration changed.
+        let is_twin = |slot: &&Slot| slot.mode == mode && slot.path == path && !slot.gone;
+        if let Some(twin) = of_path.and_then(|id| self.slots.get(id)).filter(is_twin) {
             tracing::warn!(target = name, path = ?path, "this path is supervised as `{}` already: left to that", twin.name);
             return;
         }
@@ -130,6 +162,7 @@ impl Supervisor {
         let id = self.next_id;
         self.next_id += 1;
         self.slots.insert(id, Slot::new(target, origin, due));
+        known.paths.extend(place.map(|place| (place, id)));
         self.resume_left_open(id, &key);
     }
 

@@ -81,7 +81,7 @@ impl Slot {
     pub(super) fn pace(&mut self, now: Moment, retry_in: Option<Duration>, interval: Duration) {
         match self.open_case().map(Case::state) {
             Some(IncidentState::Escalated) => {
-                self.retry_at = Some(now.after(self.retry_gap));
+                self.retry_at = Some(now.after(self.retry_gap.max(retry_in.unwrap_or_default())));
                 self.retry_gap = (self.retry_gap * 2).min(ESCALATED_RETRY_MAX);
             }
             Some(_) => self.retry_at = retry_in.map(|left| now.after(left)),
@@ -90,6 +90,12 @@ impl Slot {
                 self.retry_gap = interval;
             }
         }
+    }
+
+    /// The time left until an open incident may be attended again: a look is due then, not an interval later.
+    pub(super) fn retry_left(&self, now: Moment) -> Option<Duration> {
+        let left = self.retry_at.map(|at| at.since(now)).filter(|left| !left.is_zero());
+        left.filter(|_| self.open_case().is_some())
     }
 
     /// Something changed: what was given up may be worth another look.

@@ -51,6 +51,9 @@ pub struct TargetStatus {
     /// Who uses it, where that was looked at.
     #[serde(flatten)]
     pub in_use: Option<InUse>,
+    /// The verdict that was told last.
+    #[serde(skip)]
+    told: Option<&'static str>,
 }
 
 /// The open incident of a target, in short.
@@ -102,6 +105,7 @@ impl StatusBoard {
             last_backup_at: None,
             last_check: None,
             in_use: None,
+            told: None,
         });
     }
 
@@ -123,8 +127,12 @@ impl StatusBoard {
             // Not being able to tell is neither a failure nor a recovery.
             Verdict::Unknown(_) => {}
         }
-        let changed = target.last_check.as_ref().map(|last| last.verdict.name()) != Some(check.verdict.name());
         target.in_use = check.in_use.take().or(target.in_use.take());
+        // A lock that is met once is a writer's everyday: it is news when it lasts.
+        let changed = !check.verdict.is_momentary() && target.told != Some(check.verdict.name());
+        if changed {
+            target.told = Some(check.verdict.name());
+        }
         target.last_check = Some(check);
         target.settle();
         changed

@@ -29,6 +29,9 @@ const LISTING_GAP: Duration = Duration::from_secs(1);
 /// Nothing is due: look at the clock again after this all the same.
 const IDLE: Duration = Duration::from_secs(3600);
 
+/// Messages that are taken in one round of the loop at most: the watchdog is fed once a round.
+const ROUND: usize = 256;
+
 /// Everything that shall be supervised.
 #[derive(Default)]
 pub struct Plant {
@@ -125,7 +128,14 @@ impl Supervisor {
             let clock = self.cx.clock.clone();
             tokio::select! {
                 message = self.inbox.recv() => match message {
-                    Some(message) => self.take(message),
+                    Some(message) => {
+                        self.take(message);
+                        // What else is there already comes in the same round: a round goes over every target.
+                        for _ in 1..ROUND {
+                            let Ok(message) = self.inbox.try_recv() else { break };
+                            self.take(message);
+                        }
+                    }
                     None => break,
                 },
                 () = clock.sleep(next) => {}
@@ -253,11 +263,13 @@ impl Supervisor {
         slot.looking = false;
         let Some(target) = slot.target.as_mut() else { return };
         let check = target.judge(Look::Sweep, answer, now);
-        slot.due.looked(now, target.look_again());
+        let stuck = matches!(answer, Err(failure) if failure.kind == FailureKind::Abandoned);
+        let ground = target.ground().filter(|ground| stuck || self.aside.has(ground)).map(str::to_owned);
+        let again = target.look_again();
+        slot.due.looked(now, again.into_iter().chain(slot.retry_left(now)).min());
         if let Some(urgency) = slot.changed_meanwhile.take() {
             slot.due.wake(now, urgency);
         }
-        let ground = target.ground().map(str::to_owned);
         self.judged(id, &check, now);
         self.put_aside(ground, answer, now);
     }
@@ -292,7 +304,8 @@ impl Supervisor {
         match &check.verdict {
             Verdict::Unhealthy(_) if slot.wants_attention(now) => self.attend(id, check.clone()),
             Verdict::Healthy if slot.open_case().is_some() => self.close(id),
-            Verdict::Healthy if slot.errand.is_none() => {
+            // What an unhealthy target may still be asked for is its mode's to say.
+            Verdict::Healthy | Verdict::Unhealthy(_) if slot.errand.is_none() => {
                 if let Some(errand) = slot.target.as_mut().and_then(|target| target.errand(now)) {
                     self.run_errand(id, errand, None);
                 }

@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 
 use serde::{Deserialize, Serialize};
+use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -71,7 +72,10 @@ pub fn start_logs(format: LogFormat, level: LogLevel) -> Result<(), TelemetryErr
         }
         LogFormat::Journald => match tracing_journald::layer() {
             // The prefix makes the field `incident` the journal's GUARDIAN_INCIDENT.
-            Ok(journal) => registry.with(journal.with_field_prefix(Some("GUARDIAN".to_owned()))).try_init(),
+            Ok(journal) => {
+                let journal = journal.with_field_prefix(Some("GUARDIAN".to_owned()));
+                registry.with(journal.with_priority_mappings(priorities())).try_init()
+            }
             Err(error) => {
                 let started = registry.with(text()).try_init();
                 tracing::warn!(%error, "the journal cannot be reached: logging text to stderr instead");
@@ -80,4 +84,9 @@ pub fn start_logs(format: LogFormat, level: LogLevel) -> Result<(), TelemetryErr
         },
     }
     .map_err(TelemetryError::Logs)
+}
+
+/// syslog(3)'s own levels: what went as it should is information and not a notice, which some hosts mail to a person.
+fn priorities() -> PriorityMappings {
+    PriorityMappings { info: Priority::Informational, debug: Priority::Debug, ..PriorityMappings::new() }
 }

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::glob;
-use crate::host::is_ours;
+use crate::host::{is_our_state, is_ours};
 use crate::job::{FailureKind, JobFailure, Outcome};
 
 /// How deep `**` goes.
@@ -16,15 +16,16 @@ const UNSEEN: usize = 20;
 /// Resolves `pattern` to at most `max` regular files, sorted by path.
 ///
 /// Folders that a wildcard matched are not followed through links: a link planted beside a program's folder shall not name
-/// a file elsewhere. Folders that are written out resolve as everywhere.
-pub(super) fn run(pattern: &str, max: usize) -> Result<Outcome, JobFailure> {
+/// a file elsewhere. Folders that are written out resolve as everywhere. What guardiand itself keeps, in `state_dir` or as
+/// backups elsewhere, is no match: a backup that is supervised would be restored when the retention deletes it.
+pub(super) fn run(pattern: &str, max: usize, state_dir: &Path) -> Result<Outcome, JobFailure> {
     let Some(relative) = pattern.strip_prefix('/') else {
         let message = format!("the pattern {pattern:?} is not absolute: give it from the root on");
         return Err(JobFailure { kind: FailureKind::Refused, message });
     };
     let components: Vec<&str> = relative.split('/').filter(|one| !one.is_empty() && *one != ".").collect();
     let stars = components.iter().filter(|one| **one == "**").count();
-    let mut walk = Walk { max, keep_empty: stars > 1, matches: Vec::new(), unseen: Vec::new() };
+    let mut walk = Walk { max, state_dir, keep_empty: stars > 1, matches: Vec::new(), unseen: Vec::new() };
     walk.visit(Path::new("/"), &components, &mut Vec::new(), 0)?;
     let Walk { mut matches, unseen, .. } = walk;
     matches.sort();
@@ -34,15 +35,16 @@ pub(super) fn run(pattern: &str, max: usize) -> Result<Outcome, JobFailure> {
     Ok(Outcome::Expanded { matches, truncated, unseen })
 }
 
-struct Walk {
+struct Walk<'a> {
     max: usize,
+    state_dir: &'a Path,
     /// With one `**` its empty match can go unsaid; with two it tells which of them matched.
     keep_empty: bool,
     matches: Vec<(PathBuf, String)>,
     unseen: Vec<String>,
 }
 
-impl Walk {
+impl Walk<'_> {
     fn visit(
         &mut self,
         folder: &Path,
@@ -147,13 +149,18 @@ impl Walk {
     fn keep_file(&mut self, path: PathBuf, captured: &[String]) {
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return };
         let side_file = ["-wal", "-shm", "-journal"].iter().any(|suffix| name.ends_with(suffix));
-        if side_file || is_ours(name) {
+        if side_file || is_ours(name) || is_our_state(self.state_dir, &path) || is_backup(&path, name) {
             return;
         }
         if std::fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_file()) {
             self.matches.push((path, captured.join("/")));
         }
     }
+}
+
+/// A backup of ours, or of another guardiand's: by its name, beside its manifest.
+fn is_backup(path: &Path, name: &str) -> bool {
+    crate::backup::is_backup_name(name.as_ref()) && path.with_file_name(crate::backup::manifest_name(name)).exists()
 }
 
 #[cfg(test)]
@@ -171,7 +178,7 @@ mod tests {
     }
 
     fn expand(root: &Path, pattern: &str, max: usize) -> (Vec<String>, bool, Vec<String>) {
-        match run(&format!("{}/{pattern}", root.display()), max).unwrap() {
+        match run(&format!("{}/{pattern}", root.display()), max, &root.join("state")).unwrap() {
             Outcome::Expanded { matches, truncated, unseen } => {
                 assert!(matches.is_sorted());
                 (matches.into_iter().map(|(_, captured)| captured).collect(), truncated, unseen)
@@ -201,6 +208,21 @@ mod tests {
     }
 
     #[test]
+    fn what_guardiand_keeps_among_the_databases_never_matches() {
+        let root = tree(&[
+            "app.db",
+            "state/state.db",
+            "state/incidents/1/evidence/x.db",
+            "state/users.db",
+            "copies/app/20261122T061705.077Z.db",
+            "copies/app/20261122T061705.077Z.db.json",
+            "copies/app/20261122T061706.077Z.db",
+        ]);
+        let (names, ..) = expand(root.path(), "**/*.db", 10);
+        assert_eq!(names, ["app", "copies/app/20261122T061706.077Z", "state/users"], "a name alone makes no backup");
+    }
+
+    #[test]
     fn more_than_the_bound_is_said_and_the_first_stay() {
         let root = tree(&["1.db", "2.db", "3.db"]);
         let (names, truncated, _) = expand(root.path(), "*.db", 2);
@@ -220,6 +242,6 @@ mod tests {
 
     #[test]
     fn a_relative_pattern_is_refused() {
-        assert_eq!(run("*.db", 1).unwrap_err().kind, FailureKind::Refused);
+        assert_eq!(run("*.db", 1, Path::new("/s")).unwrap_err().kind, FailureKind::Refused);
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! No async runtime, no threads: the kernel contains what goes wrong here. A hang ends by the supervisor's SIGKILL, a
 //! crash names its job by the `started` that came before it, and what this process had locked is released by its end.
-//! Between jobs it holds no descriptor of a supervised file.
+//! Between jobs it holds no descriptor of a supervised file, and from one batch to the next it knows nothing of the host: the
+//! supervisor keeps a child that has only `stat`ed for its next sweep.
 
 mod backup;
 mod expand;
@@ -11,7 +12,9 @@ mod probe;
 mod step;
 mod sweep;
 
+use std::fs::File;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
@@ -19,6 +22,12 @@ use crate::job::{FailureKind, Job, JobFailure, Outcome, Reply, Request, line};
 use crate::{host, sqlite};
 
 use sweep::Sweep;
+
+/// What a child of ours is called in lists of processes.
+pub(crate) const NAME: &std::ffi::CStr = c"guardiand-child";
+
+/// Requests that are read ahead, in bytes.
+const INPUT: usize = 16 * 1024;
 
 /// The child's whole life. Its arguments behind `worker`: the bound of its address space in bytes, and the pid of its
 /// parent, with which it dies; by hand it may be started without them.
@@ -28,29 +37,56 @@ pub fn main() -> ExitCode {
     if let Err(error) = confine(memory, parent) {
         return give_up(&error);
     }
-    let sweep = Sweep::default();
-    let mut stdin = io::stdin().lock();
+    let mut sweep = Sweep::default();
+    // A buffer of our own, to see whether more is there already.
+    let mut stdin = match io::stdin().as_fd().try_clone_to_owned() {
+        Ok(stdin) => io::BufReader::with_capacity(INPUT, File::from(stdin)),
+        Err(error) => return give_up(&error),
+    };
     let mut stdout = io::stdout().lock();
+    let mut said = Vec::new();
     loop {
-        let request = match line::read::<Request>(&mut stdin) {
-            Ok(Some(request)) => request,
-            Ok(None) => return ExitCode::SUCCESS,
-            Err(error) => return give_up(&error),
+        let request = line::read::<Request>(&mut stdin);
+        let (id, job) = match request {
+            Ok(Some(Request::Job { id, job })) => (id, job),
+            Ok(Some(Request::Afresh)) => {
+                sweep = Sweep::default();
+                continue;
+            }
+            Ok(None) => return if say(&mut stdout, &mut said) { ExitCode::SUCCESS } else { ExitCode::FAILURE },
+            Err(error) => {
+                say(&mut stdout, &mut said);
+                return give_up(&error);
+            }
         };
-        let id = request.id;
-        if line::write(&mut stdout, &Reply::Started { id }).is_err() {
+        match line::encode(&Reply::Started { id }) {
+            Ok(line) => said.extend_from_slice(&line),
+            Err(error) => return give_up(&error),
+        }
+        if !say(&mut stdout, &mut said) {
             // The supervisor is gone, or has given up on this child: nobody is left to tell.
             return ExitCode::FAILURE;
         }
-        let (result, panicked) = attempt(request.job, &sweep);
-        if let Err(error) = line::write(&mut stdout, &Reply::Done { id, result }) {
-            return give_up(&error);
+        let (result, panicked) = attempt(job, &sweep);
+        match line::encode(&Reply::Done { id, result }) {
+            Ok(line) => said.extend_from_slice(&line),
+            Err(error) => return give_up(&error),
         }
-        if panicked {
-            // Whatever it was in the middle of is in no known state; the supervisor starts another for the rest.
+        // With the next request at hand its `started` goes along: one wake of the supervisor for each look.
+        let at_hand = stdin.buffer().contains(&b'\n') && !panicked;
+        let heard = at_hand || say(&mut stdout, &mut said);
+        if panicked || !heard {
+            // After a panic, whatever it was in the middle of is in no known state; the supervisor starts another for the rest.
             return ExitCode::FAILURE;
         }
     }
+}
+
+/// Writes what is to be said. False when nobody listens any more.
+fn say(stdout: &mut impl io::Write, said: &mut Vec<u8>) -> bool {
+    let written = stdout.write_all(said).and_then(|()| stdout.flush());
+    said.clear();
+    written.is_ok()
 }
 
 /// Takes on the limits of a child before it touches anything.
@@ -65,7 +101,7 @@ fn confine(memory: Option<u64>, parent: Option<u64>) -> Result<(), host::HostErr
         sqlite::limit_memory(memory / 2);
     }
     // Re-executed through a link, it would be called after the link; a name in `ps` is all that this is for.
-    let _ = rustix::thread::set_name(c"guardiand-child");
+    let _ = rustix::thread::set_name(NAME);
     host::no_core_dumps()
 }
 
@@ -84,7 +120,7 @@ fn attempt(job: Job, sweep: &Sweep) -> (Result<Outcome, JobFailure>, bool) {
 fn dispatch(job: Job, sweep: &Sweep) -> Result<Outcome, JobFailure> {
     match job {
         Job::Probe(probe) => Ok(Outcome::Probed(Box::new(probe::run(&probe, sweep)))),
-        Job::Expand { pattern, max } => expand::run(&pattern, max),
+        Job::Expand { pattern, max, state_dir } => expand::run(&pattern, max, &state_dir),
         Job::Step(job) => step::run(&job).map(|report| Outcome::Stepped(Box::new(report))),
         Job::Backup(job) => {
             // A long copy shall not slow the programs down; the probes and heals are short and in a hurry.

@@ -140,3 +140,63 @@ fn a_new_file_in_the_place_of_the_old_one_is_never_overwritten() {
     daemon.wait_for("the files as they were", |_| (scene.bytes() == theirs).then_some(()));
     scene.assert_whole("wal");
 }
+
+#[test]
+fn a_database_that_is_damaged_again_and_again_uses_up_its_budget_and_calls_a_person_once() {
+    let mut scene = Scene::of(BACKUP);
+    scene.gates("cooldown = \"0s\"\nheals = { max = 2, per = \"1h\" }");
+    scene.commit("delete", 40, &[]);
+    let mut daemon = scene.daemon();
+    daemon.backed_up("app");
+    daemon.healthy("app");
+    let mut dice = Dice::new();
+    for number in 1..=2 {
+        damage::header(&scene.db(), &mut dice);
+        daemon.closed("app", number);
+        daemon.healthy("app");
+    }
+    damage::header(&scene.db(), &mut dice);
+    let incident = daemon.escalated("app", 3);
+    let reason = incident["reason"].as_str().unwrap();
+    assert!(reason.contains("budget") && reason.contains("guardiand heal app"), "{reason}");
+    assert!(incident["steps"].as_array().unwrap().is_empty(), "{incident:#}");
+    daemon.caught_up_with_looks("app");
+    assert_eq!(daemon.metric("guardian_incidents_escalated_total{mode=\"database\",target=\"app\"}"), 1.0);
+    assert_eq!(daemon.incidents("app").len(), 3);
+}
+
+#[test]
+fn a_heal_that_the_cooldown_held_back_begins_when_it_is_over() {
+    let mut scene = Scene::of(BACKUP);
+    scene.gates("cooldown = \"3s\"\nheals = { max = 9, per = \"1h\" }");
+    scene.commit("delete", 40, &[]);
+    let mut daemon = scene.daemon();
+    daemon.backed_up("app");
+    daemon.healthy("app");
+    let mut dice = Dice::new();
+    damage::header(&scene.db(), &mut dice);
+    daemon.closed("app", 1);
+    daemon.healthy("app");
+    damage::header(&scene.db(), &mut dice);
+    let held = daemon.incident("app", 2, "held back", |incident| incident["reason"].is_string());
+    assert!(held["reason"].as_str().unwrap().starts_with("cooldown holds the next attempt back until 20"), "{held:#}");
+    assert_eq!(daemon.closed("app", 2)["outcome"], "healed");
+}
+
+#[test]
+fn guardiand_does_not_supervise_its_own_state_among_the_databases() {
+    let mut scene = Scene::new();
+    // Its state directory and a folder of backups are where the glob looks.
+    scene.database("tenants", "**/*.db", "backup = { every = \"1s\", to = \"data/copies\", keep = { last = 1 } }");
+    assert!(scene.writer_of(&scene.path("data/a.db"), "wal", "20", &[]).finish().success());
+    let mut daemon = scene.daemon();
+    daemon.healthy("tenants/data/a");
+    let copies = || names(&scene.path("data/copies/tenants%2Fdata%2Fa")).len();
+    daemon.wait_for("backups that are listed, and deleted by the retention", |daemon| {
+        (daemon.log().matches("backup taken").count() >= 3 && copies() >= 2).then_some(())
+    });
+    daemon.caught_up("tenants/data/a");
+    let status = daemon.get("/api/v1/status");
+    assert_eq!(status["totals"]["targets"], 1, "{status:#}");
+    assert_eq!(daemon.get("/api/v1/incidents")["incidents"].as_array().unwrap().len(), 0);
+}

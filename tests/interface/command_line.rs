@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::support::scene::Scene;
 use crate::{guardiand, stderr, stdout};
 
 #[test]
@@ -114,4 +115,19 @@ fn a_closed_pipe_is_not_a_crash() {
         .output()
         .unwrap();
     assert!(!stderr(&output).contains("panicked"), "{}", stderr(&output));
+}
+
+#[test]
+fn an_answer_that_a_full_disk_took_is_no_success() {
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let scene = Scene::of("");
+    scene.commit("delete", 3, &[]);
+    let answer = std::process::Command::new(env!("CARGO_BIN_EXE_guardiand"))
+        .args(["check", "--json"])
+        .arg(scene.db())
+        .stdout(full)
+        .output()
+        .unwrap();
+    assert_eq!(answer.status.code(), Some(1), "{answer:?}");
+    assert!(String::from_utf8_lossy(&answer.stderr).contains("could not be written"), "{answer:?}");
 }

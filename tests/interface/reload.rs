@@ -95,3 +95,26 @@ fn a_glob_is_followed_live() {
     scene.writer_of(&scene.path("data/late.db"), "wal", "3", &[]).finish();
     daemon.healthy("shop/late");
 }
+
+#[test]
+fn a_target_that_leaves_and_comes_back_while_it_is_healed_is_supervised_again() {
+    // The canary fails, and all that a heal can do about that is to wait: long enough for two reloads.
+    let lines = "canary = \"SELECT * FROM nowhere\"\nretry = { attempts = 1, initial = \"2s\" }";
+    let mut scene = Scene::of(lines);
+    scene.commit("wal", 3, &[]);
+    let mut daemon = scene.daemon();
+    daemon.incident("app", 1, "healing", |incident| incident["state"] == "healing");
+    scene.forget_databases();
+    scene.database("other", "data/other.db", "");
+    scene.write_config();
+    daemon.signal(Signal::HUP);
+    wait_for_target(&mut daemon, "app", false);
+    scene.database("app", "data/app.db", "");
+    scene.write_config();
+    daemon.signal(Signal::HUP);
+    wait_for_target(&mut daemon, "app", true);
+    // With the new configuration nothing is wrong with it.
+    daemon.closed("app", 1);
+    daemon.caught_up("app");
+    assert_eq!(daemon.metric("guardian_target_up{mode=\"database\",target=\"app\"}"), 1.0);
+}

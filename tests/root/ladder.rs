@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use super::mounts::Mount;
 use super::support::damage::{self, Dice};
+use super::support::mounts::Mount;
 use super::support::scene::Scene;
 
 #[test]

@@ -4,7 +4,6 @@
 
 mod frozen;
 mod ladder;
-mod mounts;
 mod room;
 mod standing;
 #[path = "../support/mod.rs"]

@@ -2,9 +2,9 @@
 
 use std::fs;
 
-use super::mounts::Mount;
 use super::support::command::guardiand;
 use super::support::damage::{self, Dice};
+use super::support::mounts::Mount;
 use super::support::scene::Scene;
 use super::support::truth::names;
 

@@ -143,3 +143,16 @@ fn not_even_with_a_schema_and_backups_to_put_in_its_place() {
         matches!(exhibit.expected, Expected::Anything) || place(&exhibit.path)
     });
 }
+
+#[test]
+fn a_name_too_long_for_side_files_is_no_locked_database() {
+    let folder = tempfile::tempdir().unwrap();
+    // Of 255 bytes that a name may have, a `.lock` takes 5 and a `-journal` 8.
+    for length in [247, 249, 251, 255] {
+        let path = folder.path().join("n".repeat(length));
+        std::fs::write(&path, "").unwrap();
+        let answer = guardiand(folder.path(), &["check", "--json", path.to_str().unwrap()]);
+        let check = answer.json_of(3);
+        assert_eq!(check["verdict"], "unknown", "{length}: {check:#}");
+    }
+}

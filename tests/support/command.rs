@@ -33,7 +33,7 @@ impl Ran {
 
 /// Runs the real binary in `folder`, away from any configuration of this machine; one that hangs fails the test.
 pub fn guardiand<A: AsRef<std::ffi::OsStr>>(folder: &Path, arguments: &[A]) -> Ran {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_guardiand"));
+    let mut command = Command::new(super::guardiand());
     command.args(arguments);
     run(folder, command)
 }

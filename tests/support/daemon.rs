@@ -26,7 +26,7 @@ impl Daemon {
     /// Starts it; it need not get far.
     pub fn launch(config: &Path, address: SocketAddr, log: &Path, environment: &[(&str, &str)]) -> Daemon {
         let stderr = File::options().append(true).create(true).open(log).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_guardiand"))
+        let child = Command::new(super::guardiand())
             .arg("--config")
             .arg(config)
             .envs(environment.iter().copied())

@@ -9,6 +9,15 @@ pub mod command;
 pub mod daemon;
 pub mod damage;
 pub mod http;
+pub mod mounts;
 pub mod program;
 pub mod scene;
 pub mod truth;
+
+/// The program under test. An example is not told where it is, but stands in the folder below.
+pub fn guardiand() -> std::path::PathBuf {
+    match option_env!("CARGO_BIN_EXE_guardiand") {
+        Some(path) => path.into(),
+        None => std::env::current_exe().unwrap().parent().unwrap().parent().unwrap().join("guardiand"),
+    }
+}

@@ -82,7 +82,7 @@ impl Drop for Program {
 }
 
 /// Beside this test's own program: `cargo test` builds examples there.
-fn executable() -> PathBuf {
+pub fn executable() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let path = test.parent().and_then(Path::parent).unwrap().join("examples/writer");
     assert!(

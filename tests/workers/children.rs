@@ -215,7 +215,7 @@ async fn a_child_that_cannot_live_within_its_memory_is_a_crash_that_is_told() {
 async fn a_program_that_is_no_worker_is_a_failure_that_names_it() {
     let mut options = options();
     options.program = "/nonexistent/guardiand".into();
-    let job = || Job::Expand { pattern: "/*".into(), max: 1 };
+    let job = || Job::Expand { pattern: "/*".into(), max: 1, state_dir: "/s".into() };
     let failure = Client::new(options.clone()).run(job(), PATIENCE).await.unwrap_err();
     assert!(failure.message.contains("/nonexistent/guardiand"), "{failure}");
     options.program = "/bin/echo".into();
@@ -234,7 +234,7 @@ fn the_protocol_is_one_line_each_way_and_ends_with_the_input() {
         .unwrap();
     let mut stdin = child.stdin.take().unwrap();
     for id in [7, 9] {
-        line::write(&mut stdin, &Request { id, job: sound(&host, &format!("{id}.db")) }).unwrap();
+        line::write(&mut stdin, &Request::Job { id, job: sound(&host, &format!("{id}.db")) }).unwrap();
     }
     drop(stdin);
     let output = child.wait_with_output().unwrap();

@@ -4,5 +4,6 @@
 
 mod abandoned;
 mod children;
+mod kept;
 mod looking;
 mod support;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// What `stat` says of one path, never following a link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "state", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum FileState {
     /// Nothing there.
     Missing,
@@ -92,8 +92,10 @@ pub struct Fingerprint {
     /// Main file.
     pub main: FileFacts,
     /// `-wal`, when there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wal: Option<FileFacts>,
     /// `-journal`, when there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub journal: Option<FileFacts>,
     /// The header's change counter (offset 24).
     pub change_counter: u32,
@@ -117,9 +119,13 @@ pub struct Place {
     /// In memory only: its content does not outlive a boot.
     pub volatile: bool,
     /// Why nothing on it may be healed ("locks on NFS cannot be seen"); `None` on a local one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observe_only: Option<String>,
     /// Mounted read-only.
     pub read_only: bool,
+    /// Read-only for guardiand alone, by its own unit; programs can write.
+    #[serde(default)]
+    pub walled_off: bool,
     /// Bytes free for an ordinary user.
     pub free_bytes: u64,
     /// Inodes free; `u64::MAX` where the file system does not count them.

@@ -8,7 +8,7 @@ pub use answers::{
     DotfileLock, HeldLock, HolderFacts, IntegrityFacts, OpenFacts, QueryFacts, SqliteFault, TableRows, Users,
 };
 pub use files::{Access, FileFacts, FileState, Fingerprint, Owner, Place};
-pub use raw::{HeaderFacts, JournalFacts, JournalState, WalFacts, WalMark, WalState};
+pub use raw::{HeaderFacts, JournalFacts, JournalState, Unread, WalFacts, WalMark, WalState};
 
 use std::path::PathBuf;
 
@@ -33,6 +33,7 @@ pub struct DatabaseSite {
     /// The main file, absolute.
     pub path: PathBuf,
     /// The user whose access is judged; the file's owner when `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
     /// A folder of ours on any file system, for private copies; created 0700 when missing.
     pub scratch: PathBuf,
@@ -53,14 +54,19 @@ pub struct DatabaseProbe {
     /// its own, so that one large file does not hold up a sweep.
     pub inline_max_bytes: u64,
     /// Stop after `stat` when the files still look like this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub known: Option<Fingerprint>,
-    /// Judge "changed behind SQLite's back" against this.
+    /// Judge "changed behind SQLite's back" against this; against `known` when there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_healthy: Option<Fingerprint>,
     /// Carry on with the WAL scan from here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wal_mark: Option<WalMark>,
     /// The WAL as it was when the scan got there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wal_marked: Option<FileFacts>,
     /// A read-only query that must succeed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canary: Option<String>,
     /// Also collect all that a plan needs: holders, a private copy's content, backups.
     pub diagnose: bool,
@@ -68,7 +74,15 @@ pub struct DatabaseProbe {
     #[serde(default)]
     pub users: bool,
     /// The folder of this target's backups, for `diagnose`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backups: Option<PathBuf>,
+}
+
+impl DatabaseProbe {
+    /// The files when they were last seen healthy.
+    pub fn healthy_before(&self) -> Option<&Fingerprint> {
+        self.last_healthy.as_ref().or(self.known.as_ref())
+    }
 }
 
 /// What a private copy of main, WAL and journal looks like after SQLite has recovered it.
@@ -120,40 +134,64 @@ pub struct DatabaseFacts {
     /// Where it lives.
     pub place: Place,
     /// What the program's user may do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access: Option<Access>,
     /// The raw header.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub header: Option<HeaderFacts>,
     /// The raw WAL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wal: Option<WalFacts>,
     /// The raw rollback journal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub journal: Option<JournalFacts>,
     /// Locks of SQLite's that are held now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub locks: Vec<HeldLock>,
     /// A lock entry of the dotfile VFS, its holder's or left behind.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dotfile_lock: Option<DotfileLock>,
     /// Who has it open, where that was asked for or mattered.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub users: Option<Users>,
     /// Changed since `last_healthy` in a way that SQLite does not: why it was suspected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub behind_sqlite: Option<String>,
+    /// The check that this calls for.
+    #[serde(default)]
+    pub suspicion: Option<IntegrityLevel>,
     /// `open`, `integrity` and `query` were judged on a private copy, and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_copy: Option<String>,
     /// Why nothing was opened, where nothing was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_opened: Option<String>,
-    /// `PRAGMA schema_version` where the schema itself could not be read: it needs no schema, and it knows the WAL.
+    /// Judging it takes a private copy that is too large to be made in passing: it waits for a look of its own.
     #[serde(default)]
+    pub copy_waits: bool,
+    /// What of its raw bytes could not be read.
+    #[serde(default)]
+    pub unread: Option<Unread>,
+    /// `PRAGMA schema_version` where the schema itself could not be read: it needs no schema, and it knows the WAL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schema_version: Option<i64>,
     /// Opening through SQLite.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub open: Option<Result<OpenFacts, SqliteFault>>,
     /// The content check.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub integrity: Option<IntegrityFacts>,
     /// The canary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub query: Option<Result<QueryFacts, SqliteFault>>,
-    /// The present fingerprint, when the main file is a regular file with a header.
+    /// The present fingerprint, when the main file is a regular file with a header; none when it is `known` still.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fingerprint: Option<Fingerprint>,
     /// For a plan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub diagnosis: Option<Diagnosis>,
     /// What each layer cost, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<LayerTime>,
     /// When the worker looked.
     pub looked_at: Timestamp,

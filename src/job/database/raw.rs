@@ -4,9 +4,25 @@ use serde::{Deserialize, Serialize};
 
 use super::HeldLock;
 
+/// Raw bytes that could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unread {
+    /// The system's error, where it was one.
+    pub errno: Option<i32>,
+    /// What could not be read, and why.
+    pub message: String,
+}
+
+impl Unread {
+    /// `what` of a database could not be read.
+    pub fn of(what: &str, error: &std::io::Error) -> Unread {
+        Unread { errno: error.raw_os_error(), message: format!("its {what} could not be read: {error}") }
+    }
+}
+
 /// The database header, or why it is none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "header", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum HeaderFacts {
     /// The file has no byte.
     Empty,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::host::is_our_state;
 use crate::job::Keep;
 use crate::model::{App, Bytes, Delay, Period, Policy};
 use crate::modes::Retry;
@@ -191,6 +192,12 @@ impl DatabaseTable {
         problems.extend(name_problem(&self.name));
         check_path(&self.path, self.max_targets, problems);
         let path = without_linked_folder(around.resolve(Path::new(&self.path)));
+        if is_our_state(&around.state_dir, &path) {
+            problems.push(KeyProblem::new(
+                &["path"],
+                "this is in guardiand's own state directory, which nobody else shall touch",
+            ));
+        }
         if self.canary.as_deref().is_some_and(|sql| sql.trim().is_empty()) {
             problems.push(KeyProblem::new(&["canary"], "must not be empty: leave it out instead"));
         }
@@ -237,6 +244,11 @@ fn without_linked_folder(path: PathBuf) -> PathBuf {
     }
 }
 
+/// A backup folder's name is at most so long, in bytes.
+const FOLDER_NAME_MAX: usize = 200;
+/// Of a longer one so many bytes stay.
+const FOLDER_NAME_CUT: usize = 160;
+
 impl BackupTable {
     fn settle(self, around: &Surroundings) -> BackupPlan {
         let standard = BackupPlan::standard(&around.state_dir);
@@ -267,7 +279,14 @@ impl BackupPlan {
     /// The folder of one target's backups. A glob's targets have a `/` in their name; in the folder's name it is `%2F`, so
     /// that no target's folder is inside another's.
     pub fn folder(&self, target: &str) -> PathBuf {
-        self.to.join(target.replace('%', "%25").replace('/', "%2F"))
+        let name = target.replace('%', "%25").replace('/', "%2F");
+        if name.len() <= FOLDER_NAME_MAX {
+            return self.to.join(name);
+        }
+        // A file system takes 255 bytes: what is longer is cut, and told apart by its hash.
+        let cut = (0..=FOLDER_NAME_CUT).rev().find(|at| name.is_char_boundary(*at)).unwrap_or(0);
+        let (head, _) = name.split_at(cut);
+        self.to.join(format!("{head}~{}", &blake3::hash(target.as_bytes()).to_hex()[..16]))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Globs: one target per match, followed live.
 
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use crate::job::{Job, Outcome};
@@ -14,13 +14,15 @@ pub struct Glob {
     config: DatabaseConfig,
     defaults: Defaults,
     /// Every match there ever was: a tenant's database that vanished is a failure, not a shorter list.
-    known: BTreeSet<(PathBuf, String)>,
+    known: HashSet<(PathBuf, String)>,
+    /// What could not be looked at, as it was said last.
+    unseen: Vec<String>,
 }
 
 impl Glob {
     /// Nothing is listed yet.
     pub fn new(config: DatabaseConfig, defaults: &Defaults) -> Glob {
-        Glob { config, defaults: defaults.clone(), known: BTreeSet::new() }
+        Glob { config, defaults: defaults.clone(), known: HashSet::new(), unseen: Vec::new() }
     }
 
     /// The last folder of the pattern that has no wildcard: a new match shows below it.
@@ -36,7 +38,11 @@ impl Discovery for Glob {
     }
 
     fn ask(&self) -> Job {
-        Job::Expand { pattern: self.config.path.to_string_lossy().into_owned(), max: self.config.max_targets }
+        Job::Expand {
+            pattern: self.config.path.to_string_lossy().into_owned(),
+            max: self.config.max_targets,
+            state_dir: self.defaults.state_dir.clone(),
+        }
     }
 
     fn watches(&self) -> Vec<PathBuf> {
@@ -51,8 +57,8 @@ impl Discovery for Glob {
     }
 
     fn targets(&mut self, answer: &Answer) -> Result<Vec<Box<dyn Supervised>>, String> {
-        let (matches, truncated) = match answer {
-            Ok(Outcome::Expanded { matches, truncated, .. }) => (matches, *truncated),
+        let (matches, truncated, unseen) = match answer {
+            Ok(Outcome::Expanded { matches, truncated, unseen }) => (matches, *truncated, unseen),
             Ok(_) => return Err("the listing answered something else".to_owned()),
             Err(failure) => return Err(failure.message.clone()),
         };
@@ -62,6 +68,12 @@ impl Discovery for Glob {
                 max_targets = self.config.max_targets,
                 "more files match than `max_targets` allows; the rest is not supervised"
             );
+        }
+        if *unseen != self.unseen {
+            for what in unseen.iter().filter(|what| !self.unseen.contains(what)) {
+                tracing::warn!(glob = self.config.name, what, "not supervised: it could not be looked at");
+            }
+            self.unseen.clone_from(unseen);
         }
         let fresh = matches.iter().filter(|found| !self.known.contains(found)).cloned().collect::<Vec<_>>();
         let mut targets: Vec<Box<dyn Supervised>> = Vec::new();

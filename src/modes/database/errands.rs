@@ -5,11 +5,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::clock::Moment;
-use crate::job::{BackupJob, IntegrityLevel, Job, Outcome, PruneJob};
+use crate::job::{BackupJob, FailureKind, IntegrityLevel, Job, Outcome, PruneJob};
+use crate::model::Kind;
 use crate::modes::{Answer, Errand, ErrandResult, Look};
 use crate::telemetry::events;
 
-use super::Database;
+use super::{Database, kinds};
 
 /// A scheduled `quick_check`, or one on suspicion.
 const QUICK: &str = "quick_check";
@@ -28,12 +29,11 @@ const FREE_FLOOR_BYTES: u64 = 64 * 1024 * 1024;
 
 impl Database {
     pub(super) fn due_errand(&mut self, now: Moment) -> Option<Errand> {
-        // Neither a check nor a backup is taken of what is not healthy: an incident is open, or will be.
-        if !self.healthy {
+        if !self.may_run_errands() {
             return None;
         }
-        if self.suspicious() {
-            return Some(self.check(FULL, IntegrityLevel::Full));
+        if let Some((name, level)) = self.suspicious(now) {
+            return Some(self.check(name, level));
         }
         let due = self.schedule(now);
         let (name, _) =
@@ -58,18 +58,33 @@ impl Database {
     }
 
     pub(super) fn until_next_errand(&self, now: Moment) -> Option<Duration> {
-        if !self.healthy {
+        if !self.may_run_errands() {
             return None;
         }
-        if self.suspicious() {
+        if self.suspicious(now).is_some() {
             return Some(Duration::ZERO);
         }
         self.schedule(now).into_iter().flatten().map(|(_, left)| left).min()
     }
 
-    /// It changed behind SQLite's back, and is too large to have been checked within the sweep.
-    fn suspicious(&self) -> bool {
-        self.facts.as_ref().is_some_and(|facts| facts.behind_sqlite.is_some() && facts.integrity.is_none())
+    /// Neither a check nor a backup is taken of what is not healthy: an incident is open, or will be. But for a WAL that is
+    /// too large: that may last, and must not hide damage, nor let the last backup grow old.
+    fn may_run_errands(&self) -> bool {
+        let mild = |kind: &Kind| [kinds::WAL_TOO_LARGE, kinds::WAL_STARVED].contains(kind);
+        self.healthy || self.found.as_ref().is_some_and(mild)
+    }
+
+    /// The check that a look called for and did not make itself, for the file is too large for a sweep.
+    ///
+    /// What SQLite never does is checked at once and in full. What it may have done (a program that opened a WAL database, wrote
+    /// and closed it: one a minute, with cron) is checked after a quiet time, and then not more often than a quick check is due.
+    fn suspicious(&self, now: Moment) -> Option<(&'static str, IntegrityLevel)> {
+        let every = self.config.integrity.quick;
+        match self.doubt? {
+            IntegrityLevel::Full => Some((FULL, IntegrityLevel::Full)),
+            _ if self.checked.is_some_and(|last| now.since(last) < every) => None,
+            _ => Some((QUICK, IntegrityLevel::Quick)),
+        }
     }
 
     /// What is scheduled, and in how long.
@@ -77,7 +92,8 @@ impl Database {
         let quick = self.config.integrity.quick;
         let full = self.config.integrity.full;
         let backup = self.config.backup.as_ref().map(|backup| {
-            let taken = self.memory.backup.as_ref().map(|backup| backup.taken_at);
+            // One from the future was taken before the clock was set back: when, nobody knows.
+            let taken = self.memory.backup.as_ref().map(|backup| backup.taken_at).filter(|taken| *taken <= now.wall);
             let failed_since = self.memory.backup_tried_at.filter(|tried| taken.is_none_or(|taken| taken < *tried));
             let left = match failed_since {
                 Some(tried) => left(Some(tried), backup.every / RETRY_SHARE, now),
@@ -95,6 +111,8 @@ impl Database {
     fn check(&self, name: &'static str, level: IntegrityLevel) -> Errand {
         let mut probe = self.probe(Look::Sweep, level);
         probe.known = None;
+        // The whole WAL too: a sweep only reads on from where it was.
+        (probe.wal_mark, probe.wal_marked) = (None, None);
         probe.inline_max_bytes = u64::MAX;
         Errand { name, job: Job::Probe(Box::new(probe)), deadline: self.whole_file_patience() }
     }
@@ -132,11 +150,10 @@ impl Database {
                 // A check that could not be finished is due again at its next time, not at once for ever.
                 let tried = Some(now.wall);
                 self.memory.quick_at = tried;
+                self.checked = Some(now);
+                self.doubt = self.doubt.filter(|doubt| name == QUICK && *doubt == IntegrityLevel::Full);
                 if name == FULL {
                     self.memory.full_at = tried;
-                    if let Some(facts) = &mut self.facts {
-                        facts.behind_sqlite = None;
-                    }
                 }
                 ErrandResult { check: Some(check), then: None }
             }
@@ -162,7 +179,9 @@ impl Database {
             Ok(_) => ErrandResult::default(),
             Err(failure) => {
                 events::BackupFailed { target: &target, error: &failure.message }.emit();
-                ErrandResult::default()
+                // What makes a copy fail its check, or be refused for damage, is looked at now and not at the next turn.
+                let then = (failure.kind == FailureKind::Failed).then(|| self.check(FULL, IntegrityLevel::Full));
+                ErrandResult { check: None, then }
             }
         }
     }
@@ -181,3 +200,7 @@ fn left(last: Option<Timestamp>, every: Duration, now: Moment) -> Duration {
     let passed = Duration::try_from(now.wall.duration_since(last)).unwrap_or(every);
     every.saturating_sub(passed)
 }
+
+#[cfg(test)]
+#[path = "errands_tests.rs"]
+mod tests;

@@ -164,6 +164,50 @@ impl Memory {
         self.path.as_ref().is_none_or(|known| *known == spelled(path))
     }
 
+    /// Whether there is nothing to save beyond what `saved` has. When it was last healthy changes with each look, and alone is
+    /// not worth a write.
+    pub fn is_saved_as(&self, saved: &Memory) -> bool {
+        let Memory {
+            path,
+            ever_healthy,
+            last_healthy,
+            healthy_at: _,
+            place,
+            schema,
+            schema_cookie,
+            journal_mode,
+            owner,
+            writable,
+            quick_at,
+            full_at,
+            backup_tried_at,
+            backup,
+            restored,
+            wal_mark: _,
+            busy_since: _,
+            locks: _,
+            blocked: _,
+            wanted: _,
+            exclusive: _,
+            noted_at: _,
+            committed: _,
+        } = self;
+        *path == saved.path
+            && *ever_healthy == saved.ever_healthy
+            && *last_healthy == saved.last_healthy
+            && *place == saved.place
+            && *schema == saved.schema
+            && *schema_cookie == saved.schema_cookie
+            && *journal_mode == saved.journal_mode
+            && *owner == saved.owner
+            && *writable == saved.writable
+            && *quick_at == saved.quick_at
+            && *full_at == saved.full_at
+            && *backup_tried_at == saved.backup_tried_at
+            && *backup == saved.backup
+            && *restored == saved.restored
+    }
+
     /// When this lock was first seen, if it was there at the last look.
     pub fn held_since(&self, held: &HeldLock) -> Option<Moment> {
         let (key, still) = (LockKey::of(held), held.standstill.is_some());
@@ -263,17 +307,21 @@ impl Memory {
         }
     }
 
-    /// Takes note of a verified backup: it proves that its source was healthy when it was taken.
+    /// Takes note of the newest verified backup, whatever time of day it bears: it proves that its source was healthy when it was taken.
     pub fn note_backup(&mut self, entry: &BackupEntry) {
         let manifest = &entry.manifest;
-        if self.backup.as_ref().is_none_or(|known| known.taken_at <= manifest.taken_at) {
-            self.backup = Some(BackupMemory {
-                taken_at: manifest.taken_at,
-                verified_at: Some(manifest.verified_at),
-                size: manifest.size,
-                tables: manifest.tables.clone(),
-            });
-        }
+        self.backup = Some(BackupMemory {
+            taken_at: manifest.taken_at,
+            verified_at: Some(manifest.verified_at),
+            size: manifest.size,
+            tables: manifest.tables.clone(),
+        });
+        self.note_source(entry);
+    }
+
+    /// Takes note of what a verified backup, also an older one, proves of its source.
+    pub fn note_source(&mut self, entry: &BackupEntry) {
+        let manifest = &entry.manifest;
         if !self.is_of(&manifest.source) {
             return;
         }

@@ -62,6 +62,8 @@ pub struct Database {
     /// Who used it when that was last seen.
     in_use: Option<InUse>,
     healthy: bool,
+    /// The worst that the last look found.
+    found: Option<Kind>,
     kind: Option<Kind>,
     /// A candidate that passed its full check was put in place during the present incident.
     replaced: bool,
@@ -71,6 +73,10 @@ pub struct Database {
     /// The BLAKE3 of the backup that the candidate was built from.
     built_from: Option<String>,
     backups_listed: bool,
+    /// A look called for so deep a check, and did not make it.
+    doubt: Option<IntegrityLevel>,
+    /// When an errand last checked it.
+    checked: Option<Moment>,
 }
 
 impl Database {
@@ -100,11 +106,14 @@ impl Database {
             facts: None,
             in_use: None,
             healthy: false,
+            found: None,
             kind: None,
             replaced: false,
             hurt: false,
             built_from: None,
             backups_listed: false,
+            doubt: None,
+            checked: None,
         }
     }
 
@@ -136,12 +145,13 @@ impl Database {
         let trust = sweep && self.healthy && !self.memory.blocked && integrity == IntegrityLevel::Suspicion;
         let first = !self.memory.ever_healthy && !self.backups_listed;
         let marked = self.verified_wal(look);
+        let healthy = self.memory.last_healthy.as_ref();
         DatabaseProbe {
             site: self.site(),
             integrity,
             inline_max_bytes: if sweep { INLINE_CHECK_MAX_BYTES } else { u64::MAX },
-            known: self.memory.last_healthy.clone().filter(|_| trust),
-            last_healthy: self.memory.last_healthy.clone().filter(|_| look != Look::Prove),
+            known: healthy.filter(|_| trust).cloned(),
+            last_healthy: healthy.filter(|_| look != Look::Prove && !trust).cloned(),
             wal_mark: marked.map(|(mark, _)| mark),
             wal_marked: marked.and_then(|(_, file)| file),
             canary: self.config.canary.clone(),
@@ -175,6 +185,8 @@ impl Database {
         let seen = self.facts.as_ref().and_then(|facts| facts.integrity.as_ref()).filter(|integrity| !integrity.ok);
         match look {
             Look::Sweep => IntegrityLevel::Suspicion,
+            // A later look may have seen less, and something harmless beside the damage: what is planned must know of both.
+            Look::Confirm if self.hurt => IntegrityLevel::Full,
             Look::Confirm => seen.map_or(IntegrityLevel::Suspicion, |integrity| integrity.level),
             // After a restart nothing is known of what was seen: then nothing less than everything is a proof.
             Look::Prove if (self.hurt || self.kind.is_none()) && !self.replaced => IntegrityLevel::Full,
@@ -208,7 +220,9 @@ impl Database {
             Ok(Outcome::Probed(facts)) => {
                 if let Some(diagnosis) = &facts.diagnosis {
                     self.backups_listed = true;
-                    diagnosis.backups.iter().for_each(|backup| self.memory.note_backup(backup));
+                    // The newest is the first; older ones prove no less that it was healthy once.
+                    diagnosis.backups.first().into_iter().for_each(|backup| self.memory.note_backup(backup));
+                    diagnosis.backups.iter().skip(1).for_each(|backup| self.memory.note_source(backup));
                     self.tell_backup();
                 }
                 (self.judge_facts(facts, now), Some(facts.as_ref()))
@@ -222,6 +236,9 @@ impl Database {
                 self.memory.note_healthy(facts, now);
             }
             self.in_use = seen::in_use(facts, &self.memory, self.in_use.take());
+            if facts.integrity.is_none() {
+                self.doubt = self.doubt.max(facts.suspicion).max(facts.copy_waits.then_some(IntegrityLevel::Quick));
+            }
             if !facts.unchanged {
                 let (size, wal) = (facts.main.size(), facts.wal_file.size());
                 DatabaseMeasured { target: &self.settings.target, size, wal }.emit();
@@ -229,7 +246,8 @@ impl Database {
             }
         }
         self.healthy = verdict == Verdict::Healthy;
-        self.kind = verdict.findings().first().map(|finding| finding.kind.clone()).or(self.kind.take());
+        self.found = verdict.findings().first().map(|finding| finding.kind.clone());
+        self.kind = self.found.clone().or(self.kind.take());
         self.hurt |= verdict.findings().iter().any(|finding| kinds::is_destructive(&finding.kind));
         let checked = facts.and_then(|facts| facts.integrity.as_ref());
         let passed = checked.is_some_and(|check| check.ok && check.level == IntegrityLevel::Full);

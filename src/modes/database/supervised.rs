@@ -120,12 +120,10 @@ impl Supervised for Database {
     }
 
     fn memory(&mut self) -> Option<serde_json::Value> {
-        // When it was last healthy changes with each look, and alone is not worth a write.
-        self.saved.healthy_at = self.memory.healthy_at;
-        let changed = serde_json::to_value(&self.memory).ok()?;
-        if serde_json::to_value(&self.saved).ok()? == changed {
+        if self.memory.is_saved_as(&self.saved) {
             return None;
         }
+        let changed = serde_json::to_value(&self.memory).ok()?;
         self.saved = self.memory.clone();
         Some(changed)
     }

@@ -18,7 +18,7 @@ impl Look<'_> {
     /// Which checks are due before the database is opened, in order.
     fn due(&self, on_demand: bool) -> Vec<IntegrityLevel> {
         let size = self.files.main.state.size() + self.files.wal.state.size();
-        let suspected = match (on_demand, self.suspicion) {
+        let suspected = match (on_demand, self.facts.suspicion) {
             (true, _) if size <= self.probe.inline_max_bytes => Some(IntegrityLevel::Full),
             (true, _) => Some(IntegrityLevel::Quick),
             (false, level) => level,
@@ -53,6 +53,7 @@ impl Look<'_> {
         let size = self.files.main.state.size() + self.files.wal.state.size();
         if self.is_in_passing() && size > self.probe.inline_max_bytes {
             self.facts.not_opened = Some(format!("{why}; a private copy of it waits for a look of its own"));
+            self.facts.copy_waits = true;
             return;
         }
         let made = copy::of_all(&self.probe.site);
@@ -82,7 +83,7 @@ impl Look<'_> {
             self.time("integrity", started);
         }
         let started = Instant::now();
-        let remembered = self.probe.last_healthy.as_ref().map(|before| before.schema_cookie);
+        let remembered = self.probe.healthy_before().map(|before| before.schema_cookie);
         self.facts.open = Some(content.open(remembered));
         if content::is_malformed_schema(self.facts.open.as_ref()) {
             self.facts.schema_version = content.schema_version();

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::host::{self, FileKind, FsId, HostError, Space};
+use crate::host::{self, Device, FileKind, FsId, HostError, Space};
 use crate::job::{FileFacts, FileState, Fingerprint, Place};
 use crate::worker::sweep::Sweep;
 
@@ -124,12 +124,20 @@ fn failed(path: &Path, error: &HostError) -> FileState {
 /// The file system under the database's folder, and this boot.
 pub(super) fn place(main: &Looked, sweep: &Sweep) -> Place {
     let folder = main.path.parent().unwrap_or_else(|| Path::new("/"));
-    let mut place = Place { boot_id: sweep.boot_id().to_owned(), free_inodes: u64::MAX, ..Place::default() };
-    let Ok(facts) = host::FileFacts::of_path(folder, true) else { return place };
-    place.folder_exists = facts.kind == FileKind::Folder;
-    place.folder_mtime_ns = nanoseconds(facts.mtime_ns);
+    let Ok(folder_facts) = host::FileFacts::of_path(folder, true) else {
+        return Place { boot_id: sweep.boot_id().to_owned(), free_inodes: u64::MAX, ..Place::default() };
+    };
     // A file can be a mount of its own.
-    let (facts, path) = main.host.as_ref().map_or((&facts, folder), |file| (file, main.path.as_path()));
+    let (facts, path) = main.host.as_ref().map_or((&folder_facts, folder), |file| (file, main.path.as_path()));
+    let mut place = sweep.ground(folder, facts, || ground(folder, folder_facts.id.dev, facts, path, sweep));
+    place.folder_exists = folder_facts.kind == FileKind::Folder;
+    place.folder_mtime_ns = nanoseconds(folder_facts.mtime_ns);
+    place
+}
+
+/// What does not depend on the file, but on where it is.
+fn ground(folder: &Path, dev: Device, facts: &host::FileFacts, path: &Path, sweep: &Sweep) -> Place {
+    let mut place = Place { boot_id: sweep.boot_id().to_owned(), free_inodes: u64::MAX, ..Place::default() };
     if let Some(mount) = sweep.mounts().of_file(facts, path) {
         place.fs_type = mount.fs_type.clone();
         place.volatile = mount.is_volatile();
@@ -143,7 +151,8 @@ pub(super) fn place(main: &Looked, sweep: &Sweep) -> Place {
         place.free_inodes = space.free_inodes.unwrap_or(u64::MAX);
         place.read_only |= space.read_only;
     }
-    if let Ok(id) = FsId::of(folder) {
+    place.walled_off = place.read_only && sweep.mounts().walled_off(path);
+    if let Ok(id) = FsId::beneath(folder, dev) {
         // The device's number may change from boot to boot; it counts only where there is nothing better.
         place.fs_id = match id.fsid {
             0 => format!("{:x}/dev {}", id.fs_type, id.dev),

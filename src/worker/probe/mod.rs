@@ -27,8 +27,8 @@ use self::opening::{Before, Opening};
 use super::sweep::Sweep;
 use crate::host;
 use crate::job::{
-    Access, DatabaseFacts, DatabaseProbe, FileFacts, Fingerprint, HeaderFacts, HeldLock, IntegrityLevel, JournalState,
-    LayerTime, Users, WalMark, WalState,
+    Access, DatabaseFacts, DatabaseProbe, FileFacts, Fingerprint, HeaderFacts, HeldLock, JournalState, LayerTime,
+    Unread, Users, WalMark, WalState,
 };
 use crate::model::FaultClass;
 
@@ -77,8 +77,6 @@ struct Look<'a> {
     /// Set by the raw look.
     counters_differ: bool,
     index: Option<crate::format::WalIndex>,
-    unread: Option<String>,
-    suspicion: Option<IntegrityLevel>,
     /// Kept for the diagnosis, when the content was judged on one.
     copy: Option<io::Result<copy::PrivateCopy>>,
 }
@@ -134,8 +132,11 @@ impl<'a> Look<'a> {
             dotfile_lock: None,
             users: None,
             behind_sqlite: None,
+            suspicion: None,
             on_copy: None,
             not_opened: None,
+            copy_waits: false,
+            unread: None,
             schema_version: None,
             open: None,
             integrity: None,
@@ -145,17 +146,7 @@ impl<'a> Look<'a> {
             layers: Vec::new(),
             looked_at,
         };
-        let mut look = Look {
-            probe,
-            sweep,
-            files,
-            facts,
-            counters_differ: false,
-            index: None,
-            unread: None,
-            suspicion: None,
-            copy: None,
-        };
+        let mut look = Look { probe, sweep, files, facts, counters_differ: false, index: None, copy: None };
         look.time("exists", started);
         look
     }
@@ -179,7 +170,6 @@ impl<'a> Look<'a> {
             return false;
         }
         self.facts.unchanged = true;
-        self.facts.fingerprint = Some(known.clone());
         if self.probe.users {
             self.facts.users = Some(self.users(None));
         }
@@ -209,7 +199,7 @@ impl<'a> Look<'a> {
                 }),
                 Err(error) => {
                     // An unknown user, or a folder that we may not look into: nothing was granted, and why is said.
-                    self.unread = (!ours).then(|| error.to_string());
+                    self.facts.unread = (!ours).then(|| Unread { errno: None, message: error.to_string() });
                     None
                 }
             };
@@ -224,7 +214,7 @@ impl<'a> Look<'a> {
                 self.counters_differ = header.counters_differ;
                 self.facts.header = Some(header.facts);
             }
-            Some(Err(error)) => self.unread = Some(format!("its header could not be read: {error}")),
+            Some(Err(error)) => self.facts.unread = Some(Unread::of("header", &error)),
             None => {}
         }
         self.time("readable", started);
@@ -235,7 +225,7 @@ impl<'a> Look<'a> {
                 self.index = wal.index;
                 self.facts.wal = Some(wal.facts);
             }
-            Err(error) => self.leave_unread(format!("its WAL could not be read: {error}")),
+            Err(error) => self.leave_unread("WAL", &error),
         }
         self.dotfile();
         let page_size = match self.facts.header {
@@ -246,7 +236,7 @@ impl<'a> Look<'a> {
             Ok(journal) => self.facts.journal = Some(journal),
             // Without a main file nobody can be asked who writes; there is nothing to open either.
             Err(_) if self.files.main.state.file().is_none() => {}
-            Err(error) => self.leave_unread(format!("its rollback journal could not be read: {error}")),
+            Err(error) => self.leave_unread("rollback journal", &error),
         }
         self.time("wal", started);
     }
@@ -256,8 +246,8 @@ impl<'a> Look<'a> {
         self.probe.wal_mark.as_ref().map(|mark| (mark, self.probe.wal_marked.as_ref()))
     }
 
-    fn leave_unread(&mut self, why: String) {
-        self.unread.get_or_insert(why);
+    fn leave_unread(&mut self, what: &str, error: &io::Error) {
+        self.facts.unread.get_or_insert_with(|| Unread::of(what, error));
     }
 
     fn dotfile(&mut self) {
@@ -287,6 +277,8 @@ impl<'a> Look<'a> {
         let started = Instant::now();
         if self.files.main.state.file().is_some() {
             self.facts.locks = locks::held(&self.files, self.sweep, self.wal_mode(), self.index.as_ref());
+            // A check or a backup of ours beside this look ends by itself: nobody needs to be told of it, or can do anything.
+            self.facts.locks.retain(|lock| Ok(lock.comm.as_str()) != crate::worker::NAME.to_str());
             if let Some(wal) = &mut self.facts.wal {
                 wal.held_back_by = locks::holding_back(&self.facts.locks, self.index.as_ref());
             }
@@ -315,10 +307,10 @@ impl<'a> Look<'a> {
                 || fresh(main.mtime_ns.max(main.ctime_ns))
                 || sides.into_iter().flatten().any(|side| fresh(side.mtime_ns)),
         };
-        let before = self.probe.last_healthy.as_ref();
+        let before = self.probe.healthy_before();
         if let Some(found) = suspicion::behind_sqlite(before, &fingerprint, self.counters_differ) {
             self.facts.behind_sqlite = Some(found.why);
-            self.suspicion = Some(found.level);
+            self.facts.suspicion = Some(found.level);
         }
         self.facts.fingerprint = Some(fingerprint);
     }
@@ -333,7 +325,7 @@ impl<'a> Look<'a> {
             dotfile: self.facts.dotfile_lock.is_some(),
             writable: self.is_writable_for_us(),
             shm: &self.files.shm.state,
-            unread: self.unread.as_deref(),
+            unread: self.facts.unread.as_ref().map(|unread| unread.message.as_str()),
         })
     }
 

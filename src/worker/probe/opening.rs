@@ -89,6 +89,8 @@ pub(super) fn decide(before: &Before<'_>) -> Opening {
         () if before.place.observe_only.is_some() && !before.place.read_only => {
             not("its WAL index cannot be shared safely on this file system")
         }
+        // Its programs write it all the while: to take it for immutable would be to see damage where there is none (rule 8).
+        () if before.place.walled_off => not("its WAL index cannot be shared from behind guardiand's own unit"),
         () if before.place.read_only && wal_is_empty => Opening::Immutable,
         () if before.place.read_only => {
             Opening::OnCopy("its WAL cannot be read in place on a read-only file system".to_owned())
@@ -213,9 +215,10 @@ mod tests {
     #[test]
     fn only_what_looking_cannot_hurt_is_opened_in_place() {
         let read_only = Place { read_only: true, ..roomy() };
+        let walled_off = Place { walled_off: true, ..read_only.clone() };
         let remote = Place { observe_only: Some("nfs".into()), ..roomy() };
         let full = Place { free_bytes: 0, ..roomy() };
-        let table: [(&str, Case, &str); 23] = [
+        let table: [(&str, Case, &str); 24] = [
             ("sound, rollback", sound(false), "in place"),
             ("sound, WAL", sound(true), "in place"),
             ("a WAL with frames", Case { wal: WalState::Sound, ..sound(true) }, "in place"),
@@ -238,6 +241,7 @@ mod tests {
             ("read-only mount", Case { place: read_only.clone(), ..sound(false) }, "in place"),
             ("read-only mount, WAL mode", Case { place: read_only.clone(), ..sound(true) }, "immutable"),
             ("read-only mount, WAL", Case { place: read_only, wal: WalState::Sound, ..sound(true) }, "copy"),
+            ("read-only for us alone, WAL mode", Case { place: walled_off, ..sound(true) }, "not"),
             ("NFS, WAL mode", Case { place: remote, ..sound(true) }, "not"),
             ("no room, rollback", Case { place: full.clone(), ..sound(false) }, "in place"),
             ("no room for a WAL index", Case { place: full, ..sound(true) }, "not"),

@@ -128,7 +128,7 @@ pub(super) fn wal(
         FileState::File(_) => {}
         FileState::Symlink { .. } => return Ok(without(WalState::NotAFile, "it is a symbolic link".to_owned())),
         FileState::Other { what } => return Ok(without(WalState::NotAFile, format!("it is {what}"))),
-        FileState::Unreadable { message, .. } => return Err(io::Error::other(message.clone())),
+        FileState::Unreadable { errno, message } => return Err(unreadable(*errno, message)),
     }
     let mark = verified.map(|(mark, _)| to_format(mark));
     let was = verified.and_then(|(_, was)| was).map(|was| (was.size, was.mtime_ns));
@@ -164,6 +164,15 @@ pub(super) fn wal(
     }
     // No two scans agree: it is being written faster than it can be read, and nothing is proven.
     Ok(without(WalState::Sound, "it was written over while it was read".to_owned()))
+}
+
+/// A side file that could not even be asked about. Where its name is too long for the file system there is none: SQLite can
+/// make no such file, and says so when it is opened.
+fn unreadable(errno: i32, message: &str) -> io::Error {
+    match errno {
+        0 => io::Error::other(message.to_owned()),
+        errno => io::Error::from_raw_os_error(errno),
+    }
 }
 
 /// The header is of the generation that was scanned.
@@ -299,7 +308,7 @@ pub(super) fn journal(files: &Files, page_size: Option<u32>, dotfile: bool) -> i
             },
             FileState::Symlink { .. } => return facts(JournalState::NotAFile, "it is a symbolic link"),
             FileState::Other { what } => return facts(JournalState::NotAFile, &format!("it is {what}")),
-            FileState::Unreadable { message, .. } => return Err(io::Error::other(message.clone())),
+            FileState::Unreadable { errno, message } => return Err(unreadable(*errno, message)),
         };
         if !scan.may_be_hot() {
             return at_rest("it is at rest");

@@ -29,6 +29,7 @@ const USAGE: &str = "usage: writer DB wal|delete|truncate|persist COMMITS|foreve
   --pause MS            between commits
   --vfs NAME            such as unix-dotfile or unix-excl
   --exclusive           locking_mode=EXCLUSIVE
+  --existing            end with an error where there is no database with its tables
   after the commits:
   --hold-lock SECONDS   BEGIN EXCLUSIVE, held, released
   --hold-reader SECONDS a read transaction, held, released
@@ -50,6 +51,7 @@ struct Arguments {
     rows_per_commit: i64,
     row_bytes: usize,
     pause: Duration,
+    existing: bool,
     hold_lock: Option<Duration>,
     hold_reader: Option<Duration>,
     hold_write: Option<Duration>,
@@ -75,6 +77,7 @@ fn arguments() -> Option<Arguments> {
         rows_per_commit: 1,
         row_bytes: 100,
         pause: Duration::ZERO,
+        existing: false,
         hold_lock: None,
         hold_reader: None,
         hold_write: None,
@@ -97,6 +100,7 @@ fn arguments() -> Option<Arguments> {
             "--hold-write" => asked.hold_write = Some(Duration::from_secs(number()?)),
             "--vfs" => asked.vfs = Some(words.next()?),
             "--exclusive" => asked.exclusive = true,
+            "--existing" => asked.existing = true,
             "--synchronous" => asked.synchronous = words.next()?,
             "--no-checkpoint" => asked.no_checkpoint = true,
             "--open-idle" => asked.open_idle = true,
@@ -195,7 +199,8 @@ fn after(db: &Connection, asked: &Arguments, ended: &AtomicBool) -> rusqlite::Re
 }
 
 fn open(asked: &Arguments) -> rusqlite::Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
+    let create = if asked.existing { OpenFlags::empty() } else { OpenFlags::SQLITE_OPEN_CREATE };
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | create;
     let db = match &asked.vfs {
         Some(vfs) => Connection::open_with_flags_and_vfs(&asked.db, flags, vfs.as_str())?,
         None => Connection::open_with_flags(&asked.db, flags)?,
@@ -210,6 +215,9 @@ fn open(asked: &Arguments) -> rusqlite::Result<Connection> {
     db.execute_batch(&format!("PRAGMA journal_mode={}; PRAGMA synchronous={}", asked.mode, asked.synchronous))?;
     if asked.no_checkpoint {
         db.execute_batch("PRAGMA wal_autocheckpoint=0")?;
+    }
+    if asked.existing {
+        return Ok(db);
     }
     db.execute_batch(
         "CREATE TABLE IF NOT EXISTS commits(id INTEGER PRIMARY KEY, made_at TEXT DEFAULT CURRENT_TIMESTAMP);

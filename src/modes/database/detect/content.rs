@@ -186,6 +186,13 @@ impl Judgement<'_> {
                 &fault,
                 "restore the newest backup that passes",
             ),
+            FaultClass::Io => self.find_fault(
+                &kinds::IO_ERROR,
+                Severity::Critical,
+                &QUERY,
+                &fault,
+                "look at the disk (`dmesg`, SMART)",
+            ),
             FaultClass::Interrupted => self.find_fault(
                 &kinds::CONNECTION_FAILED,
                 Severity::High,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::job::{DotfileLock, HeldLock, JournalState, Users};
-use crate::model::Severity;
+use crate::model::{LOCKED_FOR_NOW, Severity};
 
 use super::super::blame::{self, culprits, holder_words, span, words};
 use super::super::kinds::{self, LOCKS, WAL};
@@ -31,7 +31,7 @@ impl Judgement<'_> {
         let since = self.memory.busy_since.unwrap_or(self.now);
         let waited = self.now.since(since);
         if waited < self.config.busy_timeout {
-            return self.cannot_tell("it is locked; looking again until its busy timeout has passed");
+            return self.cannot_tell(LOCKED_FOR_NOW);
         }
         let blamed = culprits(&self.facts.locks, true);
         let readers_wait_for = blamed.iter().copied().filter(|held| held.blocks_readers).collect::<Vec<_>>();
@@ -135,6 +135,9 @@ impl Judgement<'_> {
                 .as_ref()
                 .is_some_and(|journal| journal.state == JournalState::Absent && journal.outlived_one);
             let stopped = users.holders.iter().any(|holder| matches!(holder.state, 'T' | 't'));
+            if age < self.config.busy_timeout {
+                return self.cannot_tell(LOCKED_FOR_NOW);
+            }
             if !old || lasting && !stopped {
                 return self.cannot_tell(format!("it is locked with the dotfile VFS ({path}): {holders}"));
             }

@@ -37,7 +37,7 @@ impl Judgement<'_> {
                     "let guardiand enter the folder",
                 )
             }
-            FileState::Unreadable { errno, message } if *errno == rustix_errno::IO => self.find(
+            FileState::Unreadable { errno, message } if rustix_errno::of_the_disk(*errno) => self.find(
                 &kinds::IO_ERROR,
                 Severity::Critical,
                 &EXISTS,
@@ -89,7 +89,15 @@ impl Judgement<'_> {
 
     pub(super) fn room_to_write(&mut self) {
         let place = &self.facts.place;
-        if place.read_only {
+        if place.walled_off {
+            // Nothing is known to be wrong for the program: it is our own hands that are tied.
+            let path = self.config.path.display();
+            let why = format!(
+                "guardiand's own unit keeps it from writing to {path}, so it could not heal it: add ReadWritePaths= of \
+                 its folder in a drop-in (`systemctl edit guardiand`)"
+            );
+            self.cannot_tell(why);
+        } else if place.read_only {
             self.find(
                 &kinds::WRITE_FAILED,
                 Severity::High,
@@ -133,6 +141,18 @@ impl Judgement<'_> {
             self.cannot_tell(format!("guardiand may not read {}: {}", self.config.path.display(), access.detail));
         }
         access.ours
+    }
+
+    /// False when some of its raw bytes could not be read: then nothing that needs them can be judged.
+    pub(super) fn read(&mut self) -> bool {
+        let Some(unread) = &self.facts.unread else { return true };
+        if unread.errno.is_some_and(rustix_errno::of_the_disk) {
+            let todo = "look at the disk (`dmesg`, SMART) before anything else";
+            self.find(&kinds::IO_ERROR, Severity::Critical, &READABLE, unread.message.clone(), todo);
+        } else {
+            self.cannot_tell(unread.message.clone());
+        }
+        false
     }
 
     /// False when nothing above the header can be judged.
@@ -268,4 +288,13 @@ mod rustix_errno {
     pub const PERM: i32 = 1;
     pub const IO: i32 = 5;
     pub const ACCES: i32 = 13;
+    /// A checksum of the file system's own does not fit.
+    const BADMSG: i32 = 74;
+    /// The file system is damaged.
+    const UCLEAN: i32 = 117;
+
+    /// The disk, or the file system on it, could not give the bytes back.
+    pub const fn of_the_disk(errno: i32) -> bool {
+        matches!(errno, IO | BADMSG | UCLEAN)
+    }
 }

@@ -121,6 +121,16 @@ impl Judgement<'_> {
         self.findings.push(finding(kind, severity, layer, detail, todo));
     }
 
+    /// SQLite was not asked, and nothing that was found says more: that is no health.
+    fn left_closed(&mut self) {
+        if let Some(reason) = &self.facts.not_opened
+            && self.findings.is_empty()
+            && !self.facts.copy_waits
+        {
+            self.cannot_tell(format!("it was not opened: {reason}"));
+        }
+    }
+
     fn find_fault(&mut self, kind: &Kind, severity: Severity, layer: &Layer, fault: &SqliteFault, todo: &str) {
         let detail = match fault.errno {
             Some(errno) => format!("{} (SQLite code {}, errno {errno})", fault.message, fault.code),
@@ -147,12 +157,13 @@ impl Judgement<'_> {
         self.wal_file();
         self.dotfile_lock();
         self.held_locks();
-        if !readable || !self.header() || !self.side_files() {
+        if !self.read() || !readable || !self.header() || !self.side_files() {
             return;
         }
         if self.open() {
             self.integrity();
             self.query();
         }
+        self.left_closed();
     }
 }

@@ -79,8 +79,11 @@ fn sound() -> DatabaseFacts {
         dotfile_lock: None,
         users: None,
         behind_sqlite: None,
+        suspicion: None,
         on_copy: None,
         not_opened: None,
+        copy_waits: false,
+        unread: None,
         schema_version: None,
         open: Some(Ok(OpenFacts {
             schema_version: 1,
@@ -541,4 +544,23 @@ fn an_empty_schema_is_never_remembered_over_one_with_content() {
         OpenFacts { schema_version: 2, journal_mode: "wal".to_owned(), objects: 0, schema: Some(String::new()) };
     memory.note_healthy(&DatabaseFacts { open: Some(Ok(emptied)), ..sound() }, now());
     assert_eq!(memory.schema.as_deref(), Some("CREATE TABLE t (a);"));
+}
+
+#[test]
+fn what_could_not_be_read_is_never_healthy_and_never_damage() {
+    let unread = |errno: Option<i32>| {
+        let unread = Some(crate::job::Unread { errno, message: "its header could not be read".to_owned() });
+        DatabaseFacts { unread, header: None, open: None, not_opened: Some("unread".to_owned()), ..sound() }
+    };
+    for memory in [Memory::default(), seen()] {
+        assert_eq!(kinds_of(&unread(Some(5)), &memory), "db_io_error");
+        assert_eq!(kinds_of(&unread(Some(117)), &memory), "db_io_error");
+        assert_eq!(kinds_of(&unread(Some(2)), &memory), "unknown");
+        assert_eq!(kinds_of(&unread(None), &memory), "unknown");
+        let closed = DatabaseFacts { open: None, not_opened: Some("its -shm is a link".to_owned()), ..sound() };
+        assert_eq!(kinds_of(&closed, &memory), "unknown");
+        assert_eq!(kinds_of(&DatabaseFacts { copy_waits: true, ..closed }, &memory), "healthy");
+    }
+    let query = Some(Err(fault(FaultClass::Io, 266, "disk I/O error")));
+    assert_eq!(kinds_of(&DatabaseFacts { query, ..sound() }, &seen()), "db_io_error");
 }

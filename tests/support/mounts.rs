@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::support::truth;
+use super::truth;
 
 /// A mounted file system. Dropped, it is unmounted.
 pub struct Mount {

@@ -1,0 +1,95 @@
+use std::path::PathBuf;
+
+use super::super::config::DatabaseConfig;
+use super::super::{Database, Defaults};
+use super::*;
+use crate::job::{BackupEntry, BackupManifest, Owner};
+use crate::model::Policy;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn at(seconds: i64, boot_ms: u64) -> Moment {
+    Moment { wall: Timestamp::from_second(1_800_000_000 + seconds).unwrap(), boot_ms }
+}
+
+fn database(now: Moment) -> Database {
+    let folder = PathBuf::from("/srv");
+    let mut config = DatabaseConfig::for_path("app.db".as_ref(), &folder);
+    config.backup =
+        Some(super::super::config::BackupPlan { every: HOUR, ..super::super::config::BackupPlan::standard(&folder) });
+    let defaults = Defaults { state_dir: folder, interval: HOUR, policy: Policy::Heal };
+    let mut database = Database::new(config, &defaults);
+    database.healthy = true;
+    database.memory.quick_at = Some(now.wall);
+    database.memory.full_at = Some(now.wall);
+    database
+}
+
+fn backup_of(taken_at: Timestamp) -> BackupEntry {
+    let manifest = BackupManifest {
+        version: 1,
+        target: "app".into(),
+        source: "/srv/app.db".into(),
+        number: 1,
+        taken_at,
+        duration_seconds: 0.1,
+        blocked_seconds: 0.0,
+        size: 1,
+        blake3: String::new(),
+        tables: Vec::new(),
+        schema: String::new(),
+        journal_mode: "wal".into(),
+        page_size: 4096,
+        source_fingerprint: None,
+        owner: Owner { uid: 0, gid: 0, mode: 0o600 },
+        verified_at: taken_at,
+        sqlite_version: "3".into(),
+    };
+    BackupEntry { file: "/b/1.db".into(), manifest }
+}
+
+fn due(database: &mut Database, now: Moment) -> Option<&'static str> {
+    database.due_errand(now).map(|errand| errand.name)
+}
+
+#[test]
+fn a_clock_that_is_set_back_costs_one_backup_and_not_one_at_every_look() {
+    let (ahead, right) = (at(86_400, 0), at(0, 1000));
+    let mut database = database(right);
+    database.config.integrity.quick = 9 * HOUR;
+    database.memory.note_backup(&backup_of(ahead.wall));
+    assert_eq!(due(&mut database, right), Some(BACKUP), "when the last one was taken nobody knows");
+    assert_eq!(due(&mut database, right), None, "it is under way, or failed");
+    database.memory.note_backup(&backup_of(right.wall));
+    assert_eq!(
+        database.memory.backup.as_ref().map(|backup| backup.taken_at),
+        Some(right.wall),
+        "the newest is the one taken last"
+    );
+    assert_eq!(due(&mut database, at(1, 2000)), None);
+    assert_eq!(due(&mut database, at(3600, 3_601_000)), Some(BACKUP));
+}
+
+#[test]
+fn a_backup_that_fails_after_the_clock_was_set_back_is_not_tried_at_every_look() {
+    let (ahead, right) = (at(86_400, 0), at(0, 1000));
+    let mut database = database(right);
+    database.memory.note_backup(&backup_of(ahead.wall));
+    database.memory.backup_tried_at = Some(ahead.wall);
+    assert_eq!(due(&mut database, right), Some(BACKUP));
+    assert_eq!(due(&mut database, at(60, 61_000)), None);
+    assert_eq!(due(&mut database, at(900, 901_000)), Some(BACKUP));
+}
+
+#[test]
+fn what_sqlite_may_have_done_itself_is_checked_now_and_then_and_what_it_does_not_do_at_once() {
+    let mut database = database(at(0, 0));
+    database.config.backup = None;
+    database.doubt = Some(IntegrityLevel::Quick);
+    assert_eq!(due(&mut database, at(0, 0)), Some(QUICK));
+    database.checked = Some(at(0, 0));
+    assert_eq!(due(&mut database, at(60, 60_000)), None, "a program that opens, writes and closes it each minute");
+    assert_eq!(database.suspicious(at(3600, 3_600_000)).map(|(name, _)| name), Some(QUICK), "it is not forgotten");
+    database.doubt = Some(IntegrityLevel::Full);
+    assert_eq!(due(&mut database, at(60, 60_000)), Some(FULL));
+}

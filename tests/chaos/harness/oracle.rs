@@ -1,0 +1,77 @@
+//! Whether anybody was cheated: promises against rows, words against files.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::Report;
+use super::fault::Fault;
+use super::story::Story;
+use crate::support::daemon::Daemon;
+use crate::support::scene::Scene;
+use crate::support::truth::{self, Content};
+
+/// What may be in the database's folder.
+const NAMES: [&str; 4] = ["app.db", "app.db-wal", "app.db-shm", "app.db-journal"];
+
+/// Panics when somebody was cheated.
+pub fn judge(scene: &Scene, daemon: &mut Daemon, story: &Story, unhealed: Option<&str>, report: &mut Report) {
+    let faults = || story.acts.iter().flat_map(|act| &act.faults);
+    let harmless = faults().all(|fault| fault.is_harmless());
+    // Whoever puts an older copy in place says that its content is what shall be there from now on.
+    let set_back = faults().any(|fault| *fault == Fault::RenameOver);
+    assert!(daemon.ended().is_none(), "guardiand is dead");
+    assert!(!daemon.log().contains("panicked"), "guardiand panicked");
+    let incidents = daemon.incidents("app");
+    for incident in &incidents {
+        let how = incident["outcome"].as_str().or(incident["state"].as_str()).unwrap_or("?");
+        *report.incidents.entry(format!("{}:{how}", incident["kind"].as_str().unwrap_or("?"))).or_default() += 1;
+        let state = incident["state"].as_str().unwrap_or("?");
+        assert!(["closed", "escalated", "awaiting_approval"].contains(&state), "left in the middle: {incident:#}");
+        evidence(incident);
+    }
+    let left = scene.names().into_iter().filter(|name| !NAMES.contains(&name.as_str())).collect::<Vec<_>>();
+    assert_eq!(left, Vec::<String>::new(), "files were left behind");
+
+    let promised = truth::promised(&scene.log_of(&scene.db()));
+    report.promised = promised.len();
+    if let Some(reason) = unhealed {
+        assert!(!harmless, "nothing was harmed, and it could not be healed: {reason}");
+        report.incidents.insert(format!("unhealed: {}", short(reason)), 1);
+        // What is not healed is at least all there: in place, or in evidence.
+        let kept = incidents.iter().any(|incident| incident["evidence"].is_string());
+        assert!(kept || !scene.names().is_empty() || promised.is_empty(), "not healed, and nothing is kept: {reason}");
+        return;
+    }
+    let content = Content::of(&scene.db());
+    assert_eq!(content.integrity, "ok");
+    let lost = promised.difference(&content.commits).count();
+    report.lost = lost;
+    assert!(lost == 0 || !harmless, "{lost} commits are lost, and nothing was harmed: {incidents:#?}");
+    let said = incidents.iter().filter_map(|incident| incident["loss"].as_object()).collect::<Vec<_>>();
+    let unknown = said.iter().any(|loss| loss["rows_lost"].is_null());
+    let counted = said.iter().filter_map(|loss| loss["rows_lost"].as_u64()).sum::<u64>();
+    assert!(
+        unknown || counted >= lost as u64 || set_back,
+        "{lost} commits are lost, and {counted} rows were said to be: {incidents:#?}"
+    );
+}
+
+/// Every file that evidence speaks of is there as it says.
+fn evidence(incident: &Value) {
+    let Some(folder) = incident["evidence"].as_str() else { return };
+    let mut folders = vec![Path::new(folder).to_owned()];
+    folders.extend((2..100).map(|number| Path::new(folder).join(number.to_string())).take_while(|path| path.exists()));
+    for folder in folders {
+        let Ok(manifest) = std::fs::read(folder.join("manifest.json")) else { continue };
+        let manifest: Value = serde_json::from_slice(&manifest).expect("a manifest is JSON");
+        for file in manifest["files"].as_array().expect("it lists files") {
+            let path = folder.join(file["name"].as_str().expect("a name"));
+            assert_eq!(truth::digest(&path).as_deref(), file["blake3"].as_str(), "{} in evidence", path.display());
+        }
+    }
+}
+
+fn short(reason: &str) -> String {
+    reason.chars().take(90).collect()
+}
