@@ -34,8 +34,12 @@ pub enum ControlRequest {
         /// The configured name.
         target: String,
     },
-    /// What is known of every target.
-    Status,
+    /// What is known of every target, or of one, whose users are looked for first.
+    Status {
+        /// The configured name.
+        #[serde(default)]
+        target: Option<String>,
+    },
     /// Incidents, newest first.
     Incidents {
         /// Of this target.
@@ -64,7 +68,7 @@ impl ControlRequest {
             ControlRequest::Heal { target, .. } => ("heal", target),
             ControlRequest::Check { targets } => ("check", targets.first().map_or("", String::as_str)),
             ControlRequest::Backup { target } => ("backup", target),
-            ControlRequest::Status => ("status", ""),
+            ControlRequest::Status { target } => ("status", target.as_deref().unwrap_or("")),
             ControlRequest::Incidents { target, .. } => ("incidents", target.as_deref().unwrap_or("")),
             ControlRequest::Incident { id } => ("incident", id),
             ControlRequest::Reload => ("reload", ""),

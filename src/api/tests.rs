@@ -76,6 +76,7 @@ fn shared() -> (Shared, Clock) {
         checked_at: at(990),
         duration_seconds: 0.001,
         layers: Vec::new(),
+        in_use: None,
     });
     let stories = vec![
         story("i3", "app", Some(Resolution::Healed), Some(0.2), &[("wait", false), ("restore_backup", true)]),

@@ -47,8 +47,8 @@ pub(super) enum Command {
     Backups(Backups),
     /// Restore a backup to a path where nothing is.
     Restore(Restore),
-    /// What the running daemon knows of every target.
-    Status,
+    /// What the running daemon knows of every target, or of one: who has it open, and who locks it.
+    Status(Status),
     /// The running daemon's incidents, newest first.
     Incidents(Incidents),
     /// One incident of the running daemon.
@@ -137,6 +137,13 @@ pub(super) struct Restore {
     /// Where backups are kept when the configuration does not say.
     #[arg(long, value_name = "DIR")]
     pub(super) state_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Status {
+    /// One configured target; all when left out.
+    #[arg(value_name = "TARGET")]
+    pub(super) target: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -49,6 +49,11 @@ pub(super) fn text(checks: &[Check]) -> String {
     let mut rows = Vec::new();
     let mut advice = String::new();
     for check in checks {
+        let users = check.in_use.iter().flat_map(|in_use| {
+            let holders = in_use.holders.iter().flatten().map(|holder| &holder.words);
+            holders.chain(in_use.locks.iter().map(|lock| &lock.words))
+        });
+        users.for_each(|words| advice.push_str(&format!("\n{}: {words}", check.target)));
         let row = |kind: &str, detail: &str| {
             vec![check.target.clone(), check.verdict.name().to_owned(), kind.to_owned(), detail.to_owned()]
         };
@@ -81,6 +86,7 @@ mod tests {
             checked_at: Timestamp::UNIX_EPOCH,
             duration_seconds: 0.0,
             layers: Vec::new(),
+            in_use: None,
         }
     }
 

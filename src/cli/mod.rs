@@ -45,7 +45,7 @@ pub fn main() -> ExitCode {
         Some(Command::Backup(asked)) => backup::run(common, &asked, output),
         Some(Command::Backups(asked)) => backups::run(common, &asked, output),
         Some(Command::Restore(asked)) => restore::run(common, &asked, output),
-        Some(Command::Status) => status::run(common, output),
+        Some(Command::Status(asked)) => status::run(common, &asked, output),
         Some(Command::Incidents(asked)) => incidents::run(common, &asked, output),
         Some(Command::Incident(asked)) => incident::run(common, &asked, output),
         Some(Command::Reload) => reload::run(common, output),

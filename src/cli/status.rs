@@ -1,21 +1,48 @@
-//! `guardiand status`: what the running daemon knows of every target.
+//! `guardiand status`: what the running daemon knows of every target, or of one.
 
 use serde_json::Value;
 
-use super::arguments::Common;
+use super::arguments::{Common, Status};
 use super::output::{Output, table};
 use super::{Done, socket};
 use crate::api::control::ControlRequest;
 
-pub(super) fn run(common: &Common, output: Output) -> Done {
-    let (exit, status) = socket::daemon(common, &ControlRequest::Status)?;
-    output.facts(&status, || {
-        let targets: Vec<Value> = socket::part(&status, "/targets");
-        let rows = targets.iter().map(|target| {
-            let word = |pointer| socket::part::<String>(target, pointer);
-            vec![word("/name"), word("/mode"), word("/state"), word("/last_check/checked_at"), word("/incident/id")]
-        });
-        table(&["TARGET", "MODE", "STATE", "LAST LOOK", "INCIDENT"], rows)
-    });
+pub(super) fn run(common: &Common, asked: &Status, output: Output) -> Done {
+    let (exit, status) = socket::daemon(common, &ControlRequest::Status { target: asked.target.clone() })?;
+    match asked.target {
+        Some(_) => output.facts(&status, || one(&status)),
+        None => output.facts(&status, || {
+            let targets: Vec<Value> = socket::part(&status, "/targets");
+            rows(&targets)
+        }),
+    }
     Ok(exit)
+}
+
+fn rows(targets: &[Value]) -> String {
+    let rows = targets.iter().map(|target| {
+        let word = |pointer| socket::part::<String>(target, pointer);
+        vec![word("/name"), word("/mode"), word("/state"), word("/last_check/checked_at"), word("/incident/id")]
+    });
+    table(&["TARGET", "MODE", "STATE", "LAST LOOK", "INCIDENT"], rows)
+}
+
+/// Its row, and below it a line for each user.
+fn one(target: &Value) -> String {
+    let words = |pointer: &str| -> Vec<String> {
+        let list: Vec<Value> = socket::part(target, pointer);
+        list.iter().map(|one| one.as_str().map_or_else(|| socket::part(one, "/words"), str::to_owned)).collect()
+    };
+    let mut text = rows(std::slice::from_ref(target));
+    for (title, lines) in
+        [("open", words("/holders")), ("locks", words("/locks")), ("cannot be seen", words("/unseen"))]
+    {
+        for line in lines {
+            text += &format!("\n{title}: {line}");
+        }
+    }
+    if target.pointer("/holders").is_some_and(|holders| holders.as_array().is_some_and(Vec::is_empty)) {
+        text += "\nopen: nobody that can be seen";
+    }
+    text
 }

@@ -115,7 +115,8 @@ impl Desk {
             ControlRequest::Heal { target, dry_run } => self.heal(target, dry_run).await,
             ControlRequest::Check { targets } => self.check(targets).await,
             ControlRequest::Backup { target } => self.backup(target).await,
-            ControlRequest::Status => Ok(self.status()),
+            ControlRequest::Status { target: None } => Ok(self.status()),
+            ControlRequest::Status { target: Some(target) } => self.status_of(target).await,
             ControlRequest::Incidents { target, state, limit } => {
                 let found = self.incidents.incidents(target, state, limit.unwrap_or(100)).await;
                 found.map(|found| (0, json!({ "incidents": found })))
@@ -176,6 +177,17 @@ impl Desk {
             Ok(Outcome::BackedUp(entry)) => Ok((0, json!(entry))),
             Ok(_) => Err("the backup's job answered something else".to_owned()),
             Err(failure) => Err(failure.message),
+        }
+    }
+
+    /// One target, and who uses it now. One that is attended, or does not answer, is shown as it was last seen.
+    async fn status_of(&self, target: String) -> Result<(u8, serde_json::Value), String> {
+        let named = target.clone();
+        let looked = self.ask(|reply| Command::Who { target, reply }).await?;
+        let board = self.board.read().unwrap_or_else(PoisonError::into_inner);
+        match board.target(&named) {
+            Some(target) => Ok((0, json!(target))),
+            None => Err(looked.err().unwrap_or_else(|| format!("there is no target named `{named}`"))),
         }
     }
 

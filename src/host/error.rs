@@ -170,6 +170,14 @@ pub enum HostError {
         /// The system's answer; `ESRCH` when it is gone.
         source: io::Error,
     },
+    /// A command did not do its work.
+    #[error("`{program}` {why}")]
+    Command {
+        /// The program; never its arguments.
+        program: String,
+        /// How it failed.
+        why: String,
+    },
     /// A limit of this process could not be set.
     #[error("cannot {doing} of this process: {source}")]
     Limit {

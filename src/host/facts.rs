@@ -135,6 +135,13 @@ impl FileFacts {
         Ok(Self::from_statx(&stat))
     }
 
+    /// When the file at `path` came to be, nanoseconds since the epoch; `None` where its file system does not say.
+    pub fn born_ns(path: &Path) -> Option<i128> {
+        let stat = statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BTIME).ok()?;
+        let said = stat.stx_mask & StatxFlags::BTIME.bits() != 0;
+        said.then(|| i128::from(stat.stx_btime.tv_sec) * 1_000_000_000 + i128::from(stat.stx_btime.tv_nsec))
+    }
+
     /// Whether nobody seems to have touched the file between two looks: same inode, size and times.
     ///
     /// A write lock leaves no trace here (SQLITE.md, rule 22), nor does a write through a shared mapping at once.

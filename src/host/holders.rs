@@ -267,9 +267,14 @@ impl<'a, T: Clone + PartialEq> Search<'a, T> {
         for line in maps.lines() {
             let Some((permissions, device, ino, name)) = parse_mapping(line) else { continue };
             let known = self.by_device.get(&(device, ino)).map_or(&[][..], Vec::as_slice);
-            for index in known {
-                let Some(Sought::File { facts, .. }) = self.sought.get(*index) else { continue };
-                let sight = sights.entry((*index, facts.id)).or_default();
+            let unlinked = self.by_old_name.get(name.as_bytes()).map_or(&[][..], Vec::as_slice);
+            for index in known.iter().chain(unlinked) {
+                let id = match self.sought.get(*index) {
+                    Some(Sought::File { facts, .. }) => facts.id,
+                    Some(Sought::UnlinkedFrom { .. }) => FileId { dev: device, ino },
+                    None => continue,
+                };
+                let sight = sights.entry((*index, id)).or_default();
                 sight.mapped = true;
                 sight.deleted |= name.ends_with(" (deleted)");
                 sight.writable |= permissions.starts_with("rw") && permissions.ends_with('s');

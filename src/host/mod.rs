@@ -1,4 +1,4 @@
-//! The only user of /proc, inotify, statvfs and signals: who holds what, who locks what.
+//! The only user of /proc, inotify, statvfs, signals and `systemctl`: who holds what, who locks what.
 //!
 //! Facts and mechanisms, no judgement. Everything here that takes a path or reads a descriptor can block for as long
 //! as a disk or a server likes, so it belongs in a worker child; [`Watcher`] is the one piece made for the supervisor,
@@ -10,10 +10,13 @@
 //! | which file system, and may it be healed? | [`Mounts`], [`Space`], [`FsId`], [`boot_id`] |
 //! | who locks it? | [`LockTable`] for names, [`ask_lock`] for the truth |
 //! | who has it open? | [`find_holders`] |
+//! | does its holder stand still, and why? | [`standstill`] |
 //! | may the program's user open it? | [`User`], [`Access`] |
 //! | when does it change? | [`Watcher`] |
+//! | does its program run, and how is that stopped? | [`UnitState`], [`stop_app`], [`start_app`] |
 
 mod access;
+mod app;
 mod arm;
 mod boot;
 mod coalesce;
@@ -36,11 +39,13 @@ mod sample;
 mod siblings;
 mod space;
 mod sqlite_lock;
+mod standstill;
 mod user;
 mod wake;
 mod watch;
 
 pub use access::{Access, Evidence};
+pub use app::{Starting, UnitState, start_app, stop_app};
 pub use boot::{FsId, boot_id};
 pub use copy::{Copied, CopyMethod, copy_file};
 pub use error::HostError;
@@ -59,6 +64,7 @@ pub use sample::process_sample;
 pub use siblings::supervisor_and_siblings;
 pub use space::Space;
 pub use sqlite_lock::{HeldBy, SqliteLock};
+pub use standstill::{not_ours_to_signal, standstill};
 pub use user::User;
 pub use wake::Wake;
 pub use watch::{Blind, Watcher};

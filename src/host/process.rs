@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -191,8 +192,29 @@ pub fn die_with_parent(parent: i32) -> Result<(), HostError> {
 /// # Errors
 /// [`HostError::Limit`].
 pub fn limit_memory(bytes: u64) -> Result<(), HostError> {
-    setrlimit(Resource::As, Rlimit { current: Some(bytes), maximum: Some(bytes) })
-        .map_err(|errno| HostError::Limit { doing: "limit the memory", source: errno.into() })
+    lower(Resource::As, bytes).map_err(|errno| HostError::Limit { doing: "limit the memory", source: errno.into() })
+}
+
+/// The limits that this process had before it lowered them: what it starts shall not have less for having been started by it.
+static FIRST_LIMITS: Mutex<Vec<(Resource, Rlimit)>> = Mutex::new(Vec::new());
+
+/// Lowers the limit that counts, and leaves the one up to which it may be raised: nothing that a file can do raises it.
+fn lower(resource: Resource, to: u64) -> rustix::io::Result<()> {
+    let was = getrlimit(resource);
+    let maximum = was.maximum;
+    let mut first = FIRST_LIMITS.lock().unwrap_or_else(PoisonError::into_inner);
+    if !first.iter().any(|(known, _)| *known == resource) {
+        first.push((resource, was));
+    }
+    let to = maximum.map_or(to, |maximum| maximum.min(to));
+    setrlimit(resource, Rlimit { current: Some(to), maximum })
+}
+
+/// What was lowered, as it was before.
+pub(super) fn first_limits() -> Vec<(Resource, Rlimit)> {
+    let first = FIRST_LIMITS.lock().unwrap_or_else(PoisonError::into_inner);
+    let copy = |limit: &Rlimit| Rlimit { current: limit.current, maximum: limit.maximum };
+    first.iter().map(|(resource, limit)| (*resource, copy(limit))).collect()
 }
 
 /// Keeps the bytes of a user's database out of core files, those piped to a collector included.
@@ -204,15 +226,7 @@ pub fn no_core_dumps() -> Result<(), HostError> {
     // A core_pattern with a pipe ignores a limit of zero (core(5)), but not one of 1, which is below the smallest core there
     // is (`do_coredump` in the kernel's fs/coredump.c). PR_SET_DUMPABLE would do as well, but it hides the process's open
     // files from its own user: another guardiand of that user could then not tell whether a database is in use.
-    let nothing = |bytes| setrlimit(Resource::Core, Rlimit { current: Some(bytes), maximum: Some(bytes) });
-    nothing(1)
-        .or_else(|errno| match (errno, getrlimit(Resource::Core).maximum) {
-            // Whoever started us forbade core files already; only CAP_SYS_RESOURCE raises that to 1. The unit's LimitCORE= is
-            // 1 for this reason.
-            (rustix::io::Errno::PERM, Some(0)) => nothing(0),
-            _ => Err(errno),
-        })
-        .map_err(failed)
+    lower(Resource::Core, 1).map_err(failed)
 }
 
 /// The memory of this process that is in RAM, in bytes.

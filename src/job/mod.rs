@@ -16,9 +16,10 @@ mod step;
 pub use backup::{BackupEntry, BackupJob, BackupManifest, Keep, PruneJob, RestoreJob, Restored};
 pub use client::{Answer, Client, ClientOptions};
 pub use database::{
-    Access, DatabaseFacts, DatabaseProbe, DatabaseSite, Diagnosis, FileFacts, FileState, Fingerprint, HeaderFacts,
-    HeldLock, HolderFacts, IntegrityFacts, IntegrityLevel, JournalFacts, JournalState, LayerTime, OpenFacts, Owner,
-    Place, QueryFacts, SettledCopy, SqliteFault, TableRows, Unread, WalFacts, WalMark, WalState,
+    Access, DatabaseFacts, DatabaseProbe, DatabaseSite, Diagnosis, DotfileLock, FileFacts, FileState, Fingerprint,
+    HeaderFacts, HeldLock, HolderFacts, IntegrityFacts, IntegrityLevel, JournalFacts, JournalState, LayerTime,
+    OpenFacts, Owner, Place, QueryFacts, SettledCopy, SqliteFault, TableRows, Unread, Users, WalFacts, WalMark,
+    WalState,
 };
 pub use events::WorkerEvents;
 pub use step::{Candidate, DatabaseStep, Phase, Progress, StepJob, StepReport};

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{DatabaseSite, Owner, TableRows};
+use crate::model::App;
 
 /// One step on a database. Its serialized shape is what the journal keeps: add fields with defaults, never rename.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -53,8 +54,40 @@ pub enum DatabaseStep {
         #[serde(default)]
         unless: Vec<PathBuf>,
     },
+    /// Let a program go on that was stopped by a signal and holds a lock: SIGCONT through a pidfd.
+    ResumeStopped {
+        /// The process.
+        pid: i32,
+        /// When it started, boot-clock milliseconds: the number alone may be another's by now.
+        started_ms: u64,
+        /// Its user.
+        uid: u32,
+        /// The name of its program, for people.
+        comm: String,
+    },
+    /// Move a lock of the dotfile VFS that was left behind into evidence (rule 14).
+    MoveLockAside {
+        /// The entry's inode…
+        ino: u64,
+        /// … and when it was made, nanoseconds since the epoch: another one is somebody's lock.
+        made_ns: i64,
+    },
     /// Guarded swap: side files into evidence, fsync, then the candidate over the path (section 2).
     Install,
+    /// Stop the program that uses it, once it is written down whether it ran; done when nobody has the files any more.
+    StopApp {
+        /// The program.
+        app: App,
+        /// How long stopping it may take, in milliseconds.
+        limit_ms: u64,
+    },
+    /// Start the program again, if [`DatabaseStep::StopApp`] of this incident stopped it.
+    StartApp {
+        /// The program.
+        app: App,
+        /// How long starting it may take, in milliseconds.
+        limit_ms: u64,
+    },
 }
 
 impl DatabaseStep {
@@ -68,7 +101,11 @@ impl DatabaseStep {
             DatabaseStep::BuildFromBackup { .. } => "build_from_backup",
             DatabaseStep::BuildFromCopy { .. } => "build_from_copy",
             DatabaseStep::BuildFromSchema { .. } => "build_from_schema",
+            DatabaseStep::ResumeStopped { .. } => "resume_stopped",
+            DatabaseStep::MoveLockAside { .. } => "move_lock_aside",
             DatabaseStep::Install => "install",
+            DatabaseStep::StopApp { .. } => "stop_app",
+            DatabaseStep::StartApp { .. } => "start_app",
         }
     }
 }

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{Finding, Layer};
+use super::{Finding, InUse, Layer};
 
 /// The reason of a look that met a lock: it looks again soon, and says more when the lock lasts.
 pub const LOCKED_FOR_NOW: &str = "it is locked; looking again until its busy timeout has passed";
@@ -83,6 +83,8 @@ pub struct Check {
     pub duration_seconds: f64,
     /// Every layer of the mode, in order.
     pub layers: Vec<LayerResult>,
+    /// Who uses it, where that was looked at.
+    pub in_use: Option<InUse>,
 }
 
 impl Serialize for Check {
@@ -98,6 +100,8 @@ impl Serialize for Check {
             duration_seconds: f64,
             findings: &'a [Finding],
             layers: &'a [LayerResult],
+            #[serde(flatten)]
+            in_use: Option<&'a InUse>,
         }
         Wire {
             target: &self.target,
@@ -111,6 +115,7 @@ impl Serialize for Check {
             duration_seconds: self.duration_seconds,
             findings: self.verdict.findings(),
             layers: &self.layers,
+            in_use: self.in_use.as_ref(),
         }
         .serialize(serializer)
     }

@@ -21,6 +21,7 @@ impl Supervisor {
         match command {
             Command::Heal { target, dry_run, reply } => self.heal_now(&target, dry_run, reply),
             Command::Check { target, reply } => self.check_now(&target, reply),
+            Command::Who { target, reply } => self.who_now(&target, reply),
             Command::Backup { target, reply } => self.backup_now(&target, reply),
             Command::Reconfigure { plant, gates } => self.reconfigure(plant, gates),
         }
@@ -83,6 +84,26 @@ impl Supervisor {
             errand.abort();
         }
         Ok((id, target, slot.case.take().filter(Case::is_open)))
+    }
+
+    /// Who uses a target, once an errand has seen it. One that has no such errand has no users to see.
+    pub(super) fn who_now(&mut self, name: &str, reply: oneshot::Sender<Result<(), String>>) {
+        let now = self.cx.now();
+        let id = match self.find(name) {
+            Ok(id) => id,
+            Err(error) => return drop(reply.send(Err(error))),
+        };
+        // A check or a backup under way is not given up for a question.
+        let slot = self.slots.get_mut(&id).filter(|slot| slot.errand.is_none());
+        let Some(errand) = slot.and_then(|slot| slot.target.as_mut()?.errand_now("who", now)) else {
+            return drop(reply.send(Ok(())));
+        };
+        let (inner, answer) = oneshot::channel();
+        self.run_errand(id, errand, Some(inner));
+        tokio::spawn(async move {
+            let seen = answer.await.unwrap_or_else(|_| Err(no_answer()));
+            let _ = reply.send(seen.map(drop).map_err(|failure| failure.message));
+        });
     }
 
     pub(super) fn backup_now(&mut self, name: &str, reply: oneshot::Sender<Result<Answer, String>>) {

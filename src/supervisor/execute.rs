@@ -75,14 +75,14 @@ async fn take_steps(
     let mut done = Vec::new();
     for (number, spec) in playbook.steps.iter().enumerate().filter(|(_, spec)| !spec.finally) {
         if cx.is_stopping() {
-            return Ok(Ended::Parked);
+            return park(cx, target, case, index, playbook).await;
         }
         let result = take_step(cx, target, case, (index, number), spec, Phase::Apply).await?;
         match result.outcome {
             StepOutcome::Ok | StepOutcome::Skipped => done.push((number, spec)),
             StepOutcome::Failed | StepOutcome::Undone => {
                 if cx.is_stopping() {
-                    return Ok(Ended::Parked);
+                    return park(cx, target, case, index, playbook).await;
                 }
                 take_back(cx, target, case, index, &done).await?;
                 let mut why = format!("step `{}` of `{}`: {}", spec.name, playbook.name, result.detail);
@@ -116,6 +116,21 @@ async fn take_steps(
     }
     take_back(cx, target, case, index, &done).await?;
     Ok(Ended::NotHealed(format!("after `{}` the detector says: {seen}", playbook.name)))
+}
+
+/// Leaves the rest to the next start. Between two steps the files are consistent, so the program that was stopped for them
+/// need not wait for it.
+async fn park(
+    cx: &Context,
+    target: &mut dyn Supervised,
+    case: &mut Case,
+    index: usize,
+    playbook: &Playbook,
+) -> Result<Ended, JournalError> {
+    if let Err(late) = finish(cx, target, case, index, playbook).await? {
+        tracing::error!(incident = %case.id(), "while stopping: {late}");
+    }
+    Ok(Ended::Parked)
 }
 
 /// The detector, in full.

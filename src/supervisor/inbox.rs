@@ -60,6 +60,13 @@ pub enum Command {
         /// The answer.
         reply: oneshot::Sender<Result<Check, String>>,
     },
+    /// See who uses a target now; the status board has it afterwards.
+    Who {
+        /// The configured name.
+        target: String,
+        /// When it is there; an error when there is no such target, or it is being attended.
+        reply: oneshot::Sender<Result<(), String>>,
+    },
     /// Take a backup now.
     Backup {
         /// The configured name.

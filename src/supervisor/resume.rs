@@ -68,7 +68,12 @@ async fn settle(cx: &Context, target: &mut dyn Supervised, case: &mut Case) -> R
     let check = prove(cx, target).await;
     let told = serde_json::to_value(&check).unwrap_or_default();
     if check.verdict == Verdict::Healthy {
-        finish_current(cx, target, case).await?;
+        if let Err(late) = finish_current(cx, target, case).await? {
+            // The database is well and its program is not: a person hears of it before anything is called healed.
+            case.escalate(cx, format!("after a restart of guardiand the database is proven healthy, but {late}"))
+                .await?;
+            return Ok(Settled::Waiting);
+        }
         case.tell(cx, Entry::Proved { check: told }).await?;
         case.close(cx, Resolution::Healed).await?;
         return Ok(Settled::Proved(check));
@@ -80,26 +85,29 @@ async fn settle(cx: &Context, target: &mut dyn Supervised, case: &mut Case) -> R
         let steps = case.story().playbooks.get(index).map(|playbook| playbook.steps.clone()).unwrap_or_default();
         let begun = steps.iter().enumerate().collect::<Vec<_>>();
         take_back(cx, target, case, index, &begun).await?;
-        finish_current(cx, target, case).await?;
+        if let Err(late) = finish_current(cx, target, case).await? {
+            case.escalate(cx, format!("a heal was interrupted and its files are taken back, but {late}")).await?;
+            return Ok(Settled::Waiting);
+        }
     }
     case.tell(cx, Entry::Interrupted).await?;
     Ok(Settled::GoOn(check))
 }
 
-/// What its playbook stopped is started again. That it could not be is in the step's record; a person hears of it, and the
-/// incident goes its way.
-async fn finish_current(cx: &Context, target: &mut dyn Supervised, case: &mut Case) -> Result<(), JournalError> {
+/// What its playbook stopped is started again. `Err` says that it could not be.
+async fn finish_current(
+    cx: &Context,
+    target: &mut dyn Supervised,
+    case: &mut Case,
+) -> Result<Result<(), String>, JournalError> {
     // Steps are taken while healing; once verified, they had been.
     let current = case.story().current.filter(|_| case.state() == IncidentState::Healing);
     let Some((index, playbook)) =
         current.and_then(|index| case.story().playbooks.get(index).cloned().map(|playbook| (index, playbook)))
     else {
-        return Ok(());
+        return Ok(Ok(()));
     };
-    if let Err(late) = finish(cx, target, case, index, &playbook).await? {
-        tracing::error!(incident = %case.id(), "after a restart of guardiand: {late}");
-    }
-    Ok(())
+    finish(cx, target, case, index, &playbook).await
 }
 
 fn closing(case: &Case) -> Resolution {

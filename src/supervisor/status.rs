@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::clock::Moment;
-use crate::model::{Check, Incident, IncidentId, IncidentState, Kind, Verdict, millis_option};
+use crate::model::{Check, InUse, Incident, IncidentId, IncidentState, Kind, Verdict, millis_option};
 use crate::modes::Vitals;
 
 /// Every target, by its configured name.
@@ -48,6 +48,9 @@ pub struct TargetStatus {
     pub last_backup_at: Option<Timestamp>,
     /// The last look.
     pub last_check: Option<Check>,
+    /// Who uses it, where that was looked at.
+    #[serde(flatten)]
+    pub in_use: Option<InUse>,
     /// The verdict that was told last.
     #[serde(skip)]
     told: Option<&'static str>,
@@ -101,6 +104,7 @@ impl StatusBoard {
             database_wal_bytes: None,
             last_backup_at: None,
             last_check: None,
+            in_use: None,
             told: None,
         });
     }
@@ -111,7 +115,7 @@ impl StatusBoard {
     }
 
     /// Takes in a look. True when its verdict differs from the last one's.
-    pub fn checked(&mut self, check: Check) -> bool {
+    pub fn checked(&mut self, mut check: Check) -> bool {
         let Some(target) = self.targets.get_mut(&check.target) else { return true };
         target.total_checks += 1;
         match &check.verdict {
@@ -123,6 +127,7 @@ impl StatusBoard {
             // Not being able to tell is neither a failure nor a recovery.
             Verdict::Unknown(_) => {}
         }
+        target.in_use = check.in_use.take().or(target.in_use.take());
         // A lock that is met once is a writer's everyday: it is news when it lasts.
         let changed = !check.verdict.is_momentary() && target.told != Some(check.verdict.name());
         if changed {
@@ -235,6 +240,7 @@ mod tests {
             checked_at: Timestamp::UNIX_EPOCH,
             duration_seconds: 0.0,
             layers: Vec::new(),
+            in_use: None,
         }
     }
 

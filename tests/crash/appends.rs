@@ -27,6 +27,8 @@ struct Broken {
     playbook: &'static str,
     /// A program whose lock is all that is wrong.
     holder: Option<Program>,
+    /// A program that nobody but the daemon may touch.
+    left_alone: Option<Program>,
 }
 
 impl Broken {
@@ -41,7 +43,7 @@ impl Broken {
         }
         daemon.healthy("app");
         assert!(daemon.stop().success());
-        Broken { scene, mode, evidence: None, lost: 0..=0, playbook, holder: None }
+        Broken { scene, mode, evidence: None, lost: 0..=0, playbook, holder: None, left_alone: None }
     }
 
     /// What is there now is what evidence must hold.
@@ -59,7 +61,12 @@ impl Broken {
         // What needed nothing but time may be over before the next daemon has begun to wait.
         let by_itself = self.playbook == "wait_and_retry" && incident["outcome"] == "self_resolved";
         assert!(by_itself || incident["outcome"] == "healed", "killed after {killed_after}: {incident:#}");
-        assert!(by_itself || incident["playbook"] == self.playbook, "killed after {killed_after}: {incident:#}");
+        // A holder that the killed daemon let go on lets its lock go while the next one waits for it.
+        let waited_out = self.left_alone.is_some() && incident["playbook"] == "wait_and_retry";
+        assert!(
+            by_itself || waited_out || incident["playbook"] == self.playbook,
+            "killed after {killed_after}: {incident:#}"
+        );
         assert!(incident["mttr_seconds"].is_number() && incident["closed_at"].is_string(), "{incident:#}");
         let lost = self.scene.lost();
         assert!(self.lost.contains(&lost), "killed after {killed_after}: {lost} commits are lost: {incident:#}");
@@ -67,6 +74,9 @@ impl Broken {
         if let Some([main, wal, journal]) = &self.evidence {
             let files = [("main", main.as_deref()), ("wal", wal.as_deref()), ("journal", journal.as_deref())];
             self.scene.assert_evidence(incident, &files);
+        }
+        if let Some(program) = &self.left_alone {
+            assert!(!program.is_stopped(), "killed after {killed_after}: it was left to stand still");
         }
         self.scene.assert_whole(self.mode);
     }
@@ -201,6 +211,27 @@ fn a_lock_that_is_waited_out() {
         let retry = "busy_timeout = \"100ms\"\nretry = { attempts = 100, initial = \"50ms\", factor = 1.0 }";
         let mut broken = Broken::after_60_commits("delete", retry, "wait_and_retry");
         broken.holder = Some(broken.scene.writer("delete", "0", &["--hold-lock", "3600"]));
+        broken
+    });
+}
+
+#[test]
+fn a_stopped_holder_that_is_let_go_on() {
+    survives_every_kill(|| {
+        let quick = "busy_timeout = \"100ms\"\nlock_max_age = \"200ms\"\nretry = { attempts = 100, initial = \"50ms\", factor = 1.0 }";
+        let mut broken = Broken::after_60_commits("delete", quick, "unblock");
+        let holder = broken.scene.writer("delete", "0", &["--hold-lock", "1"]);
+        holder.stop();
+        broken.left_alone = Some(holder);
+        broken
+    });
+}
+
+#[test]
+fn a_lock_that_nobody_has() {
+    survives_every_kill(|| {
+        let broken = Broken::after_60_commits("delete", "lock_max_age = \"100ms\"", "unblock");
+        fs::create_dir(beside(&broken.scene.db(), ".lock")).unwrap();
         broken
     });
 }

@@ -6,6 +6,7 @@
 mod attacks;
 mod content;
 mod files;
+mod locks;
 mod programs;
 mod rules;
 #[path = "../support/mod.rs"]

@@ -5,6 +5,7 @@
 mod frozen;
 mod ladder;
 mod room;
+mod standing;
 #[path = "../support/mod.rs"]
 mod support;
 mod users;

@@ -34,6 +34,25 @@ impl Program {
         self.child.id()
     }
 
+    /// SIGSTOP, and waits until it stands still.
+    pub fn stop(&self) {
+        self.signal(rustix::process::Signal::STOP);
+        while !self.is_stopped() {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+    }
+
+    /// Any signal.
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Whether it stands still.
+    pub fn is_stopped(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        stat.rsplit_once(')').unwrap().1.trim_start().starts_with(['T', 't'])
+    }
+
     /// Asks it to finish, and waits: everything is closed in order.
     pub fn finish(mut self) -> ExitStatus {
         drop(self.child.stdin.take());

@@ -452,7 +452,7 @@ fn a_leftover_lock_of_the_dotfile_vfs_is_seen_and_respected() {
     let path = host.database("t.db", "delete");
     std::fs::create_dir(host.path("t.db.lock")).unwrap();
     let facts = untouched(&host, &path);
-    assert_eq!(facts.dotfile_lock, Some(host.path("t.db.lock")));
+    assert_eq!(facts.dotfile_lock.unwrap().path, host.path("t.db.lock"));
     assert!(facts.not_opened.is_some());
 }
 

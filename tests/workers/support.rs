@@ -53,6 +53,7 @@ impl Host {
             wal_marked: None,
             canary: None,
             diagnose: false,
+            users: false,
             backups: None,
         }
     }

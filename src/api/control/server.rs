@@ -186,7 +186,10 @@ mod tests {
             serving.abort();
             let _ = serving.await;
             assert!(!path.exists(), "the socket's file outlived its server");
-            assert!(matches!(ask_aside(&path, ControlRequest::Status).await, Err(AskError::NotRunning { .. })));
+            assert!(matches!(
+                ask_aside(&path, ControlRequest::Status { target: None }).await,
+                Err(AskError::NotRunning { .. })
+            ));
         });
     }
 

@@ -1,9 +1,11 @@
 //! What SQLite and the lock table answer.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use super::IntegrityLevel;
-use crate::model::FaultClass;
+use crate::model::{FaultClass, Standstill};
 
 /// An error that SQLite returned.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,6 +81,18 @@ pub struct HeldLock {
     pub blocks_readers: bool,
     /// It keeps others from writing.
     pub blocks_writers: bool,
+    /// The holder's effective user.
+    #[serde(default)]
+    pub uid: u32,
+    /// Why the holder stands still, if it does.
+    #[serde(default)]
+    pub standstill: Option<Standstill>,
+    /// Of a WAL reader: the frame that its snapshot ends at.
+    #[serde(default)]
+    pub frame: Option<u32>,
+    /// `EXCLUSIVE` without the byte of `PENDING`: only the `unix-excl` VFS holds that, and all its life.
+    #[serde(default)]
+    pub without_pending: bool,
 }
 
 /// A process that has the database or a side file open.
@@ -88,13 +102,39 @@ pub struct HolderFacts {
     pub pid: i32,
     /// Its `comm`.
     pub comm: String,
+    /// Its effective user.
+    #[serde(default)]
+    pub uid: u32,
     /// Its state letter.
     pub state: char,
+    /// When it started, boot-clock milliseconds: with `pid` it names one process for ever.
+    #[serde(default)]
+    pub started_ms: u64,
     /// What it has open: `main`, `wal`, `shm`, `journal`.
     pub files: Vec<String>,
     /// Those of them whose name is gone: it was deleted or replaced, and the old file lives on in this process.
     #[serde(default)]
     pub unlinked: Vec<String>,
+}
+
+/// Who has a database and its side files open.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Users {
+    /// Processes that have it open.
+    pub holders: Vec<HolderFacts>,
+    /// What could not be seen, in words; anything here counts as "in use".
+    pub blind: Vec<String>,
+}
+
+/// A lock entry of the dotfile VFS. It outlives its holder, and no other lock shows what such a program does (rule 14).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DotfileLock {
+    /// `DB.lock`.
+    pub path: PathBuf,
+    /// Its inode: the same entry at the next look is the same lock, held on.
+    pub ino: u64,
+    /// When it was made, nanoseconds since the epoch: it is made anew for each lock.
+    pub made_ns: i64,
 }
 
 /// Rows of one table.

@@ -4,7 +4,9 @@ mod answers;
 mod files;
 mod raw;
 
-pub use answers::{HeldLock, HolderFacts, IntegrityFacts, OpenFacts, QueryFacts, SqliteFault, TableRows};
+pub use answers::{
+    DotfileLock, HeldLock, HolderFacts, IntegrityFacts, OpenFacts, QueryFacts, SqliteFault, TableRows, Users,
+};
 pub use files::{Access, FileFacts, FileState, Fingerprint, Owner, Place};
 pub use raw::{HeaderFacts, JournalFacts, JournalState, Unread, WalFacts, WalMark, WalState};
 
@@ -68,6 +70,9 @@ pub struct DatabaseProbe {
     pub canary: Option<String>,
     /// Also collect all that a plan needs: holders, a private copy's content, backups.
     pub diagnose: bool,
+    /// Also see who has it open: a pass over all processes.
+    #[serde(default)]
+    pub users: bool,
     /// The folder of this target's backups, for `diagnose`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backups: Option<PathBuf>,
@@ -140,12 +145,15 @@ pub struct DatabaseFacts {
     /// The raw rollback journal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub journal: Option<JournalFacts>,
-    /// Locks of SQLite's that are held now, and leftover `*.lock` entries.
+    /// Locks of SQLite's that are held now.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub locks: Vec<HeldLock>,
-    /// A leftover lock entry of the dotfile VFS.
+    /// A lock entry of the dotfile VFS, its holder's or left behind.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dotfile_lock: Option<PathBuf>,
+    pub dotfile_lock: Option<DotfileLock>,
+    /// Who has it open, where that was asked for or mattered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub users: Option<Users>,
     /// Changed since `last_healthy` in a way that SQLite does not: why it was suspected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub behind_sqlite: Option<String>,

@@ -115,8 +115,12 @@ pub struct WalFacts {
     pub index_max_frame: Option<u32>,
     /// `nBackfill` of the WAL index.
     pub index_backfill: Option<u32>,
-    /// The reader that holds a checkpoint back: pid, `comm` and the frame its snapshot ends at.
+    /// The readers that hold a checkpoint back.
     pub held_back_by: Vec<HeldLock>,
+    /// Twice in a row its index said that more frames are copied into the database than there are: the trace of the
+    /// WAL-reset bug of SQLite before 3.51.3 (rule 16).
+    #[serde(default)]
+    pub reset_bug: bool,
 }
 
 /// What the raw scan of the rollback journal says.
@@ -142,4 +146,12 @@ pub struct JournalFacts {
     pub state: JournalState,
     /// In words, with record numbers.
     pub detail: String,
+    /// What tells its transaction from others, where its header has been written: another one means that the one before
+    /// has ended.
+    #[serde(default)]
+    pub nonce: Option<u32>,
+    /// The main file was written after this file was made, and no transaction stands in it: one has ended, and its writer
+    /// kept the file. That is the way of `locking_mode=EXCLUSIVE`, and of `journal_mode` TRUNCATE and PERSIST.
+    #[serde(default)]
+    pub outlived_one: bool,
 }

@@ -344,7 +344,6 @@ impl DatabaseConfig {
             (self.app.is_some(), "app"),
             (self.group.is_some(), "group"),
             (matches!(self.when_in_use, Some(WhenInUse::InPlace | WhenInUse::StopApp)), "when_in_use (it refuses)"),
-            (self.on_lock == OnLock::RestartApp, "on_lock = \"restart-app\" (it escalates)"),
         ];
         for (_, key) in waiting.iter().filter(|(set, _)| *set) {
             warnings.push(format!("database `{name}`: this version does not act on `{key}` yet"));

@@ -20,6 +20,8 @@ const FULL: &str = "integrity_check";
 pub(super) const BACKUP: &str = "backup";
 /// The retention, after a backup.
 const PRUNE: &str = "prune";
+/// Who uses it, for a person who asks.
+const WHO: &str = "who";
 /// A failed backup is tried again after this share of its period: the source may only have been busy.
 const RETRY_SHARE: u32 = 4;
 /// This much stays free on a backup's file system.
@@ -44,7 +46,15 @@ impl Database {
     }
 
     pub(super) fn errand_on_demand(&mut self, name: &str, now: Moment) -> Option<Errand> {
-        (name == BACKUP).then(|| self.backup(now)).flatten()
+        match name {
+            BACKUP => self.backup(now),
+            WHO => {
+                let mut probe = self.probe(Look::Sweep, IntegrityLevel::Suspicion);
+                (probe.known, probe.users) = (None, true);
+                Some(Errand { name: WHO, job: Job::Probe(Box::new(probe)), deadline: super::SWEEP_PATIENCE })
+            }
+            _ => None,
+        }
     }
 
     pub(super) fn until_next_errand(&self, now: Moment) -> Option<Duration> {
@@ -124,6 +134,7 @@ impl Database {
     pub(super) fn finish_errand(&mut self, name: &'static str, answer: &Answer, now: Moment) -> ErrandResult {
         match name {
             BACKUP => self.backup_done(answer, now),
+            WHO => ErrandResult { check: Some(self.conclude(Look::Sweep, answer, now)), then: None },
             PRUNE => {
                 if let Err(failure) = answer {
                     tracing::warn!(

@@ -1,6 +1,7 @@
 //! What is remembered of a database between looks, and between processes.
 
 use std::path::Path;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -53,26 +54,46 @@ pub struct Memory {
     /// Since when SQLite has answered BUSY without a break.
     #[serde(skip)]
     pub busy_since: Option<Moment>,
-    /// Locks that keep writers out, and when each was first seen.
+    /// Locks that say something.
     #[serde(skip)]
-    pub locks: Vec<(LockKey, Moment)>,
+    pub locks: Vec<LockSeen>,
+    /// One of them keeps others from writing, and is not a program's that locks for its life.
+    #[serde(skip)]
+    pub blocked: bool,
+    /// A writer was seen waiting for readers, and nobody has committed since.
+    #[serde(skip)]
+    pub wanted: bool,
+    /// The lock of a program that locks for its life, as long as it is held on.
+    #[serde(skip)]
+    pub exclusive: Option<LockKey>,
+    /// When all this was last brought up to date.
+    #[serde(skip)]
+    pub noted_at: Option<Moment>,
     /// How far its programs had committed at the last look.
     #[serde(skip)]
     pub committed: Option<Committed>,
 }
 
-/// What every commit moves on: the header's change counter, the WAL's generation and its last commit.
+/// What every commit moves on: the header's change counter, the WAL's generation and its last commit, the journal's nonce.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Committed {
     change_counter: u32,
     wal: Option<([u32; 2], u32)>,
+    /// Of the last transaction that was seen in a journal; `locking_mode=EXCLUSIVE` moves nothing else.
+    nonce: Option<u32>,
 }
 
 impl Committed {
     fn of(facts: &DatabaseFacts) -> Option<Committed> {
         let Some(HeaderFacts::Good { change_counter, .. }) = &facts.header else { return None };
         let mark = facts.wal.as_ref().and_then(|wal| wal.mark);
-        Some(Committed { change_counter: *change_counter, wal: mark.map(|mark| (mark.salt, mark.last_commit)) })
+        let nonce = facts.journal.as_ref().and_then(|journal| journal.nonce);
+        Some(Committed { change_counter: *change_counter, wal: mark.map(|mark| (mark.salt, mark.last_commit)), nonce })
+    }
+
+    /// The same, where this look saw no journal to tell the nonce of.
+    fn after(self, before: Option<Committed>) -> Committed {
+        Committed { nonce: self.nonce.or(before.and_then(|before| before.nonce)), ..self }
     }
 }
 
@@ -106,13 +127,25 @@ pub struct BackupMemory {
 pub struct LockKey {
     pid: i32,
     started_ms: u64,
+    /// A program that became another one (execve(2)) has the locks still, and not the mind that took them.
+    comm: String,
     lock: String,
+}
+
+/// A lock, and since when it has been seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LockSeen {
+    key: LockKey,
+    /// Its holder stood still: that is counted anew, for what a program holds all its life is no fault before it is stopped,
+    /// and what a stopped one holds may be let go as soon as it goes on.
+    still: bool,
+    since: Moment,
 }
 
 impl LockKey {
     /// The key of a lock that was seen.
     pub fn of(held: &HeldLock) -> LockKey {
-        LockKey { pid: held.pid, started_ms: held.started_ms, lock: held.lock.clone() }
+        LockKey { pid: held.pid, started_ms: held.started_ms, comm: held.comm.clone(), lock: held.lock.clone() }
     }
 }
 
@@ -154,6 +187,10 @@ impl Memory {
             wal_mark: _,
             busy_since: _,
             locks: _,
+            blocked: _,
+            wanted: _,
+            exclusive: _,
+            noted_at: _,
             committed: _,
         } = self;
         *path == saved.path
@@ -174,20 +211,54 @@ impl Memory {
 
     /// When this lock was first seen, if it was there at the last look.
     pub fn held_since(&self, held: &HeldLock) -> Option<Moment> {
-        let key = LockKey::of(held);
-        self.locks.iter().find(|(known, _)| *known == key).map(|(_, since)| *since)
+        let (key, still) = (LockKey::of(held), held.standstill.is_some());
+        self.locks.iter().find(|known| known.key == key && known.still == still).map(|known| known.since)
+    }
+
+    /// For how long this lock has been seen, as of the last look: it is at least so old.
+    pub fn age_of(&self, held: &HeldLock) -> Option<Duration> {
+        self.held_since(held).zip(self.noted_at).map(|(since, now)| now.since(since))
+    }
+
+    /// Somebody committed since the last look.
+    pub fn moved(&self, facts: &DatabaseFacts) -> bool {
+        let now = Committed::of(facts).map(|now| now.after(self.committed));
+        // The first nonce to be seen says nothing of a transaction before.
+        let first = self.committed.is_some_and(|before| before.nonce.is_none());
+        let before = self.committed.map(|before| match (first, now) {
+            (true, Some(now)) => Committed { nonce: now.nonce, ..before },
+            _ => before,
+        });
+        now.is_some() && before.is_some() && now != before
     }
 
     /// Takes note of what every look tells, healthy or not: locks, busyness, the WAL scan.
     pub fn note(&mut self, facts: &DatabaseFacts, now: Moment) {
-        let committed = Committed::of(facts).or(self.committed);
+        use super::detect::{Exclusive, answered_busy, exclusive};
         // Between two looks somebody committed: these are many short locks, and none that is held on.
-        let moves = self.committed.is_some() && committed != self.committed;
-        self.committed = committed;
-        let since = |held: &HeldLock| self.held_since(held).filter(|_| !moves).unwrap_or(now);
-        let writers = facts.locks.iter().filter(|held| held.blocks_writers);
-        self.locks = writers.map(|held| (LockKey::of(held), since(held))).collect();
-        if super::detect::answered_busy(facts) {
+        let moves = self.moved(facts);
+        let exclusive = exclusive(facts, self);
+        self.committed = Committed::of(facts).map(|committed| committed.after(self.committed)).or(self.committed);
+        // A reader whose snapshot lies behind what was committed is the same one still: a new one reads what is newest.
+        let last = facts.wal.as_ref().and_then(|wal| wal.mark).map_or(0, |mark| mark.last_commit);
+        let stays = |held: &HeldLock| !moves || held.frame.is_some_and(|frame| frame < last);
+        let since = |held: &HeldLock| self.held_since(held).filter(|_| stays(held)).unwrap_or(now);
+        let seen = |held| LockSeen { key: LockKey::of(held), still: held.standstill.is_some(), since: since(held) };
+        self.locks = facts.locks.iter().map(seen).collect();
+        let lasting = matches!(exclusive, Exclusive::Program(_) | Exclusive::Unclear(_));
+        self.blocked = !lasting && facts.locks.iter().any(|held| held.blocks_writers);
+        let shared = facts.locks.iter().any(|held| held.lock == "SHARED");
+        self.wanted = shared && (self.wanted && !moves || super::blame::waiting(&facts.locks).is_some());
+        self.exclusive = match exclusive {
+            Exclusive::Program(held) => Some(LockKey::of(held)),
+            Exclusive::Unclear(_) | Exclusive::No => {
+                self.exclusive.take().filter(|known| self.locks.iter().any(|seen| seen.key == *known))
+            }
+        };
+        self.noted_at = Some(now);
+        if lasting {
+            self.busy_since = None;
+        } else if answered_busy(facts) {
             self.busy_since = self.busy_since.filter(|_| !moves).or(Some(now));
         } else {
             self.busy_since = None;

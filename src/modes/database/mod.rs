@@ -3,6 +3,7 @@
 //! [`detect`] judges, [`heal`] plans, [`memory`] remembers, `steps` turns steps into jobs; this file ties them to one
 //! configured database, and `supervised` answers the supervisor. Nothing here does IO: looking and doing are jobs.
 
+pub mod blame;
 pub mod config;
 pub mod detect;
 mod discover;
@@ -10,6 +11,7 @@ mod errands;
 pub mod heal;
 pub mod kinds;
 pub mod memory;
+mod seen;
 mod steps;
 mod supervised;
 
@@ -18,7 +20,7 @@ use std::time::Duration;
 
 use crate::clock::Moment;
 use crate::job::{DatabaseFacts, DatabaseProbe, DatabaseSite, FileFacts, IntegrityLevel, Outcome, WalMark};
-use crate::model::{Check, Kind, Policy, Verdict};
+use crate::model::{Check, InUse, Kind, Policy, Verdict};
 use crate::modes::{Answer, Look, Retry, Settings};
 
 use crate::telemetry::{BackupsKnown, DatabaseMeasured};
@@ -57,6 +59,8 @@ pub struct Database {
     memory: Memory,
     saved: Memory,
     facts: Option<DatabaseFacts>,
+    /// Who used it when that was last seen.
+    in_use: Option<InUse>,
     healthy: bool,
     /// The worst that the last look found.
     found: Option<Kind>,
@@ -100,6 +104,7 @@ impl Database {
             saved: Memory::of(&config.path),
             config,
             facts: None,
+            in_use: None,
             healthy: false,
             found: None,
             kind: None,
@@ -137,7 +142,7 @@ impl Database {
     fn probe(&self, look: Look, integrity: IntegrityLevel) -> DatabaseProbe {
         let sweep = look == Look::Sweep;
         // An unchanged file is only taken for healthy when nothing is being waited for.
-        let trust = sweep && self.healthy && self.memory.locks.is_empty() && integrity == IntegrityLevel::Suspicion;
+        let trust = sweep && self.healthy && !self.memory.blocked && integrity == IntegrityLevel::Suspicion;
         let first = !self.memory.ever_healthy && !self.backups_listed;
         let marked = self.verified_wal(look);
         let healthy = self.memory.last_healthy.as_ref();
@@ -151,6 +156,7 @@ impl Database {
             wal_marked: marked.and_then(|(_, file)| file),
             canary: self.config.canary.clone(),
             diagnose: look == Look::Confirm || first,
+            users: look == Look::Inspect,
             backups: self.backup_folder(),
         }
     }
@@ -196,6 +202,19 @@ impl Database {
         Duration::from_secs(60 + bytes.max(backup) / SLOWEST_BYTES_PER_SECOND)
     }
 
+    fn judge_facts(&self, facts: &DatabaseFacts, now: Moment) -> Verdict {
+        let verdict = detect::judge(facts, &self.memory, &self.config, now);
+        let unproven = self.hurt && !self.replaced && verdict == Verdict::Healthy;
+        match detect::exclusive(facts, &self.memory) {
+            // Healthy is what it does, and says nothing of what is in the file.
+            detect::Exclusive::Program(held) if unproven => Verdict::Unknown(format!(
+                "it was found damaged, and while {} it cannot be told whether it still is",
+                blame::words(held, self.memory.age_of(held))
+            )),
+            _ => verdict,
+        }
+    }
+
     fn conclude(&mut self, look: Look, answer: &Answer, now: Moment) -> Check {
         let (verdict, facts) = match answer {
             Ok(Outcome::Probed(facts)) => {
@@ -206,7 +225,7 @@ impl Database {
                     diagnosis.backups.iter().skip(1).for_each(|backup| self.memory.note_source(backup));
                     self.tell_backup();
                 }
-                (detect::judge(facts, &self.memory, &self.config, now), Some(facts.as_ref()))
+                (self.judge_facts(facts, now), Some(facts.as_ref()))
             }
             Ok(_) => (Verdict::Unknown("the probe answered something else".to_owned()), None),
             Err(failure) => (detect::judge_failure(failure), None),
@@ -216,6 +235,7 @@ impl Database {
             if verdict == Verdict::Healthy {
                 self.memory.note_healthy(facts, now);
             }
+            self.in_use = seen::in_use(facts, &self.memory, self.in_use.take());
             if facts.integrity.is_none() {
                 self.doubt = self.doubt.max(facts.suspicion).max(facts.copy_waits.then_some(IntegrityLevel::Quick));
             }
@@ -237,7 +257,7 @@ impl Database {
         if self.healthy && look == Look::Prove && std::mem::take(&mut self.replaced) {
             self.memory.restored = self.built_from.take().zip(self.memory.last_healthy.clone());
         }
-        let layers = detect::layers(facts, &verdict);
+        let layers = detect::layers(facts, &self.memory, &verdict);
         Check {
             target: self.settings.target.clone(),
             mode: MODE,
@@ -245,6 +265,7 @@ impl Database {
             checked_at: facts.map_or(now.wall, |facts| facts.looked_at),
             duration_seconds: layers.iter().map(|layer| layer.seconds).sum(),
             layers,
+            in_use: self.in_use.clone(),
         }
     }
 

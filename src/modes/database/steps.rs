@@ -1,6 +1,7 @@
 //! Steps as jobs, and what their answers mean.
 
 use std::path::Path;
+use std::time::Duration;
 
 use super::{Database, heal};
 use crate::job::{DatabaseStep, FailureKind, Job, Outcome, Phase, Progress, StepJob};
@@ -80,7 +81,11 @@ impl Database {
             | DatabaseStep::RestoreAccess { .. }
             | DatabaseStep::Checkpoint { .. }
             | DatabaseStep::RebuildIndexes { .. }
-            | DatabaseStep::Install => None,
+            | DatabaseStep::ResumeStopped { .. }
+            | DatabaseStep::MoveLockAside { .. }
+            | DatabaseStep::Install
+            | DatabaseStep::StopApp { .. }
+            | DatabaseStep::StartApp { .. } => None,
         }
     }
 }
@@ -97,6 +102,17 @@ pub(super) fn leaves_a_trace(spec: &StepSpec) -> bool {
     )
 }
 
+/// The longest that a step on its program may take, beyond which its child is killed; `None` for a step on files.
+pub(super) fn app_patience(spec: &StepSpec) -> Option<Duration> {
+    match serde_json::from_value::<DatabaseStep>(spec.args.clone()) {
+        // Once for another heal's command, once for its own, and time to see who has the files.
+        Ok(DatabaseStep::StopApp { limit_ms, .. } | DatabaseStep::StartApp { limit_ms, .. }) => {
+            Some(Duration::from_millis(limit_ms.saturating_mul(2)) + Duration::from_secs(60))
+        }
+        _ => None,
+    }
+}
+
 /// Whether a failure says nothing against the rung that it happened on. A backup that fails its check is its own fault, and
 /// the next one is tried; that the file is in use, the disk is full or time ran out would only hit a worse candidate less.
 fn is_held(step: Option<&DatabaseStep>, kind: FailureKind) -> bool {
@@ -105,8 +121,15 @@ fn is_held(step: Option<&DatabaseStep>, kind: FailureKind) -> bool {
         Some(Step::BuildFromBackup { .. } | Step::BuildFromCopy { .. } | Step::BuildFromSchema { .. }) => {
             kind != FailureKind::Failed
         }
-        Some(Step::Preserve | Step::Install) => true,
-        Some(Step::RestoreAccess { .. } | Step::Checkpoint { .. } | Step::RebuildIndexes { .. }) | None => {
+        Some(Step::Preserve | Step::Install | Step::StopApp { .. } | Step::StartApp { .. }) => true,
+        Some(
+            Step::RestoreAccess { .. }
+            | Step::Checkpoint { .. }
+            | Step::RebuildIndexes { .. }
+            | Step::ResumeStopped { .. }
+            | Step::MoveLockAside { .. },
+        )
+        | None => {
             matches!(kind, FailureKind::Refused | FailureKind::Deadline | FailureKind::Abandoned)
         }
     }

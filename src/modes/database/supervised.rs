@@ -12,6 +12,9 @@ use crate::job::{FileState, Job, Phase};
 use crate::model::{Check, Incident, Kind, Plan, StepSpec};
 use crate::modes::{Action, Answer, Errand, ErrandResult, Look, Settings, StepResult, Supervised, Vitals};
 
+/// So often is a lock looked at before it counts as too old.
+const LOOKS_AT_A_LOCK: u32 = 6;
+
 impl Supervised for Database {
     fn settings(&self) -> &Settings {
         &self.settings
@@ -42,8 +45,10 @@ impl Supervised for Database {
         if self.memory.busy_since.is_some() {
             return Some(BUSY_LOOK_AGAIN);
         }
-        // A lock that keeps writers out is looked at when it becomes too old, not a whole interval later.
-        (!self.memory.locks.is_empty()).then_some(self.config.lock_max_age)
+        // A lock that keeps others out is looked at when it becomes too old, not a whole interval later; and meanwhile, for
+        // only one that is seen at every look is taken for one.
+        let dotfile = self.facts.as_ref().is_some_and(|facts| facts.dotfile_lock.is_some());
+        (self.memory.blocked || dotfile).then_some(self.config.lock_max_age / LOOKS_AT_A_LOCK)
     }
 
     fn ground(&self) -> Option<&str> {
@@ -90,8 +95,8 @@ impl Supervised for Database {
         steps::leaves_a_trace(spec)
     }
 
-    fn step_patience(&self, _step: &StepSpec) -> Duration {
-        self.whole_file_patience()
+    fn step_patience(&self, step: &StepSpec) -> Duration {
+        steps::app_patience(step).unwrap_or_else(|| self.whole_file_patience())
     }
 
     fn step_result(&mut self, spec: &StepSpec, _phase: Phase, answer: &Answer) -> StepResult {

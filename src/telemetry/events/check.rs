@@ -76,6 +76,7 @@ mod tests {
             checked_at: Timestamp::from_millisecond(1_700_000_000_500).unwrap(),
             duration_seconds: 0.1,
             layers: Vec::new(),
+            in_use: None,
         }
     }
 

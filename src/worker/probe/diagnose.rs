@@ -7,7 +7,7 @@ use super::content::Content;
 use super::copy;
 use super::files::{Files, Looked};
 use crate::host::{Holders, HostError, Scan, Sought, find_holders, supervisor_and_siblings};
-use crate::job::{DatabaseSite, Diagnosis, HolderFacts, IntegrityLevel, SettledCopy};
+use crate::job::{DatabaseSite, Diagnosis, HolderFacts, IntegrityLevel, SettledCopy, Users};
 use crate::sqlite::Access;
 use crate::worker::{backup, sweep::Sweep};
 
@@ -16,23 +16,37 @@ const LOOKS: u32 = 4;
 /// Time between two looks.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
 
-/// Looks for the holders of the database and its side files, ourselves, our supervisor and its other children left out.
-pub(super) fn holders(files: &Files, sweep: &Sweep) -> (Vec<HolderFacts>, Vec<String>) {
+/// Looks for the holders of the database and its side files, and of `more`; ourselves, our supervisor and its other children
+/// left out. `elsewhere`: why the file system itself hides some.
+pub(super) fn users(
+    files: &Files,
+    more: Option<(&'static str, &Looked)>,
+    elsewhere: Option<&str>,
+    sweep: &Sweep,
+) -> Users {
     let sides = [("main", &files.main), ("wal", &files.wal), ("shm", &files.shm), ("journal", &files.journal)];
+    let sides = sides.into_iter().chain(more);
     let sought: Vec<Sought<&'static str>> =
-        sides.into_iter().flat_map(|(tag, looked)| sought(tag, looked, &files.main, sweep)).collect();
+        sides.flat_map(|(tag, looked)| sought(tag, looked, &files.main, sweep)).collect();
     let scan = Scan { maps: false, except: supervisor_and_siblings() };
     let found = match look_through(&sought, &scan) {
         Ok(found) => found,
-        Err(error) => return (Vec::new(), vec![error.to_string()]),
+        Err(error) => return Users { holders: Vec::new(), blind: vec![error.to_string()] },
     };
     let mut holders: Vec<HolderFacts> = Vec::new();
     for one in found.found {
         let holder = match holders.iter().position(|holder| holder.pid == one.pid) {
             Some(at) => &mut holders[at],
             None => {
-                let (pid, comm, state) = (one.pid, one.comm.clone(), one.state);
-                holders.push(HolderFacts { pid, comm, state, files: Vec::new(), unlinked: Vec::new() });
+                holders.push(HolderFacts {
+                    pid: one.pid,
+                    comm: one.comm.clone(),
+                    uid: one.uid,
+                    state: one.state,
+                    started_ms: one.started_boot_ms,
+                    files: Vec::new(),
+                    unlinked: Vec::new(),
+                });
                 let last = holders.len() - 1;
                 &mut holders[last]
             }
@@ -48,9 +62,10 @@ pub(super) fn holders(files: &Files, sweep: &Sweep) -> (Vec<HolderFacts>, Vec<St
             note(|holder| &mut holder.unlinked);
         }
     }
-    let mut blind = found.blind;
+    let mut blind = elsewhere.map(str::to_owned).into_iter().collect::<Vec<_>>();
+    blind.extend(found.blind);
     blind.extend(found.blind_for.into_iter().map(|(what, why)| format!("{what}: {why}")));
-    (holders, blind)
+    Users { holders, blind }
 }
 
 /// A process that begins or ends is closed to everybody for a moment: what cannot be seen is looked at again before it counts.
@@ -111,7 +126,7 @@ pub(super) fn settle(copy: &io::Result<copy::PrivateCopy>) -> SettledCopy {
 
 /// The rest of the diagnosis.
 pub(super) fn conclude(
-    (holders, blind): (Vec<HolderFacts>, Vec<String>),
+    Users { holders, blind }: Users,
     settled: Option<SettledCopy>,
     backups: Option<&std::path::Path>,
 ) -> Diagnosis {

@@ -5,7 +5,7 @@ use std::fs::File;
 use super::files::{Files, Looked, open_raw};
 use crate::format::WalIndex;
 use crate::format::wal_index::READ_MARK_UNUSED;
-use crate::host::{Bytes, LockMode, ProcessFacts, SqliteLock, ask_lock};
+use crate::host::{Bytes, LockMode, Mounts, ProcessFacts, SqliteLock, ask_lock, standstill};
 use crate::job::HeldLock;
 use crate::worker::sweep::Sweep;
 
@@ -13,6 +13,9 @@ use crate::worker::sweep::Sweep;
 const MAIN: Bytes = Bytes::new(1_073_741_824, 512);
 /// SQLite's bytes in the WAL index, but the one that says only that it is open.
 const WAL_INDEX: Bytes = Bytes::new(120, 8);
+
+/// As [`HeldLock::lock`] has it.
+const EXCLUSIVE: &str = "EXCLUSIVE";
 
 /// A lock, and the process that has it where the kernel names one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,8 +70,20 @@ pub(super) fn held(files: &Files, sweep: &Sweep, wal_mode: bool, index: Option<&
         return Vec::new();
     }
     let mut seen = in_table(files, sweep, wal_mode);
+    let whole_life = without_pending(&seen);
     asked.into_iter().for_each(|one| add(&mut seen, one));
-    in_words(seen, index)
+    let mut locks = in_words(seen, index, sweep.mounts());
+    for held in locks.iter_mut().filter(|held| held.lock == EXCLUSIVE) {
+        held.without_pending = whole_life.contains(&held.pid);
+    }
+    locks
+}
+
+/// Who has EXCLUSIVE and not PENDING at one instant. Of the table alone: asked one after the other, they are of two instants.
+fn without_pending(table: &[Seen]) -> Vec<i32> {
+    let has = |pid, lock| table.iter().any(|seen| seen.pid == pid && seen.lock == lock);
+    let exclusive = table.iter().filter(|seen| seen.lock == SqliteLock::Exclusive);
+    exclusive.filter(|seen| !has(seen.pid, SqliteLock::Pending)).filter_map(|seen| seen.pid).collect()
 }
 
 fn ask_main(main: &File, wal_mode: bool, seen: &mut Vec<Seen>) {
@@ -111,7 +126,7 @@ fn add(seen: &mut Vec<Seen>, new: Seen) {
     }
 }
 
-fn in_words(mut seen: Vec<Seen>, index: Option<&WalIndex>) -> Vec<HeldLock> {
+fn in_words(mut seen: Vec<Seen>, index: Option<&WalIndex>, mounts: &Mounts) -> Vec<HeldLock> {
     // EXCLUSIVE stands on the bytes of RESERVED and PENDING too, and says all that they say.
     let exclusive: Vec<Option<i32>> =
         seen.iter().filter(|one| one.lock == SqliteLock::Exclusive).map(|one| one.pid).collect();
@@ -121,26 +136,24 @@ fn in_words(mut seen: Vec<Seen>, index: Option<&WalIndex>) -> Vec<HeldLock> {
     });
     seen.sort_by_key(|one| (one.lock, one.pid));
     seen.dedup();
-    seen.into_iter().map(|one| describe(one, index)).collect()
+    seen.into_iter().map(|one| describe(one, index, mounts)).collect()
 }
 
-fn describe(seen: Seen, index: Option<&WalIndex>) -> HeldLock {
+fn describe(seen: Seen, index: Option<&WalIndex>, mounts: &Mounts) -> HeldLock {
     let process = seen.pid.and_then(|pid| ProcessFacts::of(pid).ok());
     let mark = |slot: u8| index.and_then(|index| index.read_marks.get(usize::from(slot)).copied());
+    let frame = seen.lock.read_mark().and_then(mark).filter(|frame| *frame != READ_MARK_UNUSED);
     let (lock, blocks_readers, blocks_writers) = match seen.lock {
         SqliteLock::Shared => ("SHARED".to_owned(), false, true),
         SqliteLock::Reserved => ("RESERVED".to_owned(), false, true),
         SqliteLock::Pending => ("PENDING".to_owned(), true, true),
-        SqliteLock::Exclusive => ("EXCLUSIVE".to_owned(), true, true),
+        SqliteLock::Exclusive => (EXCLUSIVE.to_owned(), true, true),
         SqliteLock::WalWrite => ("WAL write".to_owned(), false, true),
         SqliteLock::WalCheckpoint => ("WAL checkpoint".to_owned(), false, false),
         SqliteLock::WalRecover => ("WAL recovery".to_owned(), true, true),
         SqliteLock::WalOpen => ("WAL open, exclusively".to_owned(), true, true),
-        SqliteLock::WalRead(slot) => {
-            let words = match mark(slot) {
-                Some(frame) if frame != READ_MARK_UNUSED => format!("WAL reader at frame {frame}"),
-                _ => "WAL reader".to_owned(),
-            };
+        SqliteLock::WalRead(_) => {
+            let words = frame.map_or_else(|| "WAL reader".to_owned(), |frame| format!("WAL reader at frame {frame}"));
             (words, false, false)
         }
     };
@@ -152,16 +165,17 @@ fn describe(seen: Seen, index: Option<&WalIndex>) -> HeldLock {
         lock,
         blocks_readers,
         blocks_writers,
+        uid: process.as_ref().map_or(0, |process| process.uid),
+        standstill: process.and_then(|process| standstill(process.pid, mounts).ok().flatten()),
+        frame,
+        without_pending: false,
     }
 }
 
 /// Those of `locks` that keep a checkpoint from finishing: readers whose snapshot ends before the last frame.
 pub(super) fn holding_back(locks: &[HeldLock], index: Option<&WalIndex>) -> Vec<HeldLock> {
     let Some(index) = index.filter(|index| index.backfilled < index.mx_frame) else { return Vec::new() };
-    let behind = |lock: &&HeldLock| {
-        let frame = lock.lock.strip_prefix("WAL reader at frame ").and_then(|frame| frame.parse::<u32>().ok());
-        frame.is_some_and(|frame| frame < index.mx_frame)
-    };
+    let behind = |lock: &&HeldLock| lock.frame.is_some_and(|frame| frame < index.mx_frame);
     locks.iter().filter(behind).cloned().collect()
 }
 
@@ -171,7 +185,7 @@ mod tests {
 
     fn names(seen: &[(SqliteLock, Option<i32>)]) -> Vec<String> {
         let seen = seen.iter().map(|&(lock, pid)| Seen { lock, pid }).collect();
-        in_words(seen, None).into_iter().map(|held| held.lock).collect()
+        in_words(seen, None, &Mounts::default()).into_iter().map(|held| held.lock).collect()
     }
 
     #[test]
@@ -181,6 +195,23 @@ mod tests {
         assert_eq!(names(&[(Reserved, one), (Pending, one), (Exclusive, one), (Exclusive, one)]), ["EXCLUSIVE"]);
         assert_eq!(names(&[(Reserved, one), (Shared, two), (Shared, one)]), ["SHARED", "SHARED", "RESERVED"]);
         assert_eq!(names(&[(Pending, two), (Exclusive, one)]), ["PENDING", "EXCLUSIVE"]);
+    }
+
+    #[test]
+    fn only_the_unix_excl_vfs_has_exclusive_without_pending() {
+        use SqliteLock::{Exclusive, Pending, Reserved};
+        let table = |locks: &[(SqliteLock, i32)]| {
+            let seen = locks.iter().map(|&(lock, pid)| Seen { lock, pid: Some(pid) }).collect::<Vec<_>>();
+            without_pending(&seen)
+        };
+        assert_eq!(table(&[(Exclusive, 7)]), [7]);
+        assert_eq!(
+            table(&[(Exclusive, 7), (Pending, 7)]),
+            [0; 0],
+            "locking_mode=EXCLUSIVE in WAL mode takes no RESERVED"
+        );
+        assert_eq!(table(&[(Exclusive, 7), (Reserved, 7), (Pending, 7)]), [0; 0]);
+        assert_eq!(table(&[(Exclusive, 7), (Pending, 8)]), [7]);
     }
 
     #[test]
@@ -197,7 +228,7 @@ mod tests {
         let mut index = WalIndex::parse(&[0; crate::format::wal_index::WAL_INDEX_HEAD_LEN]).unwrap();
         (index.mx_frame, index.backfilled, index.read_marks) = (319, 213, [0, 213, 319, READ_MARK_UNUSED, 0]);
         let seen = (1..3).map(|slot| Seen { lock: SqliteLock::WalRead(slot), pid: None }).collect();
-        let locks = in_words(seen, Some(&index));
+        let locks = in_words(seen, Some(&index), &Mounts::default());
         let back = holding_back(&locks, Some(&index));
         assert_eq!(back.iter().map(|held| held.lock.as_str()).collect::<Vec<_>>(), ["WAL reader at frame 213"]);
         assert_eq!(back[0].pid, 0, "a holder without a name is said, not guessed");

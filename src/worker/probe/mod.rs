@@ -7,6 +7,7 @@ mod asking;
 mod content;
 mod copy;
 mod diagnose;
+mod dotfile;
 mod files;
 mod likeness;
 mod locks;
@@ -15,18 +16,19 @@ mod raw;
 mod suspicion;
 
 use std::io;
+use std::path::Path;
 use std::time::Instant;
 
 use jiff::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
 
-use self::files::Files;
+use self::files::{Files, Looked};
 use self::opening::{Before, Opening};
 use super::sweep::Sweep;
 use crate::host;
 use crate::job::{
-    Access, DatabaseFacts, DatabaseProbe, FileFacts, FileState, Fingerprint, HeaderFacts, JournalState, LayerTime,
-    Unread, WalMark, WalState,
+    Access, DatabaseFacts, DatabaseProbe, FileFacts, Fingerprint, HeaderFacts, HeldLock, JournalState, LayerTime,
+    Unread, Users, WalMark, WalState,
 };
 use crate::model::FaultClass;
 
@@ -47,6 +49,24 @@ pub(super) fn run(probe: &DatabaseProbe, sweep: &Sweep) -> DatabaseFacts {
         look = Look::run(probe, sweep);
     }
     look.facts
+}
+
+/// Who locks a database now, for a step that must know before it acts.
+pub(super) struct WhoLocks {
+    pub(super) locks: Vec<HeldLock>,
+    pub(super) header: Option<HeaderFacts>,
+    /// The index shows it at this instant; see [`crate::job::WalFacts::reset_bug`].
+    pub(super) shows_reset_bug: bool,
+}
+
+/// Looks. Opens and closes descriptors: before SQLite, never beside it (rule 7).
+pub(super) fn who_locks(path: &Path) -> WhoLocks {
+    let (files, sweep) = (Files::look(path), Sweep::default());
+    let header = raw::header(&files.main).and_then(Result::ok).map(|header| header.facts);
+    let wal_mode = matches!(header, Some(HeaderFacts::Good { wal_mode: true, .. }));
+    let index = raw::wal_index(&files.shm, booted_ns());
+    let locks = locks::held(&files, &sweep, wal_mode, index.as_ref());
+    WhoLocks { locks, header, shows_reset_bug: index.is_some_and(|index| index.shows_reset_bug()) }
 }
 
 struct Look<'a> {
@@ -110,6 +130,7 @@ impl<'a> Look<'a> {
             journal: None,
             locks: Vec::new(),
             dotfile_lock: None,
+            users: None,
             behind_sqlite: None,
             suspicion: None,
             on_copy: None,
@@ -144,7 +165,14 @@ impl<'a> Look<'a> {
         if !self.files.same_as(known) || locks::any_in_table(&self.files, self.sweep, known.wal_mode) {
             return false;
         }
+        // A lock of the dotfile VFS leaves no trace in any of the files.
+        if dotfile::entry(&self.dotfile_path()).is_some() {
+            return false;
+        }
         self.facts.unchanged = true;
+        if self.probe.users {
+            self.facts.users = Some(self.users(None));
+        }
         true
     }
 
@@ -223,11 +251,22 @@ impl<'a> Look<'a> {
     }
 
     fn dotfile(&mut self) {
-        let path = files::with_suffix(&self.files.main.path, ".lock");
-        // That it cannot be asked for (its name is too long, the disk does not read) says nothing of a lock.
-        if !matches!(files::Looked::at(path.clone()).state, FileState::Missing | FileState::Unreadable { .. }) {
-            self.facts.dotfile_lock = Some(path);
+        let lock = self.dotfile_path();
+        let Some(entry) = dotfile::entry(&lock) else { return };
+        // Who took it is told by no lock: by who has the database open.
+        let users = self.users(Some(("lock", &lock)));
+        if dotfile::may_be_sqlites(&lock, &users) {
+            self.facts.dotfile_lock = Some(entry);
         }
+        self.facts.users = Some(users);
+    }
+
+    fn dotfile_path(&self) -> Looked {
+        Looked::at(files::with_suffix(&self.files.main.path, ".lock"))
+    }
+
+    fn users(&self, more: Option<(&'static str, &Looked)>) -> Users {
+        diagnose::users(&self.files, more, self.facts.place.observe_only.as_deref(), self.sweep)
     }
 
     fn wal_mode(&self) -> bool {
@@ -299,15 +338,18 @@ impl<'a> Look<'a> {
     }
 
     fn diagnose(&mut self) {
+        if self.facts.users.is_none() && (self.probe.diagnose || self.probe.users) {
+            self.facts.users = Some(self.users(None));
+        }
         if !self.probe.diagnose {
             return;
         }
-        let holders = diagnose::holders(&self.files, self.sweep);
+        let users = self.facts.users.clone().unwrap_or_default();
         if self.copy.is_none() && self.is_damaged_in_place() {
             self.copy = Some(diagnose::copy_of(&self.probe.site));
         }
         let settled = self.copy.as_ref().map(diagnose::settle);
-        self.facts.diagnosis = Some(diagnose::conclude(holders, settled, self.probe.backups.as_deref()));
+        self.facts.diagnosis = Some(diagnose::conclude(users, settled, self.probe.backups.as_deref()));
     }
 
     /// Opened where it is, and found damaged.

@@ -160,6 +160,7 @@ mod tests {
             index_max_frame: None,
             index_backfill: None,
             held_back_by: Vec::new(),
+            reset_bug: false,
         }
     }
 
@@ -196,7 +197,7 @@ mod tests {
             main: &case.main,
             header: Some(&case.header),
             wal: Some(&wal(case.wal)),
-            journal: Some(&JournalFacts { state: case.journal, detail: "x".into() }),
+            journal: Some(&JournalFacts { state: case.journal, detail: "x".into(), nonce: None, outlived_one: false }),
             place: &case.place,
             dotfile: case.dotfile,
             writable: case.writable,

@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
 use super::files::{Files, Looked, open_raw};
 use super::likeness;
@@ -12,12 +13,15 @@ use crate::format::wal_index::WAL_INDEX_HEAD_LEN;
 use crate::format::{
     self, Encoding, Header, HeaderError, JournalScan, SizeVerdict, WalHeaderError, WalHeaderState, WalIndex, WalScan,
 };
-use crate::host::{LockMode, SqliteLock, ask_lock};
+use crate::host::{self, LockMode, SqliteLock, ask_lock};
 use crate::job::{FileFacts, FileState, HeaderFacts, JournalFacts, JournalState, WalFacts, WalMark, WalState};
 
 /// A live writer can rewrite what is being read: damage counts when two scans in a row, of at most so many, see it at the same
 /// place.
 const LOOKS: u32 = 5;
+
+/// A reset of the WAL is over long before this.
+const BETWEEN_SAMPLES: Duration = Duration::from_millis(20);
 
 /// The header and what the facts do not carry of it.
 pub(super) struct RawHeader {
@@ -114,6 +118,7 @@ pub(super) fn wal(
             index_max_frame: None,
             index_backfill: None,
             held_back_by: Vec::new(),
+            reset_bug: false,
         },
         index: None,
     };
@@ -145,7 +150,9 @@ pub(super) fn wal(
         if look == 0 && touched && mark.is_some_and(|mark| mark.last_commit == scan.last_commit) {
             continue;
         }
-        let result = judge(&scan, index);
+        let mut result = judge(&scan, index);
+        result.facts.reset_bug =
+            result.index.as_ref().is_some_and(|index| shows_reset_bug_still(files, index, booted_ns));
         // A writer that fills the file anew overtakes the scan: then a frame of before stands between its own, and at the next
         // scan it is another. Damage stays where it is, also while frames are added behind it.
         let place = (scan.header, scan.first_bad, scan.last_commit);
@@ -184,7 +191,7 @@ fn scan_wal(wal: &Looked, mark: Option<&format::WalMark>) -> io::Result<WalScan>
 
 /// The head of the index, when SQLite could believe it. One from before this boot is not believed: it is never made
 /// durable on its own, so after a power cut it may promise frames that were never acknowledged.
-fn wal_index(shm: &Looked, booted_ns: i64) -> Option<WalIndex> {
+pub(super) fn wal_index(shm: &Looked, booted_ns: i64) -> Option<WalIndex> {
     let facts = shm.state.file()?;
     if facts.mtime_ns < booted_ns {
         return None;
@@ -192,6 +199,16 @@ fn wal_index(shm: &Looked, booted_ns: i64) -> Option<WalIndex> {
     let mut head = [0; WAL_INDEX_HEAD_LEN];
     let length = read_up_to(&open_raw(shm).ok()?, 0, &mut head).ok()?;
     WalIndex::parse(&head[..length]).ok().filter(WalIndex::is_settled)
+}
+
+/// A reset of the WAL writes the two fields one after the other: only what stays so is the trace of the bug.
+fn shows_reset_bug_still(files: &Files, first: &WalIndex, booted_ns: i64) -> bool {
+    if !first.shows_reset_bug() {
+        return false;
+    }
+    std::thread::sleep(BETWEEN_SAMPLES);
+    let same = |index: &WalIndex| (index.salt1, index.salt2) == (first.salt1, first.salt2) && index.shows_reset_bug();
+    wal_index(&files.shm, booted_ns).as_ref().is_some_and(same)
 }
 
 fn judge(scan: &WalScan, index: Option<WalIndex>) -> RawWal {
@@ -237,6 +254,7 @@ fn judge(scan: &WalScan, index: Option<WalIndex>) -> RawWal {
         index_max_frame: index.map(|index| index.mx_frame),
         index_backfill: index.map(|index| index.backfilled),
         held_back_by: Vec::new(),
+        reset_bug: false,
     };
     RawWal { facts, index }
 }
@@ -269,12 +287,17 @@ fn from_format(mark: &format::WalMark) -> WalMark {
 /// Scans the rollback journal and tells a living writer's from one that was left behind. `dotfile`: a lock entry of the
 /// dotfile VFS is there, whose programs take no other locks.
 pub(super) fn journal(files: &Files, page_size: Option<u32>, dotfile: bool) -> io::Result<JournalFacts> {
-    let facts = |state, detail: &str| Ok(JournalFacts { state, detail: detail.to_owned() });
+    let facts =
+        |state, detail: &str| Ok(JournalFacts { state, detail: detail.to_owned(), nonce: None, outlived_one: false });
     for _ in 0..LOOKS {
         let journal = Looked::at(files.journal.path.clone());
+        let at_rest = |detail: &str| {
+            let outlived_one = has_outlived_one(&files.main, &journal);
+            Ok(JournalFacts { state: JournalState::Absent, detail: detail.to_owned(), nonce: None, outlived_one })
+        };
         let scan = match &journal.state {
             FileState::Missing => return facts(JournalState::Absent, "there is none"),
-            FileState::File(file) if file.size == 0 => return facts(JournalState::Absent, "it is empty"),
+            FileState::File(file) if file.size == 0 => return at_rest("it is empty"),
             FileState::File(_) => match scan_journal(&journal, page_size) {
                 Ok(scan) => scan,
                 // Deleted or cut by its writer's commit while we read.
@@ -288,13 +311,20 @@ pub(super) fn journal(files: &Files, page_size: Option<u32>, dotfile: bool) -> i
             FileState::Unreadable { errno, message } => return Err(unreadable(*errno, message)),
         };
         if !scan.may_be_hot() {
-            return facts(JournalState::Absent, "it is at rest");
+            return at_rest("it is at rest");
         }
+        let in_use = |detail: &str| {
+            let nonce = match scan.state {
+                format::JournalState::Valid(header) => Some(header.nonce),
+                _ => None,
+            };
+            Ok(JournalFacts { state: JournalState::InUse, detail: detail.to_owned(), nonce, outlived_one: false })
+        };
         if dotfile {
-            return facts(JournalState::InUse, "a program of the dotfile VFS has the database locked");
+            return in_use("a program of the dotfile VFS has the database locked");
         }
         if is_reserved(&files.main)? {
-            return facts(JournalState::InUse, "a transaction is under way");
+            return in_use("a transaction is under way");
         }
         // The same before and after, and in between nobody held RESERVED: nobody's but a dead writer's.
         if journal.is_still_so() {
@@ -314,6 +344,12 @@ pub(super) fn journal(files: &Files, page_size: Option<u32>, dotfile: bool) -> i
         }
     }
     facts(JournalState::InUse, "it changed whenever it was looked at")
+}
+
+/// The main file was written after the journal was made. Within one tick of the clock it cannot be told: then not.
+fn has_outlived_one(main: &Looked, journal: &Looked) -> bool {
+    let written = host::FileFacts::of_path(&main.path, false).ok().map(|facts| facts.mtime_ns);
+    written.zip(host::FileFacts::born_ns(&journal.path)).is_some_and(|(written, born)| written > born)
 }
 
 fn scan_journal(journal: &Looked, page_size: Option<u32>) -> io::Result<JournalScan> {

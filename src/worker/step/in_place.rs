@@ -13,6 +13,7 @@ pub(super) fn checkpoint(place: &Place<'_>, timeout_ms: u64) -> Result<StepRepor
     if before == 0 {
         return Ok(nothing("the WAL is empty"));
     }
+    super::readers::make_way(place)?;
     let database = open(place)?;
     let report = database.checkpoint_truncate(Duration::from_millis(timeout_ms)).map_err(while_("checkpointing"))?;
     database.close().map_err(while_("closing the database"))?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::install::{OLD_MAIN, Record};
 use super::place::{Place, SIDES};
 use super::{refused, while_};
-use crate::host::{Holder, Holders, Mounts, Scan, Sought, find_holders};
+use crate::host::{Holder, Holders, Mounts, Scan, Sought, find_holders, supervisor_and_siblings};
 use crate::job::JobFailure;
 
 /// The tag of a file that is gone from the target's path.
@@ -51,8 +51,43 @@ pub(super) fn nobody_has(place: &Place<'_>, record: &Record) -> Result<(), JobFa
     }
 }
 
+/// Who uses the database now.
+#[derive(Debug)]
+pub(super) struct Users {
+    /// Program names and words, one for each process and file.
+    pub found: Vec<(String, String)>,
+    /// Why there may be more, or some although none was found.
+    pub blind: Option<String>,
+}
+
+/// Who has the main file or a side file open, guardiand's own children left out.
+pub(super) fn users(place: &Place<'_>) -> Result<Users, JobFailure> {
+    let mut names = vec![place.name.clone()];
+    names.extend(SIDES.map(|(suffix, _)| place.side(suffix)));
+    let scan = Scan { maps: false, except: supervisor_and_siblings() };
+    let holders = look_for(place, &names, Look::Complete, &scan)?;
+    let words = |holder: &Holder<String>| {
+        (holder.comm.clone(), format!("process {} ({}) has {} open", holder.pid, holder.comm, holder.what))
+    };
+    Ok(Users { found: holders.found.iter().map(words).collect(), blind: blind_to(&holders) })
+}
+
 /// Who has any of these entries of the target's folder open, in words.
 pub(super) fn holders_of(place: &Place<'_>, names: &[OsString], look: Look) -> Result<Vec<String>, JobFailure> {
+    let scan = Scan { maps: look != Look::Found, except: Vec::new() };
+    let holders = look_for(place, names, look, &scan)?;
+    if let (Look::Complete, Some(why)) = (look, blind_to(&holders)) {
+        // Its program is stopped by us: who else there may be is held off by locks, as far as locks can.
+        if !super::app::is_stopped(place) {
+            return Err(refused(format!("it cannot be told whether {} is in use: {why}", place.path().display())));
+        }
+    }
+    let words =
+        |holder: &Holder<String>| format!("process {} ({}), which has {} open", holder.pid, holder.comm, holder.what);
+    Ok(holders.found.iter().map(words).collect())
+}
+
+fn look_for(place: &Place<'_>, names: &[OsString], look: Look, scan: &Scan) -> Result<Holders<String>, JobFailure> {
     let mounts = Mounts::read().map_err(while_("asking what is mounted"))?;
     let mut sought = Vec::new();
     for name in names {
@@ -68,16 +103,9 @@ pub(super) fn holders_of(place: &Place<'_>, names: &[OsString], look: Look) -> R
         sought.push(Sought::UnlinkedFrom { tag: DELETED.into(), path, like });
     }
     if sought.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Holders { found: Vec::new(), blind: Vec::new(), blind_for: Vec::new(), root_unseen: false });
     }
-    let scan = Scan { maps: look != Look::Found, except: Vec::new() };
-    let holders = find_holders(&sought, &scan).map_err(while_("looking for programs that use the database"))?;
-    if let (Look::Complete, Some(why)) = (look, blind_to(&holders)) {
-        return Err(refused(format!("it cannot be told whether {} is in use: {why}", place.path().display())));
-    }
-    let words =
-        |holder: &Holder<String>| format!("process {} ({}), which has {} open", holder.pid, holder.comm, holder.what);
-    Ok(holders.found.iter().map(words).collect())
+    find_holders(&sought, scan).map_err(while_("looking for programs that use the database"))
 }
 
 /// What could not be seen and matters. Who was found says enough by itself.

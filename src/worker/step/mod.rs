@@ -5,25 +5,37 @@
 //! | preserve | copies without a manifest, which count for nothing | doing it again |
 //! | checkpoint, rebuild indexes | what SQLite's own recovery undoes or finishes | doing it again |
 //! | build … | a part without its final name, which counts for nothing | doing it again |
+//! | resume stopped | a program that goes on, or that stands still | doing it again: one that goes on is left alone |
+//! | move lock aside | the lock under a name of ours, or in evidence | finishing |
 //! | restore access | owner without mode, or neither | doing it again |
 //! | install | one of the states in `install`'s table | finishing, or taking back |
+//! | stop app | a program that runs, that does not, or is just ending | starting it again, at the end of its playbook |
+//! | start app | a program that does not run yet, or runs | starting it, unless it runs |
 //!
 //! A build gives its candidate the final name `.guardiand-<incident>.new` only after the full check and fsync, so a
 //! candidate that is there is complete.
 
 mod access;
+mod app;
 mod build;
 mod evidence;
 mod in_place;
 mod in_use;
 mod install;
+mod lock_aside;
 mod place;
 mod preserve;
+mod readers;
+mod resume_stopped;
 mod settle;
 mod undo;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod unblock_tests;
+
+use std::time::Duration;
 
 use crate::job::{DatabaseStep, FailureKind, JobFailure, Phase, Progress, StepJob, StepReport};
 use place::Place;
@@ -67,9 +79,30 @@ pub fn run(job: &StepJob) -> Result<StepReport, JobFailure> {
             | DatabaseStep::BuildFromSchema { .. },
             Phase::Undo,
         ) => build::undo(&place),
+        (DatabaseStep::ResumeStopped { pid, started_ms, uid, comm }, Phase::Apply | Phase::Resume) => {
+            resume_stopped::apply(
+                &place,
+                &resume_stopped::Stopped { pid: *pid, started_ms: *started_ms, uid: *uid, comm },
+            )
+        }
+        (DatabaseStep::ResumeStopped { .. }, Phase::Undo) => Ok(nothing("a program that goes on is not stopped again")),
+        (DatabaseStep::MoveLockAside { ino, made_ns }, Phase::Apply | Phase::Resume) => {
+            lock_aside::apply(&place, &lock_aside::Seen { ino: *ino, made_ns: *made_ns })
+        }
+        (DatabaseStep::MoveLockAside { .. }, Phase::Undo) => Ok(nothing("the lock was nobody's: it stays in evidence")),
         (DatabaseStep::Install, Phase::Apply) => install::apply(&place),
         (DatabaseStep::Install, Phase::Resume) => install::resume(&place),
         (DatabaseStep::Install, Phase::Undo) => undo::undo(&place),
+        (DatabaseStep::StopApp { app, limit_ms }, Phase::Apply) => {
+            app::stop(&place, app, Duration::from_millis(*limit_ms))
+        }
+        (DatabaseStep::StopApp { .. }, Phase::Resume) => app::resume_stop(&place),
+        (DatabaseStep::StartApp { app, limit_ms }, Phase::Apply | Phase::Resume) => {
+            app::start(&place, app, Duration::from_millis(*limit_ms))
+        }
+        (DatabaseStep::StopApp { .. } | DatabaseStep::StartApp { .. }, Phase::Undo) => {
+            Ok(nothing("the playbook's last step puts the program back into the state that it had"))
+        }
     }
 }
 

@@ -27,10 +27,13 @@ const USAGE: &str = "usage: writer DB wal|delete|truncate|persist COMMITS|foreve
   --rows-per-commit N   (default 1)
   --row-bytes N         (default 100)
   --pause MS            between commits
+  --vfs NAME            such as unix-dotfile or unix-excl
+  --exclusive           locking_mode=EXCLUSIVE
   --existing            end with an error where there is no database with its tables
   after the commits:
   --hold-lock SECONDS   BEGIN EXCLUSIVE, held, released
   --hold-reader SECONDS a read transaction, held, released
+  --hold-write SECONDS  a write transaction that has written, held, rolled back
   --open-idle           sit with the database open until stdin ends
   --leave-hot-journal   die by SIGKILL in the middle of a transaction that has spilled to the disk
   --die                 die by SIGKILL: nothing is closed";
@@ -51,6 +54,9 @@ struct Arguments {
     existing: bool,
     hold_lock: Option<Duration>,
     hold_reader: Option<Duration>,
+    hold_write: Option<Duration>,
+    vfs: Option<String>,
+    exclusive: bool,
     open_idle: bool,
     leave_hot_journal: bool,
     die: bool,
@@ -74,6 +80,9 @@ fn arguments() -> Option<Arguments> {
         existing: false,
         hold_lock: None,
         hold_reader: None,
+        hold_write: None,
+        vfs: None,
+        exclusive: false,
         open_idle: false,
         leave_hot_journal: false,
         die: false,
@@ -88,6 +97,9 @@ fn arguments() -> Option<Arguments> {
             "--pause" => asked.pause = Duration::from_millis(number()?),
             "--hold-lock" => asked.hold_lock = Some(Duration::from_secs(number()?)),
             "--hold-reader" => asked.hold_reader = Some(Duration::from_secs(number()?)),
+            "--hold-write" => asked.hold_write = Some(Duration::from_secs(number()?)),
+            "--vfs" => asked.vfs = Some(words.next()?),
+            "--exclusive" => asked.exclusive = true,
             "--existing" => asked.existing = true,
             "--synchronous" => asked.synchronous = words.next()?,
             "--no-checkpoint" => asked.no_checkpoint = true,
@@ -163,6 +175,11 @@ fn after(db: &Connection, asked: &Arguments, ended: &AtomicBool) -> rusqlite::Re
         ready();
         sit(time, ended);
         db.execute_batch("COMMIT")?;
+    } else if let Some(time) = asked.hold_write {
+        db.execute_batch("BEGIN IMMEDIATE; INSERT INTO rows(commit_id, word, text) VALUES (0, 'half', 'done')")?;
+        ready();
+        sit(time, ended);
+        db.execute_batch("ROLLBACK")?;
     } else if asked.open_idle {
         db.query_row("SELECT count(*) FROM rows", [], |_| Ok(()))?;
         ready();
@@ -182,13 +199,18 @@ fn after(db: &Connection, asked: &Arguments, ended: &AtomicBool) -> rusqlite::Re
 }
 
 fn open(asked: &Arguments) -> rusqlite::Result<Connection> {
-    let db = match asked.existing {
-        true => Connection::open_with_flags(&asked.db, OpenFlags::SQLITE_OPEN_READ_WRITE)?,
-        false => Connection::open(&asked.db)?,
+    let create = if asked.existing { OpenFlags::empty() } else { OpenFlags::SQLITE_OPEN_CREATE };
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | create;
+    let db = match &asked.vfs {
+        Some(vfs) => Connection::open_with_flags_and_vfs(&asked.db, flags, vfs.as_str())?,
+        None => Connection::open_with_flags(&asked.db, flags)?,
     };
     db.busy_timeout(asked.busy_timeout)?;
     if let Some(size) = asked.page_size {
         db.execute_batch(&format!("PRAGMA page_size={size}"))?;
+    }
+    if asked.exclusive {
+        db.execute_batch("PRAGMA locking_mode=EXCLUSIVE")?;
     }
     db.execute_batch(&format!("PRAGMA journal_mode={}; PRAGMA synchronous={}", asked.mode, asked.synchronous))?;
     if asked.no_checkpoint {

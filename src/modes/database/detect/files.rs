@@ -237,6 +237,19 @@ impl Judgement<'_> {
                 "do not open the database: SQLite would roll the damage back into it",
             );
         }
+        if let Some(wal) = self.facts.wal.as_ref().filter(|wal| wal.reset_bug) {
+            let (copied, has) = (wal.index_backfill.unwrap_or(0), wal.index_max_frame.unwrap_or(0));
+            self.find(
+                &kinds::WAL_CORRUPTED,
+                Severity::Critical,
+                &WAL,
+                format!(
+                    "the WAL's index says that {copied} frames are copied into the database, and the WAL has {has}: the WAL-reset \
+                     bug of SQLite before 3.51.3"
+                ),
+                "SIGKILL every process that has it open, none of them gracefully, and without a checkpoint; then SQLite recovers",
+            );
+        }
         match self.facts.wal.as_ref().map(|wal| (wal.state, wal)) {
             // What a power cut leaves of a WAL that was only begun looks the same, and then nothing is lost.
             Some((WalState::Damaged, wal)) if !self.memory.ever_healthy && promises_nothing(wal) => {

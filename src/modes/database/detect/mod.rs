@@ -6,6 +6,7 @@
 
 mod content;
 mod contention;
+mod exclusive;
 mod files;
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,7 @@ use crate::model::{FaultClass, Finding, Kind, Layer, LayerResult, LayerVerdict, 
 use super::config::DatabaseConfig;
 use super::kinds::{self, OPEN};
 use super::memory::Memory;
+pub use exclusive::{Exclusive, exclusive};
 
 /// Judges what a probe saw.
 pub fn judge(facts: &DatabaseFacts, memory: &Memory, config: &DatabaseConfig, now: Moment) -> Verdict {
@@ -49,7 +51,10 @@ pub fn answered_busy(facts: &DatabaseFacts) -> bool {
 }
 
 /// Each layer's verdict, from the findings and from what was looked at.
-pub fn layers(facts: Option<&DatabaseFacts>, verdict: &Verdict) -> Vec<LayerResult> {
+pub fn layers(facts: Option<&DatabaseFacts>, memory: &Memory, verdict: &Verdict) -> Vec<LayerResult> {
+    // Nobody gets in beside a program that locks for its life: what was asked in vain was not looked at.
+    let shut = facts.is_some_and(|facts| answered_busy(facts) && !matches!(exclusive(facts, memory), Exclusive::No));
+    let skipped = |layer: &str| shut && [OPEN, kinds::INTEGRITY, kinds::QUERY].iter().any(|one| one.as_str() == layer);
     let failed = |layer: &str| verdict.findings().iter().any(|finding| finding.layer.as_str() == layer);
     kinds::LAYERS
         .iter()
@@ -58,6 +63,7 @@ pub fn layers(facts: Option<&DatabaseFacts>, verdict: &Verdict) -> Vec<LayerResu
             let verdict = match (failed(name), looked, verdict) {
                 (true, _, _) => LayerVerdict::Failed,
                 (false, None, _) => LayerVerdict::Skipped,
+                (false, Some(_), _) if skipped(name) => LayerVerdict::Skipped,
                 (false, Some(_), Verdict::Unknown(_)) => LayerVerdict::Unknown,
                 (false, Some(_), _) => LayerVerdict::Ok,
             };
@@ -149,6 +155,7 @@ impl Judgement<'_> {
         }
         let readable = self.readable();
         self.wal_file();
+        self.dotfile_lock();
         self.held_locks();
         if !self.read() || !readable || !self.header() || !self.side_files() {
             return;

@@ -8,6 +8,7 @@ use crate::job::{
     Access, DatabaseFacts, FileFacts, FileState, Fingerprint, HeaderFacts, HeldLock, IntegrityFacts, IntegrityLevel,
     JournalFacts, JournalState, LayerTime, OpenFacts, Place, WalFacts, WalState,
 };
+use crate::model::Standstill;
 use crate::modes::database::memory::PlaceMemory;
 
 fn now() -> Moment {
@@ -76,6 +77,7 @@ fn sound() -> DatabaseFacts {
         journal: None,
         locks: Vec::new(),
         dotfile_lock: None,
+        users: None,
         behind_sqlite: None,
         suspicion: None,
         on_copy: None,
@@ -154,6 +156,7 @@ fn wal(state: WalState) -> WalFacts {
         index_max_frame: None,
         index_backfill: None,
         held_back_by: Vec::new(),
+        reset_bug: false,
     }
 }
 
@@ -166,6 +169,10 @@ fn held(lock: &str, state: char) -> HeldLock {
         lock: lock.to_owned(),
         blocks_readers: false,
         blocks_writers: true,
+        uid: 1000,
+        standstill: (state == 'T').then_some(Standstill::Stopped),
+        frame: None,
+        without_pending: false,
     }
 }
 
@@ -314,7 +321,7 @@ fn side_files_that_are_damaged_hide_what_sqlite_would_say() {
         ..sound()
     };
     assert_eq!(kinds_of(&damaged, &seen()), "wal_corrupted");
-    let journal = |state| Some(JournalFacts { state, detail: "record 3".to_owned() });
+    let journal = |state| Some(JournalFacts { state, detail: "record 3".to_owned(), nonce: None, outlived_one: false });
     let torn = DatabaseFacts { journal: journal(JournalState::Damaged), ..sound() };
     assert_eq!(kinds_of(&torn, &seen()), "stale_journal");
     let hot = DatabaseFacts { journal: journal(JournalState::Hot), ..sound() };
@@ -325,7 +332,10 @@ fn side_files_that_are_damaged_hide_what_sqlite_would_say() {
 fn a_large_wal_names_who_keeps_it_large() {
     let large = DatabaseFacts { wal_file: FileState::File(file(150_000_000)), ..sound() };
     assert_eq!(kinds_of(&large, &seen()), "wal_file_too_large");
-    let reader = WalFacts { held_back_by: vec![held("WAL reader at frame 213", 'S')], ..wal(WalState::Sound) };
+    let reader = WalFacts {
+        held_back_by: vec![HeldLock { frame: Some(213), ..held("WAL reader at frame 213", 'S') }],
+        ..wal(WalState::Sound)
+    };
     let starved = DatabaseFacts { wal: Some(reader), ..large };
     let Verdict::Unhealthy(findings) = judge(&starved, &seen(), &config(), now()) else { panic!("healthy") };
     assert_eq!(findings[0].kind.as_str(), "wal_checkpoint_starved");
@@ -336,17 +346,170 @@ fn a_large_wal_names_who_keeps_it_large() {
     );
 }
 
+/// In rollback mode, with this journal beside it.
+fn exclusively(state: char, journal: Option<JournalFacts>) -> DatabaseFacts {
+    let Some(HeaderFacts::Good { .. }) = sound().header else { unreachable!() };
+    let mut facts = DatabaseFacts {
+        locks: vec![held("EXCLUSIVE", state)],
+        journal,
+        ..with_open(FaultClass::Busy, 5, "database is locked")
+    };
+    if let Some(HeaderFacts::Good { wal_mode, .. }) = &mut facts.header {
+        *wal_mode = false;
+    }
+    facts
+}
+
+fn journal_at_rest(outlived_one: bool) -> Option<JournalFacts> {
+    Some(JournalFacts { state: JournalState::Absent, detail: "it is at rest".to_owned(), nonce: None, outlived_one })
+}
+
+#[test]
+fn a_program_that_locks_for_its_life_is_told_from_a_transaction_by_what_only_it_can_have() {
+    let later = now().after(Duration::from_secs(3600));
+    let after_an_hour = |facts: &DatabaseFacts, mut memory: Memory| {
+        memory.note(facts, now());
+        match judge(facts, &memory, &config(), later) {
+            Verdict::Healthy => "healthy",
+            Verdict::Unknown(_) => "unknown",
+            Verdict::Unhealthy(_) => "unhealthy",
+        }
+    };
+    let lock = |facts: DatabaseFacts, change: fn(&mut HeldLock)| {
+        let mut facts = facts;
+        change(&mut facts.locks[0]);
+        facts
+    };
+    let rollback = |journal| exclusively('S', journal);
+    let wal = DatabaseFacts { header: Some(header()), ..rollback(None) };
+    let in_use =
+        JournalFacts { state: JournalState::InUse, detail: "x".to_owned(), nonce: Some(7), outlived_one: false };
+    let kept = || {
+        let mut memory = seen();
+        memory.last_healthy.as_mut().unwrap().journal = Some(file(0));
+        memory
+    };
+    for (name, facts, memory, verdict) in [
+        ("a journal that outlived a transaction", rollback(journal_at_rest(true)), seen(), "healthy"),
+        ("a journal of a transaction that has not ended", rollback(journal_at_rest(false)), seen(), "unhealthy"),
+        ("no journal", rollback(None), seen(), "unhealthy"),
+        ("a transaction in the journal", rollback(Some(in_use)), seen(), "unhealthy"),
+        ("a journal that is kept anyway", rollback(journal_at_rest(true)), kept(), "unknown"),
+        ("unix-excl", lock(rollback(None), |held| held.without_pending = true), seen(), "healthy"),
+        ("WAL mode", wal.clone(), seen(), "healthy"),
+        ("WAL mode, stopped", DatabaseFacts { header: Some(header()), ..exclusively('T', None) }, seen(), "unhealthy"),
+        ("a zombie", DatabaseFacts { header: Some(header()), ..exclusively('Z', None) }, seen(), "unhealthy"),
+        ("nobody can be named", lock(wal, |held| (held.pid, held.started_ms) = (0, 0)), seen(), "unhealthy"),
+    ] {
+        assert_eq!(after_an_hour(&facts, memory), verdict, "{name}");
+    }
+}
+
+#[test]
+fn a_program_that_locks_for_its_life_is_known_by_what_it_writes_and_stays_known() {
+    let mut memory = seen();
+    memory.last_healthy.as_mut().unwrap().journal = Some(file(0));
+    let resting = exclusively('S', journal_at_rest(true));
+    memory.note(&resting, now());
+    assert_eq!(kinds_of(&resting, &memory), "unknown");
+    // It wrote, and holds on.
+    let mut written = resting;
+    let at = now().after(Duration::from_secs(5)).wall.as_nanosecond();
+    written.main = FileState::File(FileFacts { mtime_ns: i64::try_from(at).unwrap(), ..file(40_960) });
+    assert_eq!(kinds_of(&written, &memory), "healthy");
+    memory.note(&written, now().after(Duration::from_secs(6)));
+    let writing =
+        JournalFacts { state: JournalState::InUse, detail: "x".to_owned(), nonce: Some(7), outlived_one: false };
+    let writing = DatabaseFacts { journal: Some(writing), ..written };
+    assert_eq!(kinds_of(&writing, &memory), "healthy", "in the middle of its next transaction");
+    // Another program in the same process is not it.
+    let mut other = writing;
+    other.locks[0].comm = "other".to_owned();
+    assert_eq!(kinds_of(&other, &memory), "unknown");
+}
+
+#[test]
+fn the_layers_that_nobody_gets_to_are_skipped_and_none_is_called_sound() {
+    let mut facts = exclusively('S', journal_at_rest(true));
+    let time = |layer: &&str| LayerTime { layer: (*layer).to_owned(), seconds: 0.001 };
+    facts.layers = kinds::LAYERS.iter().map(time).collect();
+    let verdict = judge(&facts, &seen(), &config(), now());
+    assert_eq!(verdict, Verdict::Healthy);
+    let of = |name: &str| {
+        let layers = layers(Some(&facts), &seen(), &verdict);
+        layers.into_iter().find(|layer| layer.layer.as_str() == name).unwrap().verdict
+    };
+    for name in ["open", "integrity", "query"] {
+        assert_eq!(of(name), LayerVerdict::Skipped, "{name}");
+    }
+    assert_eq!((of("exists"), of("locks")), (LayerVerdict::Ok, LayerVerdict::Ok));
+}
+
+#[test]
+fn a_transaction_that_ended_between_two_looks_is_known_by_its_journal() {
+    let with = |nonce| {
+        let journal = JournalFacts { state: JournalState::InUse, detail: "x".to_owned(), nonce, outlived_one: false };
+        DatabaseFacts { journal: Some(journal), ..sound() }
+    };
+    let mut memory = seen();
+    assert!(!memory.moved(&with(None)));
+    memory.note(&with(None), now());
+    assert!(!memory.moved(&with(Some(1))), "the first one to be seen");
+    memory.note(&with(Some(1)), now());
+    assert!(!memory.moved(&with(Some(1))) && !memory.moved(&with(None)) && memory.moved(&with(Some(2))));
+    memory.note(&with(None), now());
+    assert!(memory.moved(&with(Some(2))));
+}
+
+#[test]
+fn a_dotfile_lock_is_its_holders_as_long_as_one_lives_and_is_never_guessed_to_be_nobodys() {
+    use crate::job::{DotfileLock, HolderFacts, Users};
+    let lock = |seconds: i64| DotfileLock {
+        path: "/srv/app.db.lock".into(),
+        ino: 9,
+        made_ns: i64::try_from(now().wall.as_nanosecond()).unwrap() - seconds * 1_000_000_000,
+    };
+    let holder = HolderFacts {
+        pid: 812,
+        comm: "app".to_owned(),
+        uid: 1000,
+        state: 'S',
+        started_ms: 5,
+        files: vec!["main".to_owned()],
+        unlinked: Vec::new(),
+    };
+    let facts = |seconds, users| DatabaseFacts { dotfile_lock: Some(lock(seconds)), users, open: None, ..sound() };
+    let nobody = || Some(Users::default());
+    let somebody = || Some(Users { holders: vec![holder.clone()], blind: Vec::new() });
+    let blind = || Some(Users { holders: Vec::new(), blind: vec!["hidepid".to_owned()] });
+    for (name, facts, found) in [
+        ("nobody's, old", facts(61, nobody()), "stale_lock_file"),
+        ("nobody's, new", facts(5, nobody()), "unknown"),
+        ("made in the future", facts(-500, nobody()), "unknown"),
+        ("not to be told", facts(3600, blind()), "unknown"),
+        ("not looked for", facts(3600, None), "unknown"),
+        ("somebody's, new", facts(5, somebody()), "unknown"),
+        ("somebody's, old", facts(3600, somebody()), "db_locked"),
+        (
+            "somebody's who locks for life",
+            DatabaseFacts { journal: journal_at_rest(true), ..facts(3600, somebody()) },
+            "unknown",
+        ),
+    ] {
+        assert_eq!(kinds_of(&facts, &seen()), found, "{name}");
+    }
+}
+
 #[test]
 fn busy_becomes_locked_when_the_busy_timeout_has_passed() {
-    let busy =
-        DatabaseFacts { locks: vec![held("EXCLUSIVE", 'S')], ..with_open(FaultClass::Busy, 5, "database is locked") };
+    let busy = exclusively('S', None);
     let mut memory = seen();
     assert_eq!(kinds_of(&busy, &memory), "unknown");
     memory.note(&busy, now());
     let later = now().after(Duration::from_secs(6));
     let Verdict::Unhealthy(findings) = judge(&busy, &memory, &config(), later) else { panic!("healthy") };
     assert_eq!(findings[0].kind.as_str(), "db_locked");
-    assert!(findings[0].detail.contains("app (pid 812"), "{}", findings[0].detail);
+    assert!(findings[0].detail.contains("pid 812 `app` holds EXCLUSIVE"), "{}", findings[0].detail);
     memory.note(&sound(), later);
     assert_eq!(memory.busy_since, None, "one answer ends the wait");
 }

@@ -2,6 +2,7 @@
 
 mod loss;
 mod replace;
+mod unblock;
 
 pub use loss::{loss_of_backup, loss_of_copy, loss_of_recreation, loss_unknown};
 
@@ -38,9 +39,19 @@ fn ladder(
     if let Some(reason) = &facts.place.observe_only {
         return Err(format!("nothing is healed here: {reason}"));
     }
+    site.is_free_of_the_reset_bug()?;
     let kind_is = |kinds: &[Kind]| kinds.contains(kind);
-    if kind_is(&[kinds::WAL_TOO_LARGE, kinds::WAL_STARVED]) {
+    if kind_is(&[kinds::WAL_TOO_LARGE]) {
         return Ok(vec![site.checkpoint()?]);
+    }
+    if kind_is(&[kinds::WAL_STARVED]) {
+        return site.starved();
+    }
+    if kind_is(&[kinds::LOCKED]) {
+        return site.locked();
+    }
+    if kind_is(&[kinds::STALE_LOCK_FILE]) {
+        return site.left_behind();
     }
     if kind_is(&[kinds::ACCESS_DENIED]) {
         return Ok(site.access());
@@ -66,7 +77,7 @@ fn ladder(
             site.path()
         ));
     }
-    if kind_is(&[kinds::FILE_UNLINKED, kinds::STALE_LOCK_FILE]) {
+    if kind_is(&[kinds::FILE_UNLINKED]) {
         return Err(site.in_use().unwrap_or_else(|| format!("a person must look at {}", site.path())));
     }
     Ok(vec![wait()])
@@ -76,21 +87,24 @@ fn ladder(
 pub fn spec(step: &DatabaseStep) -> StepSpec {
     let risk = match step {
         DatabaseStep::Preserve => Risk::Harmless,
-        DatabaseStep::RestoreAccess { .. } | DatabaseStep::Checkpoint { .. } | DatabaseStep::RebuildIndexes { .. } => {
-            Risk::Lossless
-        }
+        DatabaseStep::RestoreAccess { .. }
+        | DatabaseStep::Checkpoint { .. }
+        | DatabaseStep::RebuildIndexes { .. }
+        | DatabaseStep::ResumeStopped { .. }
+        | DatabaseStep::MoveLockAside { .. } => Risk::Lossless,
         // A candidate beside the target harms nothing; it is the swap that may lose.
         DatabaseStep::BuildFromBackup { .. }
         | DatabaseStep::BuildFromCopy { .. }
         | DatabaseStep::BuildFromSchema { .. } => Risk::Harmless,
         DatabaseStep::Install => Risk::Lossy,
+        DatabaseStep::StopApp { .. } | DatabaseStep::StartApp { .. } => Risk::Lossless,
     };
     StepSpec {
         name: step.name().to_owned(),
         version: STEP_VERSION,
         risk,
         args: serde_json::to_value(step).unwrap_or_default(),
-        finally: false,
+        finally: matches!(step, DatabaseStep::StartApp { .. }),
     }
 }
 
@@ -98,13 +112,17 @@ fn wait() -> Playbook {
     Playbook {
         name: "wait_and_retry".to_owned(),
         why: "it may pass by itself; nothing is touched".to_owned(),
-        steps: vec![StepSpec {
-            name: WAIT.to_owned(),
-            version: STEP_VERSION,
-            risk: Risk::Harmless,
-            args: serde_json::Value::Null,
-            finally: false,
-        }],
+        steps: vec![wait_step()],
+    }
+}
+
+fn wait_step() -> StepSpec {
+    StepSpec {
+        name: WAIT.to_owned(),
+        version: STEP_VERSION,
+        risk: Risk::Harmless,
+        args: serde_json::Value::Null,
+        finally: false,
     }
 }
 
@@ -129,14 +147,17 @@ impl Site<'_> {
     }
 
     fn checkpoint(&self) -> Result<Playbook, String> {
-        // Waiting for a reader holds the write lock (section 9): stay below the program's own patience.
-        let half = u64::try_from(self.config.busy_timeout.as_millis() / 2).unwrap_or(u64::MAX);
-        let step = DatabaseStep::Checkpoint { timeout_ms: half.clamp(50, 2000) };
         Ok(playbook(
             "checkpoint",
             "write the WAL back into the database and truncate it; nothing is lost".to_owned(),
-            &[step],
+            &[self.checkpoint_step()],
         ))
+    }
+
+    fn checkpoint_step(&self) -> DatabaseStep {
+        // Waiting for a reader holds the write lock (section 9): stay below the program's own patience.
+        let half = u64::try_from(self.config.busy_timeout.as_millis() / 2).unwrap_or(u64::MAX);
+        DatabaseStep::Checkpoint { timeout_ms: half.clamp(50, 2000) }
     }
 
     fn access(&self) -> Vec<Playbook> {

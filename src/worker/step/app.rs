@@ -1,0 +1,281 @@
+//! Stopping the program that uses a database, and putting it back into the run state that it had.
+//!
+//! What ran is written down before anything is stopped, in the incident's evidence; only what ran is started again. Several
+//! databases of one program may be healed at once, so each incident puts a marker where the others see it while it needs
+//! the program stopped: whoever is the last to need that starts it.
+
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::evidence::{read_json, write_json};
+use super::in_use::users;
+use super::place::Place;
+use super::{done, failed, nothing, refused, undone, while_};
+use crate::host::{Folder, HostError, OfdLock, Starting, UnitState, boot_id, start_app, stop_app};
+use crate::job::{JobFailure, StepReport};
+use crate::model::App;
+
+/// The record's name in evidence.
+const RECORD: &str = "app.json";
+
+/// Once the program has stopped, its files are let go at once; what takes longer is somebody else.
+const LET_GO: Duration = Duration::from_secs(10);
+
+/// Between two looks at who has the files.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(25);
+
+/// What ran before it was stopped. Durable before that.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Record {
+    /// The shape's version.
+    version: u32,
+    recorded_at: Timestamp,
+    boot_id: String,
+    /// It ran, so it is started again.
+    ran: bool,
+    /// Its state then, in words.
+    before: String,
+    /// The names of the programs that had the files open.
+    #[serde(default)]
+    programs: Vec<String>,
+    /// It has ended, and nobody has the files any more.
+    stopped_at: Option<Timestamp>,
+    /// It was started again, or that was left to whoever needs it stopped still: the record is closed.
+    started_at: Option<Timestamp>,
+}
+
+/// Stops it.
+pub(super) fn stop(place: &Place<'_>, app: &App, limit: Duration) -> Result<StepReport, JobFailure> {
+    let register = Register::of(place, app)?;
+    let _one_at_a_time = register.lock(limit)?;
+    let mut record = match record(place)? {
+        Some(open) if open.started_at.is_none() => open,
+        closed => {
+            if closed.is_some() {
+                archive(place)?;
+            }
+            let record = look(place, app, &register)?;
+            write_json(&place.evidence, RECORD, &record)?;
+            record
+        }
+    };
+    if !record.ran {
+        return match users(place)?.found.first() {
+            None => Ok(nothing(&format!("it does not run ({})", record.before))),
+            Some((_, user)) => Err(refused(format!(
+                "{user}, and that is not the configured program, which does not run ({}): end it, then `guardiand heal`",
+                record.before
+            ))),
+        };
+    }
+    register.enter(place)?;
+    stop_app(app, limit).map_err(|error| refused(format!("its program was not stopped: {error}")))?;
+    wait_until_let_go(place)?;
+    record.stopped_at = Some(Timestamp::now());
+    write_json(&place.evidence, RECORD, &record)?;
+    Ok(done(format!("its program is stopped (it was {}), and nobody is seen to have the files", record.before)))
+}
+
+/// It was being stopped when guardiand died: how far that got nobody knows, and the last step starts it again.
+pub(super) fn resume_stop(place: &Place<'_>) -> Result<StepReport, JobFailure> {
+    Ok(match record(place)? {
+        Some(record) if record.stopped_at.is_some() && record.started_at.is_none() => done("its program is stopped"),
+        _ => undone("nothing was changed; its program is started again if it ran"),
+    })
+}
+
+/// Puts it back into the run state that it had.
+pub(super) fn start(place: &Place<'_>, app: &App, limit: Duration) -> Result<StepReport, JobFailure> {
+    let register = Register::of(place, app)?;
+    let _one_at_a_time = register.lock(limit)?;
+    let Some(mut record) = record(place)?.filter(|record| record.started_at.is_none()) else {
+        register.leave(place)?;
+        return Ok(nothing("it was not stopped, or runs again already"));
+    };
+    if !record.ran {
+        close(place, &mut record)?;
+        return Ok(nothing(&format!("it did not run before ({})", record.before)));
+    }
+    if let Some(other) = register.others(place)?.first() {
+        let report = done(format!("it is left stopped: {other} needs that still, and starts it afterwards"));
+        close(place, &mut record)?;
+        register.leave(place)?;
+        return Ok(report);
+    }
+    // A supervisor was faster: a second one beside it is nobody's wish.
+    let again = |(program, _): &&(String, String)| record.programs.contains(program);
+    if let (App::Commands { .. }, Some((_, user))) = (app, users(place)?.found.iter().find(again)) {
+        let report = done(format!("it runs again by itself: {user}"));
+        close(place, &mut record)?;
+        register.leave(place)?;
+        return Ok(report);
+    }
+    let name = format!("guardiand-app-{}-{}", place.job.incident.to_lowercase(), Timestamp::now().as_millisecond());
+    // After a crash of the machine we may run while it boots, before the unit that we start may be started.
+    let no_wait = boot_id().is_ok_and(|boot| boot != record.boot_id);
+    let started = start_app(app, &Starting { name: &name, limit, no_wait });
+    // Whatever came of it: the next incident that stops it must not wait for this one.
+    register.leave(place)?;
+    let how = started.map_err(|error| {
+        failed(format!("the program ran before, and could not be started again: {error}; start it by hand"))
+    })?;
+    if let (App::Unit(unit), false) = (app, no_wait) {
+        let state = UnitState::of(unit).map_err(while_("asking whether the program runs again"))?;
+        if !state.runs {
+            return Err(failed(format!(
+                "{unit} was started again, and is {} now: see `journalctl -u {unit}`",
+                state.words
+            )));
+        }
+    }
+    close(place, &mut record)?;
+    Ok(done(format!("{how}; it was {} before", record.before)))
+}
+
+/// True while this incident has it stopped: then who cannot be seen is not it.
+pub(super) fn is_stopped(place: &Place<'_>) -> bool {
+    let record = record(place).ok().flatten();
+    record.is_some_and(|record| record.stopped_at.is_some() && record.started_at.is_none())
+}
+
+/// What its state is before anything is done to it.
+fn look(place: &Place<'_>, app: &App, register: &Register) -> Result<Record, JobFailure> {
+    let users = users(place)?;
+    let (ran, before) = match (register.others(place)?.first(), app) {
+        // Stopped by us already, so it ran.
+        (Some(other), _) => (true, format!("stopped already for {other}")),
+        (None, App::Unit(unit)) => {
+            let state = UnitState::of(unit).map_err(|error: HostError| refused(error.to_string()))?;
+            (state.runs, state.words)
+        }
+        (None, App::Commands { .. }) => match (users.found.first(), users.blind) {
+            (Some((_, user)), _) => (true, user.clone()),
+            (None, Some(why)) => (true, format!("taken to run, for it cannot be told: {why}")),
+            (None, None) => (false, "nobody has the files open".to_owned()),
+        },
+    };
+    let mut programs: Vec<String> = users.found.into_iter().map(|(program, _)| program).collect();
+    programs.dedup();
+    Ok(Record {
+        version: 1,
+        recorded_at: Timestamp::now(),
+        boot_id: boot_id().map_err(while_("asking which boot this is"))?,
+        ran,
+        before,
+        programs,
+        stopped_at: None,
+        started_at: None,
+    })
+}
+
+fn wait_until_let_go(place: &Place<'_>) -> Result<(), JobFailure> {
+    let until = Instant::now() + LET_GO;
+    loop {
+        let users = users(place)?;
+        let Some((_, user)) = users.found.first() else { return Ok(()) };
+        if Instant::now() >= until {
+            return Err(refused(format!(
+                "its program was stopped, and {user}: a supervisor may have started it again, or it is another program. Stop that, \
+                 then `guardiand heal`"
+            )));
+        }
+        std::thread::sleep(BETWEEN_LOOKS);
+    }
+}
+
+fn record(place: &Place<'_>) -> Result<Option<Record>, JobFailure> {
+    read_json(&place.evidence, RECORD)
+}
+
+fn close(place: &Place<'_>, record: &mut Record) -> Result<(), JobFailure> {
+    record.started_at = Some(Timestamp::now());
+    write_json(&place.evidence, RECORD, record)
+}
+
+/// An earlier playbook of the same incident stopped it, and it was started again since.
+fn archive(place: &Place<'_>) -> Result<(), JobFailure> {
+    let name = format!("app-{}.json", Timestamp::now().as_millisecond());
+    place.evidence.rename(RECORD, &place.evidence, name).map_err(while_("putting the program's record away"))
+}
+
+/// Who needs a program stopped: one marker for each incident, in a folder of the program's, with the path of its evidence.
+struct Register {
+    folder: Folder,
+    path: PathBuf,
+}
+
+impl Register {
+    fn of(place: &Place<'_>, app: &App) -> Result<Register, JobFailure> {
+        let text = serde_json::to_vec(app).map_err(while_("naming the program"))?;
+        let name = blake3::hash(&text).to_hex();
+        let path = place.job.site.scratch.join("apps").join(&name.as_str()[..32]);
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
+        made.map_err(while_("making the program's folder"))?;
+        let folder = Folder::open(&path).map_err(while_("opening the program's folder"))?;
+        Ok(Register { folder, path })
+    }
+
+    /// Nobody else stops or starts it meanwhile.
+    fn lock(&self, limit: Duration) -> Result<OfdLock, JobFailure> {
+        let until = Instant::now() + limit;
+        loop {
+            let file = match self.folder.open_for_writing_in("lock") {
+                Err(error) if error.is_absent() => match self.folder.create_in("lock", 0o600) {
+                    Err(_) if Instant::now() < until => continue,
+                    made => made,
+                },
+                found => found,
+            };
+            let file = file.map_err(while_("opening the program's lock"))?;
+            match OfdLock::exclusive(file.into(), crate::host::Bytes::new(0, 1)) {
+                Err(HostError::LockHeld(_)) if Instant::now() < until => std::thread::sleep(BETWEEN_LOOKS),
+                Err(error) => {
+                    return Err(refused(format!("the program is being stopped or started by another heal: {error}")));
+                }
+                Ok(lock) => return Ok(lock),
+            }
+        }
+    }
+
+    fn enter(&self, place: &Place<'_>) -> Result<(), JobFailure> {
+        write_json(&self.folder, &marker(place), &place.job.evidence)
+    }
+
+    fn leave(&self, place: &Place<'_>) -> Result<(), JobFailure> {
+        match self.folder.unlink(marker(place)) {
+            Err(error) if !error.is_absent() => Err(while_("removing a marker of ours")(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The other incidents that have it stopped now. A marker whose incident does not say so is of no account, and removed.
+    fn others(&self, place: &Place<'_>) -> Result<Vec<String>, JobFailure> {
+        let mut others = Vec::new();
+        for name in self.folder.names().map_err(while_("listing the program's folder"))? {
+            let name = name.to_string_lossy().into_owned();
+            if !name.starts_with("incident-") || name == marker(place) {
+                continue;
+            }
+            let evidence: Option<PathBuf> = read_json(&self.folder, &name)?;
+            let record: Option<Record> = match evidence.map(|path| Folder::open(&path)) {
+                Some(Ok(folder)) => read_json(&folder, RECORD)?,
+                _ => None,
+            };
+            if record.is_some_and(|record| record.ran && record.started_at.is_none()) {
+                others.push(name.replacen("incident-", "incident ", 1));
+            } else {
+                tracing::debug!(folder = %self.path.display(), marker = name, "a marker of an incident that is over");
+                let _ = self.folder.unlink(&name);
+            }
+        }
+        Ok(others)
+    }
+}
+
+fn marker(place: &Place<'_>) -> String {
+    format!("incident-{}", place.job.incident)
+}
