@@ -13,6 +13,7 @@ pub mod journal;
 pub mod wal;
 mod wal_blind;
 pub mod wal_index;
+mod wal_mend;
 mod wal_scan;
 mod window;
 
@@ -20,4 +21,5 @@ pub use header::{Encoding, Header, HeaderError, SizeVerdict};
 pub use journal::{JournalError, JournalHeader, JournalScan, JournalState, scan_journal};
 pub use wal::{WalHeader, WalHeaderError};
 pub use wal_index::{WalIndex, WalIndexError};
+pub use wal_mend::{FrameState, KeptFrame, MendedWal, Patch, Resum, WalHints, WalVariant, mend_wal};
 pub use wal_scan::{BadFrame, WalHeaderState, WalMark, WalScan, WalScanner, scan_wal};
