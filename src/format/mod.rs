@@ -8,6 +8,7 @@
 //! stays free of IO and a scan of a gigabyte holds one window in memory.
 
 mod bytes;
+mod freelist;
 pub mod header;
 pub mod journal;
 pub mod wal;
@@ -17,6 +18,7 @@ mod wal_mend;
 mod wal_scan;
 mod window;
 
+pub use freelist::free_leaves;
 pub use header::{Encoding, Header, HeaderError, SizeVerdict};
 pub use journal::{JournalError, JournalHeader, JournalScan, JournalState, scan_journal};
 pub use wal::{WalHeader, WalHeaderError};

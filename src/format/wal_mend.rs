@@ -101,8 +101,10 @@ pub struct MendedWal {
     pub header_hurt: bool,
     /// Up to the last commit that can be read.
     pub frames: Vec<MendedFrame>,
-    /// Frames of this generation behind them that are left alone.
-    pub left_alone: usize,
+    /// Commits of this generation that seem to stand behind them, and are left alone.
+    pub commits_left_alone: usize,
+    /// Frames that a believable WAL index says are committed.
+    pub promised: usize,
     /// How many of them SQLite reads.
     pub readable: usize,
 }

@@ -7,6 +7,7 @@
 mod backup;
 mod expand;
 mod glob;
+mod mend;
 mod probe;
 mod step;
 mod sweep;

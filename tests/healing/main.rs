@@ -10,3 +10,4 @@ mod programs;
 mod rules;
 #[path = "../support/mod.rs"]
 mod support;
+mod wal;

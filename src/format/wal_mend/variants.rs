@@ -14,7 +14,7 @@ pub struct WalVariant {
     pub frames: usize,
     /// Transactions that these commit.
     pub transactions: u32,
-    /// Every frame is proven to be what SQLite wrote: nothing that was committed up to here is missing.
+    /// Every frame is proven to be what SQLite wrote, and nothing speaks of commits behind them: nothing is lost.
     pub proven: bool,
     /// Pages of which a version is hurt or unproven, and no later one stands in for it.
     pub uncertain: Vec<u32>,
@@ -61,6 +61,16 @@ impl MendedWal {
         u32::try_from(commits).unwrap_or(u32::MAX)
     }
 
+    /// All that is in it, where nothing is hurt as well; `None` without a commit.
+    pub fn whole(&self) -> Option<WalVariant> {
+        (!self.frames.is_empty()).then(|| self.variant(self.frames.len()))
+    }
+
+    /// Nothing speaks of commits behind this frame.
+    fn ends_at(&self, end: usize) -> bool {
+        end == self.frames.len() && self.commits_left_alone == 0 && self.promised <= end
+    }
+
     fn variant(&self, end: usize) -> WalVariant {
         let taken = self.frames.get(..end).unwrap_or_default();
         let mut proven_behind = BTreeSet::new();
@@ -80,7 +90,7 @@ impl MendedWal {
         WalVariant {
             frames: end,
             transactions: self.transactions(end),
-            proven: taken.iter().all(|frame| frame.state.is_proven()),
+            proven: taken.iter().all(|frame| frame.state.is_proven()) && self.ends_at(end),
             uncertain: uncertain.into_iter().collect(),
             lost: u32::try_from(lost).unwrap_or(u32::MAX),
         }

@@ -40,17 +40,19 @@ pub(super) fn walk<E, R: FnMut(u64, &mut [u8]) -> Result<(), E>>(
     };
     walk.pages_max = walk.highest_page(hints);
     walk.along(window, found.seed)?;
-    let ours_end = (0..walk.frames.len()).rev().find(|at| walk.is_ours(*at)).map_or(0, |last| last + 1);
-    let mut frames = walk.mended;
+    let mut frames = std::mem::take(&mut walk.mended);
     let is_commit = |frame: &MendedFrame| frame.commit_pages != 0 && frame.state != FrameState::Lost;
     frames.truncate(frames.iter().rposition(is_commit).map_or(0, |last| last + 1));
+    let behind = walk.frames.iter().skip(frames.len()).filter(|frame| frame.salts == walk.salts);
+    let commits_left_alone = behind.filter(|frame| frame.summed.commit_pages != 0).count();
     let as_written = frames.iter().take_while(|frame| frame.state == FrameState::Sound).count();
     let sound = frames.get(..as_written).unwrap_or_default();
     let readable = sound.iter().rposition(|frame| frame.commit_pages != 0).map_or(0, |last| last + 1);
     Ok(MendedWal {
         header,
         header_hurt: found.header_hurt,
-        left_alone: ours_end.saturating_sub(frames.len()),
+        commits_left_alone,
+        promised: walk.vouched as usize,
         frames,
         readable: if found.header_hurt { 0 } else { readable },
     })

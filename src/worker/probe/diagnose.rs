@@ -4,11 +4,12 @@ use std::io;
 use std::time::Duration;
 
 use super::content::Content;
-use super::copy;
-use super::files::{Files, Looked};
-use crate::host::{Holders, HostError, Scan, Sought, find_holders, supervisor_and_siblings};
-use crate::job::{DatabaseSite, Diagnosis, HolderFacts, IntegrityLevel, SettledCopy};
+use super::files::{Files, Looked, open_raw};
+use super::{booted_ns, copy, raw};
+use crate::host::{Folder, Holders, HostError, Scan, Sought, find_holders, supervisor_and_siblings};
+use crate::job::{DatabaseSite, Diagnosis, HolderFacts, IntegrityLevel, MendedCopy, SettledCopy};
 use crate::sqlite::Access;
+use crate::worker::mend::{Mended, Sources, mend};
 use crate::worker::{backup, sweep::Sweep};
 
 /// So often a process that cannot be seen is looked at before it counts.
@@ -109,15 +110,36 @@ pub(super) fn settle(copy: &io::Result<copy::PrivateCopy>) -> SettledCopy {
     SettledCopy { sound, detail: detail + &uncounted, tables }
 }
 
+/// What the WAL gives, put together on a private copy: over the main file, or where that is gone, alone.
+pub(super) fn mended(site: &DatabaseSite, files: &Files) -> Option<MendedCopy> {
+    let not = |detail: String| MendedCopy { sound: false, proven: false, detail, tables: Vec::new() };
+    let put_together = || -> Result<Mended, String> {
+        let told = |error: io::Error| error.to_string();
+        let wal = open_raw(&files.wal).map_err(told)?;
+        let below = (files.main.state.size() > 0).then(|| open_raw(&files.main).map_err(told)).transpose()?;
+        let index = raw::wal_index(&files.shm, booted_ns());
+        let copy = copy::begin(site, files).map_err(told)?;
+        let folder = Folder::open(copy.folder()).map_err(|error| error.to_string())?;
+        let is_its_own = below.is_some();
+        mend(&folder, &Sources { wal: &wal, index, below: below.as_ref(), is_its_own, frames_min: 0 })
+    };
+    files.wal.state.file()?;
+    Some(match put_together() {
+        Ok(mended) => MendedCopy { sound: true, proven: mended.proven, detail: mended.detail, tables: mended.tables },
+        Err(why) => not(why),
+    })
+}
+
 /// The rest of the diagnosis.
 pub(super) fn conclude(
     (holders, blind): (Vec<HolderFacts>, Vec<String>),
     settled: Option<SettledCopy>,
+    mended: Option<MendedCopy>,
     backups: Option<&std::path::Path>,
 ) -> Diagnosis {
     // A folder that cannot be listed has no backup to offer; the playbook without one says so.
     let backups = backups.and_then(|folder| backup::list(folder).ok()).unwrap_or_default();
-    Diagnosis { holders, blind, settled, backups }
+    Diagnosis { holders, blind, settled, mended, backups }
 }
 
 /// A copy for [`settle`], of a database that was looked at in place.

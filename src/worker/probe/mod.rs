@@ -314,7 +314,16 @@ impl<'a> Look<'a> {
             self.copy = Some(diagnose::copy_of(&self.probe.site));
         }
         let settled = self.copy.as_ref().map(diagnose::settle);
-        self.facts.diagnosis = Some(diagnose::conclude(holders, settled, self.probe.backups.as_deref()));
+        let mended = if self.calls_for_its_wal() { diagnose::mended(&self.probe.site, &self.files) } else { None };
+        self.facts.diagnosis = Some(diagnose::conclude(holders, settled, mended, self.probe.backups.as_deref()));
+    }
+
+    /// The WAL may hold what SQLite does not read, or all that there is.
+    fn calls_for_its_wal(&self) -> bool {
+        let gone = matches!(self.files.main.state, FileState::Missing)
+            || self.files.main.state.file().is_some_and(|main| main.size == 0);
+        let damaged = self.facts.wal.as_ref().is_some_and(|wal| wal.state == WalState::Damaged);
+        (damaged || gone) && self.files.wal.state.size() > 0
     }
 
     /// Opened where it is, and found damaged.
@@ -332,7 +341,7 @@ impl<'a> Look<'a> {
 }
 
 /// When this boot began, on the wall clock, in nanoseconds since the epoch.
-fn booted_ns() -> i64 {
+pub(in crate::worker) fn booted_ns() -> i64 {
     let boot = clock_gettime(ClockId::Boottime);
     let now = Timestamp::now().as_nanosecond();
     let since = i128::from(boot.tv_sec) * 1_000_000_000 + i128::from(boot.tv_nsec);

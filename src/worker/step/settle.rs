@@ -19,8 +19,6 @@ pub(super) struct Settled {
     pub how: &'static str,
 }
 
-const SIDES: [&str; 4] = ["", "-wal", "-shm", "-journal"];
-
 /// Leaves the recovered copy at `part` in the target's folder.
 pub(super) fn settle(place: &Place<'_>, part: &OsStr) -> Result<Settled, JobFailure> {
     let main = place.folder.open_in(&place.name).map_err(while_("opening the database"))?;
@@ -87,7 +85,7 @@ fn variant(place: &Place<'_>, folder: &Folder, name: &str, with_journal: bool) -
     Ok(())
 }
 
-fn make_private(place: &Place<'_>) -> Result<Folder, JobFailure> {
+pub(super) fn make_private(place: &Place<'_>) -> Result<Folder, JobFailure> {
     remove_private(place)?;
     place.folder.make_folder_in(place.ours("d"), 0o700).map_err(while_("making a private folder"))
 }
@@ -100,12 +98,10 @@ pub(super) fn remove_private(place: &Place<'_>) -> Result<(), JobFailure> {
         Err(error) if error.is_absent() => return Ok(()),
         Err(error) => return Err(while_("opening a private folder of ours")(error)),
     };
-    for copy in ["recovered", "as-is"] {
-        for suffix in SIDES {
-            match folder.unlink(format!("{copy}{suffix}")) {
-                Err(error) if !error.is_absent() => return Err(while_("removing a private copy")(error)),
-                _ => {}
-            }
+    for copy in folder.names().map_err(while_("listing a private folder of ours"))? {
+        match folder.unlink(copy) {
+            Err(error) if !error.is_absent() => return Err(while_("removing a private copy")(error)),
+            _ => {}
         }
     }
     place.folder.remove_folder(&name).map_err(while_("removing a private folder"))

@@ -1,7 +1,7 @@
 //! The rungs that put another file in the place of the database: its own content settled, a backup, an empty one.
 
 use super::{MAX_BACKUPS_TRIED, Site, playbook};
-use crate::job::{BackupEntry, DatabaseStep, FileState, HeaderFacts, TableRows};
+use crate::job::{BackupEntry, DatabaseStep, FileState, HeaderFacts, TableRows, WalFacts};
 use crate::model::Playbook;
 
 impl Site<'_> {
@@ -48,7 +48,8 @@ impl Site<'_> {
             Some(HeaderFacts::Bad { pages_like_sqlite: Some((like, of)), .. }) => like * 3 >= *of,
             _ => false,
         };
-        let wal = self.facts.wal.as_ref().and_then(|wal| wal.mark).is_some_and(|mark| mark.last_commit > 0);
+        let commits = |wal: &WalFacts| wal.stranded_commits > 0 || wal.mark.is_some_and(|mark| mark.last_commit > 0);
+        let wal = self.facts.wal.as_ref().is_some_and(commits);
         if pages || wal {
             return true;
         }
@@ -63,8 +64,10 @@ impl Site<'_> {
     /// Backups, the newest first; then, where nothing readable is left, the schema.
     pub(super) fn replace(&self, may_recreate: bool) -> Result<Vec<Playbook>, String> {
         self.may_replace()?;
-        let mut ladder = self.backups();
-        if let Some(known) = self.memory.backup.as_ref().filter(|_| ladder.is_empty()) {
+        let (before, after) = self.rebuilt_from_wal();
+        let from_wal = before.len() + after.len();
+        let ladder = self.backups();
+        if let Some(known) = self.memory.backup.as_ref().filter(|_| ladder.is_empty() && from_wal == 0) {
             // A folder that is not mounted is no reason to begin anew without a row.
             return Err(format!(
                 "a backup of {:.3} was taken of {}, and none is to be found now: is the backups' folder there, and mounted? Its \
@@ -75,8 +78,9 @@ impl Site<'_> {
         }
         // An empty one comes after every backup there is, and only where each of them proved damaged: what is merely held up
         // ends the ladder before it.
-        let listed = self.diagnosis.map_or(0, |diagnosis| diagnosis.backups.len());
-        if ladder.len() == listed
+        let all_tried = ladder.len() == self.diagnosis.map_or(0, |diagnosis| diagnosis.backups.len());
+        let mut ladder: Vec<_> = before.into_iter().chain(ladder).chain(after).collect();
+        if all_tried
             && may_recreate
             && let Some(recreate) = self.recreate()
         {
@@ -96,15 +100,14 @@ impl Site<'_> {
         Ok(ladder)
     }
 
-    /// The database's own files, settled on a copy, against the newest backup: the one with more rows goes first.
+    /// The database's own files, mended or settled on a copy, against the newest backup: the one with more rows goes first, and
+    /// what is proven to lack nothing before all.
     pub(super) fn replace_or_settle(&self) -> Result<Vec<Playbook>, String> {
         self.may_replace()?;
-        let mut ladder = self.backups();
+        let rows = |tables: &[TableRows]| tables.iter().map(|table| table.rows).sum::<u64>();
+        let newest = self.listed().first().map(|backup| rows(&backup.manifest.tables));
         let settled = self.diagnosis.and_then(|diagnosis| diagnosis.settled.as_ref()).filter(|settled| settled.sound);
-        if let Some(settled) = settled {
-            let rows = |tables: &[TableRows]| tables.iter().map(|table| table.rows).sum::<u64>();
-            let newest = self.diagnosis.and_then(|diagnosis| diagnosis.backups.first());
-            let better = newest.is_none_or(|backup| rows(&settled.tables) >= rows(&backup.manifest.tables));
+        let settled = settled.map(|settled| {
             let own = playbook(
                 "settle_copy",
                 format!(
@@ -113,8 +116,14 @@ impl Site<'_> {
                 ),
                 &[DatabaseStep::Preserve, DatabaseStep::BuildFromCopy { owner: self.owner() }, DatabaseStep::Install],
             );
-            ladder.insert(if better { 0 } else { ladder.len() }, own);
-        }
+            (own, newest.is_none_or(|newest| rows(&settled.tables) >= newest))
+        });
+        let mended = self
+            .mended_wal()
+            .map(|(own, mended)| (own, mended.proven || newest.is_none_or(|newest| rows(&mended.tables) >= newest)));
+        let (better, worse): (Vec<_>, Vec<_>) = mended.into_iter().chain(settled).partition(|(_, better)| *better);
+        let own = |rungs: Vec<(Playbook, bool)>| rungs.into_iter().map(|(own, _)| own);
+        let ladder: Vec<_> = own(better).chain(self.backups()).chain(own(worse)).collect();
         if ladder.is_empty() {
             return Err(format!(
                 "neither the files of {} nor any backup pass; its files are left as they are",
@@ -125,7 +134,7 @@ impl Site<'_> {
     }
 
     /// The backups that are there, the newest first.
-    fn listed(&self) -> &[BackupEntry] {
+    pub(super) fn listed(&self) -> &[BackupEntry] {
         self.diagnosis.map(|diagnosis| diagnosis.backups.as_slice()).unwrap_or_default()
     }
 
