@@ -9,6 +9,7 @@ mod expand;
 mod glob;
 mod mend;
 mod probe;
+mod roll_back;
 mod step;
 mod sweep;
 

@@ -5,6 +5,7 @@
 
 mod attacks;
 mod content;
+mod corpus;
 mod files;
 mod programs;
 mod rules;

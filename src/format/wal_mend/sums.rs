@@ -123,7 +123,7 @@ impl Sums {
 /// such a change can move.
 pub(super) fn is_proof(delta: [u32; 2], hypotheses: usize) -> bool {
     let moved = 2 * (32 - (delta[0] | delta[1]).trailing_zeros().min(32));
-    moved >= 20 + hypotheses.max(1).ilog2() + 1
+    moved > 20 + hypotheses.max(1).ilog2()
 }
 
 /// What one pair of words does to a sum, but for what it adds.

@@ -125,7 +125,7 @@ fn share(main: &File, busy: Duration) -> io::Result<OfdLock> {
 }
 
 /// Copies the bytes, by reflink where the file system can. Not made durable: it is deleted soon.
-fn duplicate(from: &File, to: &Path, until: Option<Instant>) -> io::Result<()> {
+pub(super) fn duplicate(from: &File, to: &Path, until: Option<Instant>) -> io::Result<()> {
     let target = File::options().write(true).create_new(true).open(to)?;
     if ioctl_ficlone(&target, from).is_ok() {
         return Ok(());

@@ -10,6 +10,7 @@ use crate::host::{Folder, Holders, HostError, Scan, Sought, find_holders, superv
 use crate::job::{DatabaseSite, Diagnosis, HolderFacts, IntegrityLevel, MendedCopy, SettledCopy};
 use crate::sqlite::Access;
 use crate::worker::mend::{Mended, Sources, mend};
+use crate::worker::roll_back::{beyond_sqlite, roll_back};
 use crate::worker::{backup, sweep::Sweep};
 
 /// So often a process that cannot be seen is looked at before it counts.
@@ -108,6 +109,21 @@ pub(super) fn settle(copy: &io::Result<copy::PrivateCopy>) -> SettledCopy {
         }
     };
     SettledCopy { sound, detail: detail + &uncounted, tables }
+}
+
+/// What a private copy looks like after every record of its journal that verifies was rolled back, where SQLite would not roll
+/// them all back, and the copy passes then.
+pub(super) fn rolled_back(site: &DatabaseSite, files: &Files) -> Option<SettledCopy> {
+    let (main, journal) = (open_raw(&files.main).ok()?, open_raw(&files.journal).ok()?);
+    let mended = beyond_sqlite(&main, &journal).ok()??;
+    let copy = copy::begin(site, files).ok()?;
+    let path = copy.main();
+    copy::duplicate(&main, &path, None).ok()?;
+    let target = std::fs::File::options().read(true).write(true).open(&path).ok()?;
+    let how = roll_back(&target, &journal, &mended).ok()?;
+    drop(target);
+    let settled = settle(&Ok(copy));
+    settled.sound.then(|| SettledCopy { detail: format!("{}, {how}", settled.detail), ..settled })
 }
 
 /// What the WAL gives, put together on a private copy: over the main file, or where that is gone, alone.

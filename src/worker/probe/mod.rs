@@ -26,7 +26,7 @@ use super::sweep::Sweep;
 use crate::host;
 use crate::job::{
     Access, DatabaseFacts, DatabaseProbe, FileFacts, FileState, Fingerprint, HeaderFacts, IntegrityLevel, JournalState,
-    LayerTime, WalMark, WalState,
+    LayerTime, SettledCopy, WalMark, WalState,
 };
 use crate::model::FaultClass;
 
@@ -313,9 +313,25 @@ impl<'a> Look<'a> {
         if self.copy.is_none() && self.is_damaged_in_place() {
             self.copy = Some(diagnose::copy_of(&self.probe.site));
         }
-        let settled = self.copy.as_ref().map(diagnose::settle);
+        let mut settled = self.copy.as_ref().map(diagnose::settle);
+        if self.calls_for_its_journal(settled.as_ref())
+            && let Some(rolled_back) = diagnose::rolled_back(&self.probe.site, &self.files)
+        {
+            settled = Some(rolled_back);
+        }
         let mended = if self.calls_for_its_wal() { diagnose::mended(&self.probe.site, &self.files) } else { None };
         self.facts.diagnosis = Some(diagnose::conclude(holders, settled, mended, self.probe.backups.as_deref()));
+    }
+
+    /// A damaged journal is rolled back as far as its records verify; one without a header only where that is what is missing.
+    fn calls_for_its_journal(&self, settled: Option<&SettledCopy>) -> bool {
+        match self.facts.journal.as_ref().map(|journal| journal.state) {
+            Some(JournalState::Damaged) => settled.is_some(),
+            Some(JournalState::Absent) => {
+                settled.is_some_and(|settled| !settled.sound) && self.files.journal.state.size() > 0
+            }
+            _ => false,
+        }
     }
 
     /// The WAL may hold what SQLite does not read, or all that there is.

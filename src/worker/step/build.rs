@@ -50,8 +50,8 @@ pub(super) fn from_copy(place: &Place<'_>, owner: Option<&Owner>) -> Result<Step
     for name in [place.name.clone(), place.side("-wal"), place.side("-journal")] {
         size += place.stat(&name)?.map_or(0, |facts| facts.size);
     }
-    // Twice: a damaged journal is tried with and without.
-    need_space(&place.folder, size.saturating_mul(2))?;
+    // A damaged journal is tried in three ways.
+    need_space(&place.folder, size.saturating_mul(3))?;
     let built = (|| {
         let Settled { how } = settle(place, &part)?;
         finish(place, &part, owner, format!("the database's own files, {how}"))

@@ -64,10 +64,15 @@ impl Site<'_> {
     /// Backups, the newest first; then, where nothing readable is left, the schema.
     pub(super) fn replace(&self, may_recreate: bool) -> Result<Vec<Playbook>, String> {
         self.may_replace()?;
-        let (before, after) = self.rebuilt_from_wal();
-        let from_wal = before.len() + after.len();
+        let (mut before, mut after) = self.rebuilt_from_wal();
+        match self.settled() {
+            Some((own, true)) => before.push(own),
+            Some((own, false)) => after.push(own),
+            None => {}
+        }
+        let of_its_own = before.len() + after.len();
         let ladder = self.backups();
-        if let Some(known) = self.memory.backup.as_ref().filter(|_| ladder.is_empty() && from_wal == 0) {
+        if let Some(known) = self.memory.backup.as_ref().filter(|_| ladder.is_empty() && of_its_own == 0) {
             // A folder that is not mounted is no reason to begin anew without a row.
             return Err(format!(
                 "a backup of {:.3} was taken of {}, and none is to be found now: is the backups' folder there, and mounted? Its \
@@ -100,30 +105,32 @@ impl Site<'_> {
         Ok(ladder)
     }
 
+    /// The database's own files, settled on a copy, and whether they have no fewer rows than the newest backup.
+    fn settled(&self) -> Option<(Playbook, bool)> {
+        let settled = self.diagnosis?.settled.as_ref().filter(|settled| settled.sound)?;
+        let why = format!(
+            "keep what the database's own files hold ({}); what lies beyond the damage stays in evidence",
+            settled.detail
+        );
+        let steps =
+            [DatabaseStep::Preserve, DatabaseStep::BuildFromCopy { owner: self.owner() }, DatabaseStep::Install];
+        Some((playbook("settle_copy", why, &steps), self.is_no_less(&settled.tables)))
+    }
+
+    /// No fewer rows than the newest backup has.
+    fn is_no_less(&self, tables: &[TableRows]) -> bool {
+        self.listed().first().is_none_or(|backup| rows(tables) >= rows(&backup.manifest.tables))
+    }
+
     /// The database's own files, mended or settled on a copy, against the newest backup: the one with more rows goes first, and
     /// what is proven to lack nothing before all.
     pub(super) fn replace_or_settle(&self) -> Result<Vec<Playbook>, String> {
         self.may_replace()?;
-        let rows = |tables: &[TableRows]| tables.iter().map(|table| table.rows).sum::<u64>();
-        let newest = self.listed().first().map(|backup| rows(&backup.manifest.tables));
-        let settled = self.diagnosis.and_then(|diagnosis| diagnosis.settled.as_ref()).filter(|settled| settled.sound);
-        let settled = settled.map(|settled| {
-            let own = playbook(
-                "settle_copy",
-                format!(
-                    "keep what the database's own files hold ({}); what lies beyond the damage stays in evidence",
-                    settled.detail
-                ),
-                &[DatabaseStep::Preserve, DatabaseStep::BuildFromCopy { owner: self.owner() }, DatabaseStep::Install],
-            );
-            (own, newest.is_none_or(|newest| rows(&settled.tables) >= newest))
-        });
-        let mended = self
-            .mended_wal()
-            .map(|(own, mended)| (own, mended.proven || newest.is_none_or(|newest| rows(&mended.tables) >= newest)));
-        let (better, worse): (Vec<_>, Vec<_>) = mended.into_iter().chain(settled).partition(|(_, better)| *better);
-        let own = |rungs: Vec<(Playbook, bool)>| rungs.into_iter().map(|(own, _)| own);
-        let ladder: Vec<_> = own(better).chain(self.backups()).chain(own(worse)).collect();
+        let mended = self.mended_wal().map(|(own, mended)| (own, mended.proven || self.is_no_less(&mended.tables)));
+        let own = mended.into_iter().chain(self.settled());
+        let (better, worse): (Vec<_>, Vec<_>) = own.partition(|(_, better)| *better);
+        let rungs = |own: Vec<(Playbook, bool)>| own.into_iter().map(|(rung, _)| rung);
+        let ladder: Vec<_> = rungs(better).chain(self.backups()).chain(rungs(worse)).collect();
         if ladder.is_empty() {
             return Err(format!(
                 "neither the files of {} nor any backup pass; its files are left as they are",
@@ -179,4 +186,9 @@ impl Site<'_> {
             &[DatabaseStep::Preserve, build, DatabaseStep::Install],
         ))
     }
+}
+
+/// All of them.
+pub(super) fn rows(tables: &[TableRows]) -> u64 {
+    tables.iter().map(|table| table.rows).sum()
 }
