@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt as _;
 use super::BackupError;
 use crate::format::{Header, WalScan, scan_wal};
 use crate::host::{self, Folder, LockMode, SqliteLock, ask_lock};
-use crate::job::{FileFacts, Fingerprint};
+use crate::job::{FileFacts, Fingerprint, WalPosition};
 
 /// The name of a side file: `app.db` and `-wal` give `app.db-wal`.
 pub fn side_name(name: &OsStr, suffix: &str) -> OsString {
@@ -111,6 +111,25 @@ pub fn journal_is_hot(folder: &Folder, name: &OsStr, main: &File) -> Result<bool
     let reserved = ask_lock(main, SqliteLock::Reserved.bytes(), LockMode::Write)
         .map_err(BackupError::host("asking who writes to a database"))?;
     Ok(reserved.is_none())
+}
+
+/// The WAL's generation and its last commit; `None` without one. The generation alone is read before a copy, the last commit
+/// counts only after it.
+///
+/// # Errors
+/// [`BackupError::Host`] when it cannot be opened.
+pub(super) fn wal_position(folder: &Folder, name: &OsStr) -> Result<Option<WalPosition>, BackupError> {
+    let wal = side_name(name, "-wal");
+    let Some(facts) = stat_of(folder, &wal)?.filter(|facts| facts.size > 0) else { return Ok(None) };
+    let file = match folder.open_in(&wal) {
+        Ok(file) => file,
+        Err(error) if error.is_absent() => return Ok(None),
+        Err(error) => return Err(BackupError::host("opening a WAL")(error)),
+    };
+    // What cannot be read now is not said to go with the copy, and no more than that.
+    let scan = scan_wal(facts.size, None, |at, buffer| file.read_exact_at(buffer, at)).ok();
+    let mark = scan.filter(WalScan::is_sound).and_then(|scan| scan.mark);
+    Ok(mark.map(|mark| WalPosition { salt: [mark.salt1, mark.salt2], frame: mark.last_commit }))
 }
 
 /// True when the WAL is proven damaged: SQLite would silently show less than was committed. A writer that resets the WAL

@@ -10,10 +10,10 @@ use jiff::Timestamp;
 
 use super::manifest::{self, VERSION, file_name, list_in, remove_leftovers};
 use super::raw::{Bounded, copy_bounded, shared_lock};
-use super::source::{Look, journal_is_hot, wal_is_damaged};
+use super::source::{Look, journal_is_hot, wal_is_damaged, wal_position};
 use super::{BackupError, Examined, examine, hash, to_delete};
 use crate::host::{Bytes, Folder, HostError, OfdLock, Space};
-use crate::job::{BackupEntry, BackupJob, BackupManifest, Owner, PruneJob};
+use crate::job::{BackupEntry, BackupJob, BackupManifest, Owner, PruneJob, WalPosition};
 use crate::sqlite::{Access, Database, Deadline, sqlite_version};
 
 /// Held while a folder's backups change: the daemon's turn and a person's command may fall together.
@@ -30,6 +30,7 @@ struct Copy {
     blocked: Duration,
     before: Look,
     unchanged: bool,
+    wal: Option<WalPosition>,
 }
 
 /// Takes a verified backup.
@@ -83,6 +84,7 @@ fn online_copy(
         );
         return Err(BackupError::Damaged { path: source.path.clone(), reason });
     }
+    let begun = wal_position(&source.folder, &source.name)?;
     let busy = Duration::from_millis(job.site.busy_ms);
     let database = Database::open(&source.path, Access::Probe, busy, deadline.clone())
         .map_err(BackupError::sqlite("opening the database"))?;
@@ -94,7 +96,9 @@ fn online_copy(
     let main = source.folder.open_in(&source.name).map_err(BackupError::host("opening the database"))?;
     let after = Look::at(&source.folder, &source.name, &main)?;
     let unchanged = after.fingerprint() == before.fingerprint();
-    Ok(Copy { taken_at, blocked: Duration::ZERO, before, unchanged })
+    let behind = wal_position(&source.folder, &source.name)?;
+    let wal = behind.filter(|behind| begun.is_some_and(|begun| begun.salt == behind.salt));
+    Ok(Copy { taken_at, blocked: Duration::ZERO, before, unchanged, wal })
 }
 
 /// Rollback mode, rule 24: the bytes under SHARED, for `block_max` at most. What takes longer is copied without any lock and
@@ -111,7 +115,7 @@ fn raw_copy(job: &BackupJob, source: &Source, main: &File, first: Look, target: 
     if let Bounded::Complete(bytes) = copied {
         let unchanged = before.fingerprint() == first.fingerprint();
         short_of(source, bytes, &before)?;
-        return Ok(Copy { taken_at, blocked, before, unchanged });
+        return Ok(Copy { taken_at, blocked, before, unchanged, wal: None });
     }
 
     target.set_len(0).map_err(|error| copy_failed(source, &error))?;
@@ -129,7 +133,7 @@ fn raw_copy(job: &BackupJob, source: &Source, main: &File, first: Look, target: 
     if let Bounded::Complete(bytes) = copied {
         short_of(source, bytes, &before)?;
     }
-    Ok(Copy { taken_at, blocked, before, unchanged: true })
+    Ok(Copy { taken_at, blocked, before, unchanged: true, wal: None })
 }
 
 fn shared(job: &BackupJob, source: &Source, main: &File) -> Result<OfdLock, BackupError> {
@@ -206,6 +210,7 @@ fn finish(
         journal_mode: if copy.before.header.is_wal() { "wal" } else { "delete" }.into(),
         page_size: examined.page_size,
         source_fingerprint: copy.unchanged.then(|| copy.before.fingerprint()),
+        wal: copy.wal,
         owner: Owner::from(&copy.before.main),
         verified_at: Timestamp::now(),
         sqlite_version: sqlite_version().into(),

@@ -22,6 +22,7 @@ pub(super) fn entry(name: &str, taken_at: Timestamp, size: u64) -> BackupEntry {
         journal_mode: "wal".into(),
         page_size: 4096,
         source_fingerprint: None,
+        wal: None,
         owner: Owner { uid: 0, gid: 0, mode: 0o600 },
         verified_at: taken_at,
         sqlite_version: "3".into(),

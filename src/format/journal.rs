@@ -19,13 +19,13 @@ use super::window::Window;
 
 /// Bytes of a segment header that mean something.
 pub const JOURNAL_HEADER_LEN: usize = 28;
-const MAGIC: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
+pub(super) const MAGIC: [u8; 8] = [0xd9, 0xd5, 0x05, 0xf9, 0x20, 0xa1, 0x63, 0xd7];
 /// The record count of a writer that does not sync: the file's size is the count.
-const BY_SIZE: u32 = 0xffff_ffff;
+pub(super) const BY_SIZE: u32 = 0xffff_ffff;
 /// Larger than any path, so that a crafted length reads no more.
 const SUPER_NAME_MAX: u64 = 4096;
 /// Where SQLite's lock bytes lie; the page there holds no content, and stands before a super-journal name.
-const LOCK_BYTE: u32 = 0x4000_0000;
+pub(super) const LOCK_BYTE: u32 = 0x4000_0000;
 
 /// The first segment's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -130,7 +130,7 @@ pub fn scan_journal<E>(
     Ok(scan)
 }
 
-fn first_header<E, R: FnMut(u64, &mut [u8]) -> Result<(), E>>(
+pub(super) fn first_header<E, R: FnMut(u64, &mut [u8]) -> Result<(), E>>(
     window: &mut Window<R>,
     file_len: u64,
     database_page_size: Option<u32>,
@@ -160,7 +160,7 @@ fn first_header<E, R: FnMut(u64, &mut [u8]) -> Result<(), E>>(
     })
 }
 
-fn fields(bytes: &[u8]) -> JournalHeader {
+pub(super) fn fields(bytes: &[u8]) -> JournalHeader {
     let field = |at| be32(bytes, at).unwrap_or(0);
     JournalHeader {
         records: field(8),
@@ -271,10 +271,14 @@ fn sum_is_right(record: &[u8], nonce: u32) -> bool {
     let Some(end) = record.len().checked_sub(4) else {
         return false;
     };
-    let page = record.get(4..end).unwrap_or_default();
+    be32(record, end) == Some(nonce.wrapping_add(sampled_sum(record)))
+}
+
+/// What of a record's page goes into its sum.
+pub(super) fn sampled_sum(record: &[u8]) -> u32 {
+    let page = record.get(4..record.len().saturating_sub(4)).unwrap_or_default();
     let sampled = (1..).map_while(|n: usize| page.len().checked_sub(200 * n)).take_while(|at| *at > 0);
-    let sum = sampled.filter_map(|at| page.get(at)).fold(nonce, |sum, byte| sum.wrapping_add(u32::from(*byte)));
-    be32(record, end) == Some(sum)
+    sampled.filter_map(|at| page.get(at)).fold(0, |sum, byte| sum.wrapping_add(u32::from(*byte)))
 }
 
 fn super_journal<E, R: FnMut(u64, &mut [u8]) -> Result<(), E>>(
@@ -301,4 +305,4 @@ fn super_journal<E, R: FnMut(u64, &mut [u8]) -> Result<(), E>>(
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

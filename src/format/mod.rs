@@ -8,16 +8,22 @@
 //! stays free of IO and a scan of a gigabyte holds one window in memory.
 
 mod bytes;
+mod freelist;
 pub mod header;
 pub mod journal;
+mod journal_mend;
 pub mod wal;
 mod wal_blind;
 pub mod wal_index;
+mod wal_mend;
 mod wal_scan;
 mod window;
 
+pub use freelist::free_leaves;
 pub use header::{Encoding, Header, HeaderError, SizeVerdict};
 pub use journal::{JournalError, JournalHeader, JournalScan, JournalState, scan_journal};
+pub use journal_mend::{MendedJournal, PreImage, mend_journal};
 pub use wal::{WalHeader, WalHeaderError};
 pub use wal_index::{WalIndex, WalIndexError};
+pub use wal_mend::{FrameState, KeptFrame, MendedWal, Patch, Resum, WalHints, WalVariant, mend_wal};
 pub use wal_scan::{BadFrame, WalHeaderState, WalMark, WalScan, WalScanner, scan_wal};

@@ -16,8 +16,8 @@ use super::bytes::{be32, is_page_size};
 pub const WAL_HEADER_LEN: usize = 32;
 /// Bytes of a frame's header.
 pub const FRAME_HEADER_LEN: usize = 24;
-const MAGIC: u32 = 0x377f_0682;
-const VERSION: u32 = 3_007_000;
+pub(super) const MAGIC: u32 = 0x377f_0682;
+pub(super) const VERSION: u32 = 3_007_000;
 
 /// A WAL header that SQLite would accept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +89,26 @@ impl WalHeader {
         }
         Ok(WalHeader { big_endian, page_size, checkpoint: field(12), salt1: field(16), salt2: field(20), checksum })
     }
+
+    /// The header as it is written, with its sum as it must be.
+    pub fn encode(&self) -> [u8; WAL_HEADER_LEN] {
+        let mut bytes = [0; WAL_HEADER_LEN];
+        let magic = MAGIC | u32::from(self.big_endian);
+        let fields = [magic, VERSION, self.page_size, self.checkpoint, self.salt1, self.salt2];
+        for (into, field) in bytes.chunks_exact_mut(4).zip(fields) {
+            into.copy_from_slice(&field.to_be_bytes());
+        }
+        let [first, second] = checksum(&bytes[..24], [0, 0], self.big_endian);
+        bytes[24..28].copy_from_slice(&first.to_be_bytes());
+        bytes[28..].copy_from_slice(&second.to_be_bytes());
+        bytes
+    }
+
+    /// The same, with its sum as it must be.
+    pub(super) fn summed(self) -> WalHeader {
+        let checksum = checksum(&self.encode()[..24], [0, 0], self.big_endian);
+        WalHeader { checksum, ..self }
+    }
 }
 
 /// A frame's header, as it stands there.
@@ -124,6 +144,15 @@ impl FrameHeader {
     pub fn is_commit(&self) -> bool {
         self.commit_pages != 0
     }
+}
+
+/// A frame's header without its sum.
+pub(super) fn encode_frame(page: u32, commit_pages: u32, (salt1, salt2): (u32, u32)) -> [u8; FRAME_HEADER_LEN] {
+    let mut bytes = [0; FRAME_HEADER_LEN];
+    for (into, field) in bytes.chunks_exact_mut(4).zip([page, commit_pages, salt1, salt2]) {
+        into.copy_from_slice(&field.to_be_bytes());
+    }
+    bytes
 }
 
 /// Bytes of a frame: its header and a page.
@@ -174,7 +203,7 @@ fn step([s1, s2]: [u32; 2], pair: &[u8], word: impl Fn([u8; 4]) -> u32) -> [u32;
 }
 
 /// What `count` steps over zeros do to a sum: the matrix ((1, 1), (1, 2)) to that power.
-fn steps(mut count: usize) -> [[u32; 2]; 2] {
+pub(super) fn steps(mut count: usize) -> [[u32; 2]; 2] {
     let times = |a: [[u32; 2]; 2], b: [[u32; 2]; 2]| {
         a.map(|[x, y]| [0, 1].map(|at| x.wrapping_mul(b[0][at]).wrapping_add(y.wrapping_mul(b[1][at]))))
     };

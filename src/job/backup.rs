@@ -22,6 +22,15 @@ pub struct BackupJob {
     pub deadline_ms: u64,
 }
 
+/// A place in a WAL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WalPosition {
+    /// Salts of the generation.
+    pub salt: [u32; 2],
+    /// The last commit's frame, counted from 1.
+    pub frame: u32,
+}
+
 /// What stands beside each backup as `<name>.json`: enough to verify and restore it without guardiand's index.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BackupManifest {
@@ -56,6 +65,9 @@ pub struct BackupManifest {
     pub page_size: u32,
     /// The source's files before the copy, when they were the same after it.
     pub source_fingerprint: Option<Fingerprint>,
+    /// The source's WAL, when it was of one generation before the copy and after it: how far it had got after it.
+    #[serde(default)]
+    pub wal: Option<WalPosition>,
     /// The source's owner and mode.
     pub owner: Owner,
     /// When the copy last passed `integrity_check`.

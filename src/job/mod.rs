@@ -13,16 +13,16 @@ mod kept;
 pub mod line;
 mod step;
 
-pub use backup::{BackupEntry, BackupJob, BackupManifest, Keep, PruneJob, RestoreJob, Restored};
+pub use backup::{BackupEntry, BackupJob, BackupManifest, Keep, PruneJob, RestoreJob, Restored, WalPosition};
 pub use client::{Answer, Client, ClientOptions};
 pub use database::{
     Access, DatabaseFacts, DatabaseProbe, DatabaseSite, Diagnosis, DotfileLock, FileFacts, FileState, Fingerprint,
     HeaderFacts, HeldLock, HolderFacts, IntegrityFacts, IntegrityLevel, JournalFacts, JournalState, LayerTime,
-    OpenFacts, Owner, Place, QueryFacts, SettledCopy, SqliteFault, TableRows, Unread, Users, WalFacts, WalMark,
-    WalState,
+    MendedCopy, OpenFacts, Owner, Place, QueryFacts, SettledCopy, SqliteFault, TableRows, Unread, Users, WalFacts,
+    WalMark, WalState,
 };
 pub use events::WorkerEvents;
-pub use step::{Candidate, DatabaseStep, Phase, Progress, StepJob, StepReport};
+pub use step::{Candidate, DatabaseStep, Phase, Progress, StepJob, StepReport, WalBase};
 
 use std::path::PathBuf;
 

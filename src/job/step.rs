@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DatabaseSite, Owner, TableRows};
+use super::{DatabaseSite, Owner, TableRows, WalPosition};
 use crate::model::App;
 
 /// One step on a database. Its serialized shape is what the journal keeps: add fields with defaults, never rename.
@@ -39,6 +39,13 @@ pub enum DatabaseStep {
     },
     /// Build a candidate from a private copy of main, WAL and journal that SQLite has recovered, and check it in full.
     BuildFromCopy {
+        /// For the candidate, when the old file is gone.
+        owner: Option<Owner>,
+    },
+    /// Build a candidate from all that can be read of the WAL, mended where it is damaged, and check it in full.
+    BuildFromWal {
+        /// What lies below the WAL.
+        onto: WalBase,
         /// For the candidate, when the old file is gone.
         owner: Option<Owner>,
     },
@@ -90,6 +97,26 @@ pub enum DatabaseStep {
     },
 }
 
+/// What a WAL is read over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WalBase {
+    /// The database's own main file.
+    Main,
+    /// Nothing: the WAL has every page.
+    Nothing,
+    /// A backup that was taken while the WAL was of the generation that it is of now. What was checkpointed since is in the WAL
+    /// still, so that the backup and the WAL together are the database.
+    Backup {
+        /// The backup's database file.
+        file: PathBuf,
+        /// Its manifest's BLAKE3.
+        blake3: String,
+        /// Where the WAL was then.
+        wal: WalPosition,
+    },
+}
+
 impl DatabaseStep {
     /// The step's name in incidents and metrics.
     pub fn name(&self) -> &'static str {
@@ -100,6 +127,7 @@ impl DatabaseStep {
             DatabaseStep::RebuildIndexes { .. } => "rebuild_indexes",
             DatabaseStep::BuildFromBackup { .. } => "build_from_backup",
             DatabaseStep::BuildFromCopy { .. } => "build_from_copy",
+            DatabaseStep::BuildFromWal { .. } => "build_from_wal",
             DatabaseStep::BuildFromSchema { .. } => "build_from_schema",
             DatabaseStep::ResumeStopped { .. } => "resume_stopped",
             DatabaseStep::MoveLockAside { .. } => "move_lock_aside",
@@ -160,6 +188,9 @@ pub struct Candidate {
     pub tables: Vec<TableRows>,
     /// Where its content came from, in words.
     pub source: String,
+    /// Nothing that was committed is missing in it: proven.
+    #[serde(default)]
+    pub proven: bool,
 }
 
 /// What a step did.

@@ -10,6 +10,7 @@ mod checkpoint;
 mod fault;
 mod messages;
 mod open;
+mod owners;
 mod probe;
 mod rebuild;
 mod rows;

@@ -8,7 +8,9 @@
 mod backup;
 mod expand;
 mod glob;
+mod mend;
 mod probe;
+mod roll_back;
 mod step;
 mod sweep;
 

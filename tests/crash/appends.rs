@@ -163,13 +163,56 @@ fn rebuilt_indexes() {
 }
 
 #[test]
-fn a_settled_copy_of_a_damaged_wal() {
+fn a_settled_copy_of_a_cut_wal() {
     survives_every_kill(|| {
         let mut broken = Broken::after_60_commits("wal", "", "settle_copy");
         broken.scene.writer("wal", "40", &["--no-checkpoint", "--die"]).ended();
-        damage::wal_frame(&beside(&broken.scene.db(), "-wal"));
+        damage::wal_cut(&beside(&broken.scene.db(), "-wal"));
         broken.lost = 1..=39;
         broken.expect_evidence()
+    });
+}
+
+#[test]
+fn a_mended_wal() {
+    survives_every_kill(|| {
+        let broken = Broken::after_60_commits("wal", "", "mend_wal");
+        broken.scene.writer("wal", "40", &["--no-checkpoint", "--die"]).ended();
+        damage::wal_frame(&beside(&broken.scene.db(), "-wal"));
+        broken.expect_evidence()
+    });
+}
+
+#[test]
+fn a_main_file_rebuilt_from_its_wal() {
+    survives_every_kill(|| {
+        let scene = Scene::of("");
+        scene.writer("wal", "60", &["--no-checkpoint", "--die"]).ended();
+        scene.give_away_if_root();
+        let mut daemon = scene.daemon();
+        daemon.healthy("app");
+        assert!(daemon.stop().success());
+        fs::remove_file(scene.db()).unwrap();
+        let playbook = "rebuild_from_wal";
+        Broken { scene, mode: "wal", evidence: None, lost: 0..=0, playbook, holder: None }.expect_evidence()
+    });
+}
+
+#[test]
+fn a_restored_backup_with_the_wal_of_its_time() {
+    survives_every_kill(|| {
+        let scene = Scene::of(BACKUP);
+        scene.commit("wal", 60, &["--rows-per-commit", "5"]);
+        scene.writer("wal", "20", &["--no-checkpoint", "--die"]).ended();
+        scene.give_away_if_root();
+        let mut daemon = scene.daemon();
+        daemon.backed_up("app");
+        daemon.healthy("app");
+        assert!(daemon.stop().success());
+        scene.writer("wal", "20", &["--no-checkpoint", "--die"]).ended();
+        fs::remove_file(scene.db()).unwrap();
+        let playbook = "restore_backup_and_wal";
+        Broken { scene, mode: "wal", evidence: None, lost: 0..=0, playbook, holder: None }.expect_evidence()
     });
 }
 

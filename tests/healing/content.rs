@@ -137,10 +137,10 @@ fn killed_with_a_wal(lines: &str) -> (Scene, Daemon) {
 }
 
 #[test]
-fn a_damaged_wal_is_healed_from_the_backup_when_that_holds_more() {
+fn a_cut_wal_is_healed_from_the_backup_when_that_holds_more() {
     let (scene, mut daemon) = killed_with_a_wal(BACKUP);
     daemon.backed_up("app");
-    let (bytes, _) = damage::wal_frame(&beside(&scene.db(), "-wal"));
+    let bytes = damage::wal_cut(&beside(&scene.db(), "-wal"));
 
     let incident = daemon.closed("app", 1);
     assert_eq!(incident["kind"], "wal_corrupted", "{incident:#}");
@@ -153,9 +153,9 @@ fn a_damaged_wal_is_healed_from_the_backup_when_that_holds_more() {
 }
 
 #[test]
-fn a_damaged_wal_without_a_backup_keeps_all_commits_before_the_damage() {
+fn a_cut_wal_without_a_backup_keeps_all_commits_before_the_cut() {
     let (scene, mut daemon) = killed_with_a_wal("");
-    let (bytes, _) = damage::wal_frame(&beside(&scene.db(), "-wal"));
+    let bytes = damage::wal_cut(&beside(&scene.db(), "-wal"));
 
     let incident = daemon.closed("app", 1);
     assert_eq!(incident["kind"], "wal_corrupted", "{incident:#}");

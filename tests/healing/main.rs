@@ -5,9 +5,11 @@
 
 mod attacks;
 mod content;
+mod corpus;
 mod files;
 mod locks;
 mod programs;
 mod rules;
 #[path = "../support/mod.rs"]
 mod support;
+mod wal;

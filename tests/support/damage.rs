@@ -95,6 +95,16 @@ pub fn wal_frame(wal: &Path) -> (Bytes, usize) {
     (overwrite(wal, at, &[whole[at] ^ 0x40]), frames / 2)
 }
 
+/// Cuts a WAL between two frames in its middle: only its index knows that there were more.
+pub fn wal_cut(wal: &Path) -> Bytes {
+    let mut whole = std::fs::read(wal).unwrap();
+    let page = u32::from_be_bytes(whole[8..12].try_into().unwrap()) as usize;
+    let frames = (whole.len() - 32) / (24 + page);
+    whole.truncate(32 + frames / 2 * (24 + page));
+    File::options().write(true).open(wal).unwrap().set_len(whole.len() as u64).unwrap();
+    Bytes(whole)
+}
+
 /// One byte of the second page in a rollback journal's first segment, of whose records every one is synced.
 pub fn journal_record(journal: &Path) -> Bytes {
     let whole = std::fs::read(journal).unwrap();

@@ -26,6 +26,22 @@ fn hot(setup: &str) -> Vec<u8> {
     copy_in_child(&path, "-journal")
 }
 
+/// The database before a transaction, and in its middle with its journal, each as one moment's bytes.
+pub(in crate::format) fn hot_pair() -> (Vec<u8>, Vec<u8>, Vec<u8>) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("t.db");
+    let db = rusqlite::Connection::open(&path).unwrap();
+    db.execute_batch(
+        "CREATE TABLE t(a INTEGER PRIMARY KEY, b);
+             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<2000)
+             INSERT INTO t SELECT i, hex(randomblob(100)) FROM n;",
+    )
+    .unwrap();
+    let before = copy_in_child(&path, "");
+    db.execute_batch("PRAGMA cache_size=10; BEGIN; UPDATE t SET b='x'||b||b; UPDATE t SET b=b||'y'").unwrap();
+    (before, copy_in_child(&path, ""), copy_in_child(&path, "-journal"))
+}
+
 #[test]
 fn a_hot_journal_by_sqlite_is_sound() {
     let found = scan(&hot(""));

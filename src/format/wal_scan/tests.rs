@@ -13,7 +13,7 @@ pub(in crate::format) fn copy_in_child(database: &Path, suffix: &str) -> Vec<u8>
     std::fs::read(target).unwrap()
 }
 
-fn scan(bytes: &[u8], mark: Option<&WalMark>) -> WalScan {
+pub(in crate::format) fn scan(bytes: &[u8], mark: Option<&WalMark>) -> WalScan {
     let read = |at: u64, into: &mut [u8]| -> Result<(), ()> {
         let from = usize::try_from(at).unwrap();
         into.copy_from_slice(&bytes[from..from + into.len()]);
@@ -22,13 +22,13 @@ fn scan(bytes: &[u8], mark: Option<&WalMark>) -> WalScan {
     scan_wal(bytes.len() as u64, mark, read).unwrap()
 }
 
-struct Live {
+pub(in crate::format) struct Live {
     dir: tempfile::TempDir,
     db: rusqlite::Connection,
 }
 
 impl Live {
-    fn new(page_size: u32) -> Live {
+    pub(in crate::format) fn new(page_size: u32) -> Live {
         let dir = tempfile::tempdir().unwrap();
         let db = rusqlite::Connection::open(dir.path().join("t.db")).unwrap();
         let setup = format!(
@@ -38,7 +38,7 @@ impl Live {
         Live { dir, db }
     }
 
-    fn commit(&self, rows: u32) {
+    pub(in crate::format) fn commit(&self, rows: u32) {
         self.db.execute_batch("BEGIN").unwrap();
         for row in 0..rows {
             self.db.execute("INSERT INTO t VALUES (?1, hex(randomblob(600)))", [row]).unwrap();
@@ -46,8 +46,22 @@ impl Live {
         self.db.execute_batch("COMMIT").unwrap();
     }
 
-    fn wal(&self) -> Vec<u8> {
+    pub(in crate::format) fn wal(&self) -> Vec<u8> {
         copy_in_child(&self.dir.path().join("t.db"), "-wal")
+    }
+
+    /// The next commit begins a new generation.
+    pub(in crate::format) fn restart(&self) {
+        self.db.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())).unwrap();
+    }
+
+    /// A transaction too large for the cache, which is then taken back.
+    pub(in crate::format) fn spill_and_roll_back(&self) {
+        self.db.execute_batch("PRAGMA cache_size=5; BEGIN").unwrap();
+        for _ in 0..200 {
+            self.db.execute("INSERT INTO t VALUES (1, hex(randomblob(900)))", []).unwrap();
+        }
+        self.db.execute_batch("ROLLBACK; PRAGMA cache_size=2000").unwrap();
     }
 }
 
@@ -114,7 +128,7 @@ fn a_cut_wal_is_betrayed_by_its_index() {
     assert_eq!(scan(&wal, None).missing_frames(&index), 0);
     let cut = scan(&wal[..wal.len() - frame_len(4096)], None);
     assert!(cut.is_sound() && cut.missing_frames(&index) > 0, "{cut:?}");
-    live.db.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())).unwrap();
+    live.restart();
     live.commit(1);
     assert_eq!(scan(&live.wal(), None).missing_frames(&index), 0, "another generation");
 }
@@ -136,7 +150,7 @@ fn a_cut_tail_is_not_damage() {
 fn an_older_generation_behind_the_present_one_is_not_damage() {
     let live = Live::new(4096);
     live.commit(40);
-    live.db.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())).unwrap();
+    live.restart();
     live.commit(1);
     let found = scan(&live.wal(), None);
     assert_eq!(found.first_bad.unwrap().1, BadFrame::Salt);
@@ -181,7 +195,7 @@ fn a_mark_of_another_generation_or_of_a_longer_file_is_not_used() {
     let wal = live.wal();
     let mark = scan(&wal, None).mark.unwrap();
     assert_eq!(scan(&wal[..5000], Some(&mark)), scan(&wal[..5000], None));
-    live.db.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(())).unwrap();
+    live.restart();
     live.commit(1);
     let wal = live.wal();
     assert_eq!(scan(&wal, Some(&mark)), scan(&wal, None));

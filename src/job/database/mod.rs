@@ -96,6 +96,19 @@ pub struct SettledCopy {
     pub tables: Vec<TableRows>,
 }
 
+/// What comes of the WAL when all is read of it that can be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MendedCopy {
+    /// A private copy of it passed `integrity_check`, and has a schema.
+    pub sound: bool,
+    /// Nothing that was committed is missing: proven.
+    pub proven: bool,
+    /// In words.
+    pub detail: String,
+    /// Its rows.
+    pub tables: Vec<TableRows>,
+}
+
 /// What a plan needs to know beyond the layers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Diagnosis {
@@ -105,6 +118,9 @@ pub struct Diagnosis {
     pub blind: Vec<String>,
     /// The private copy, where the raw scan calls for one.
     pub settled: Option<SettledCopy>,
+    /// What the WAL gives: over the main file where the WAL is damaged, alone where the main file is gone.
+    #[serde(default)]
+    pub mended: Option<MendedCopy>,
     /// Backups of this target, newest first.
     pub backups: Vec<crate::job::BackupEntry>,
 }

@@ -53,7 +53,11 @@ impl Database {
         match &step {
             Some(DatabaseStep::Install) => self.replaced = outcome != StepOutcome::Undone,
             Some(DatabaseStep::BuildFromBackup { blake3, .. }) => self.built_from = Some(blake3.clone()),
-            Some(DatabaseStep::BuildFromCopy { .. } | DatabaseStep::BuildFromSchema { .. }) => self.built_from = None,
+            Some(
+                DatabaseStep::BuildFromCopy { .. }
+                | DatabaseStep::BuildFromWal { .. }
+                | DatabaseStep::BuildFromSchema { .. },
+            ) => self.built_from = None,
             _ => {}
         }
         let loss =
@@ -76,6 +80,7 @@ impl Database {
                 })
             }
             DatabaseStep::BuildFromCopy { .. } => Some(heal::loss_of_copy(&candidate.tables)),
+            DatabaseStep::BuildFromWal { .. } => Some(heal::loss_of_wal(candidate)),
             DatabaseStep::BuildFromSchema { .. } => Some(heal::loss_of_recreation(&self.memory, self.facts.as_ref())),
             DatabaseStep::Preserve
             | DatabaseStep::RestoreAccess { .. }
@@ -98,6 +103,7 @@ pub(super) fn leaves_a_trace(spec: &StepSpec) -> bool {
         Ok(DatabaseStep::Install
             | DatabaseStep::BuildFromBackup { .. }
             | DatabaseStep::BuildFromCopy { .. }
+            | DatabaseStep::BuildFromWal { .. }
             | DatabaseStep::BuildFromSchema { .. })
     )
 }
@@ -118,9 +124,12 @@ pub(super) fn app_patience(spec: &StepSpec) -> Option<Duration> {
 fn is_held(step: Option<&DatabaseStep>, kind: FailureKind) -> bool {
     use DatabaseStep as Step;
     match step {
-        Some(Step::BuildFromBackup { .. } | Step::BuildFromCopy { .. } | Step::BuildFromSchema { .. }) => {
-            kind != FailureKind::Failed
-        }
+        Some(
+            Step::BuildFromBackup { .. }
+            | Step::BuildFromCopy { .. }
+            | Step::BuildFromWal { .. }
+            | Step::BuildFromSchema { .. },
+        ) => kind != FailureKind::Failed,
         Some(Step::Preserve | Step::Install | Step::StopApp { .. } | Step::StartApp { .. }) => true,
         Some(
             Step::RestoreAccess { .. }

@@ -33,6 +33,11 @@ impl PrivateCopy {
     pub(super) fn main(&self) -> PathBuf {
         self.folder.path().join("copy.db")
     }
+
+    /// Where it is.
+    pub(super) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
 }
 
 /// Copies main, WAL and journal as they are, without locks; files that changed while they were copied are copied again.
@@ -70,7 +75,8 @@ pub(super) fn under_shared_lock(site: &DatabaseSite) -> io::Result<PrivateCopy> 
     Ok(copy)
 }
 
-fn begin(site: &DatabaseSite, files: &Files) -> io::Result<PrivateCopy> {
+/// An empty folder for copies of these files.
+pub(super) fn begin(site: &DatabaseSite, files: &Files) -> io::Result<PrivateCopy> {
     DirBuilder::new().recursive(true).mode(0o700).create(&site.scratch)?;
     let needed = files.main.state.size() + files.wal.state.size() + files.journal.state.size();
     let free = Space::at(&site.scratch).map_err(io::Error::other)?.free_bytes;
@@ -119,7 +125,7 @@ fn share(main: &File, busy: Duration) -> io::Result<OfdLock> {
 }
 
 /// Copies the bytes, by reflink where the file system can. Not made durable: it is deleted soon.
-fn duplicate(from: &File, to: &Path, until: Option<Instant>) -> io::Result<()> {
+pub(super) fn duplicate(from: &File, to: &Path, until: Option<Instant>) -> io::Result<()> {
     let target = File::options().write(true).create_new(true).open(to)?;
     if ioctl_ficlone(&target, from).is_ok() {
         return Ok(());

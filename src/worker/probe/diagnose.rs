@@ -4,11 +4,13 @@ use std::io;
 use std::time::Duration;
 
 use super::content::Content;
-use super::copy;
-use super::files::{Files, Looked};
-use crate::host::{Holders, HostError, Scan, Sought, find_holders, supervisor_and_siblings};
-use crate::job::{DatabaseSite, Diagnosis, HolderFacts, IntegrityLevel, SettledCopy, Users};
+use super::files::{Files, Looked, open_raw};
+use super::{booted_ns, copy, raw};
+use crate::host::{Folder, Holders, HostError, Scan, Sought, find_holders, supervisor_and_siblings};
+use crate::job::{DatabaseSite, Diagnosis, HolderFacts, IntegrityLevel, MendedCopy, SettledCopy, Users};
 use crate::sqlite::Access;
+use crate::worker::mend::{Mended, Sources, mend};
+use crate::worker::roll_back::{beyond_sqlite, roll_back};
 use crate::worker::{backup, sweep::Sweep};
 
 /// So often a process that cannot be seen is looked at before it counts.
@@ -124,15 +126,51 @@ pub(super) fn settle(copy: &io::Result<copy::PrivateCopy>) -> SettledCopy {
     SettledCopy { sound, detail: detail + &uncounted, tables }
 }
 
+/// What a private copy looks like after every record of its journal that verifies was rolled back, where SQLite would not roll
+/// them all back, and the copy passes then.
+pub(super) fn rolled_back(site: &DatabaseSite, files: &Files) -> Option<SettledCopy> {
+    let (main, journal) = (open_raw(&files.main).ok()?, open_raw(&files.journal).ok()?);
+    let mended = beyond_sqlite(&main, &journal).ok()??;
+    let copy = copy::begin(site, files).ok()?;
+    let path = copy.main();
+    copy::duplicate(&main, &path, None).ok()?;
+    let target = std::fs::File::options().read(true).write(true).open(&path).ok()?;
+    let how = roll_back(&target, &journal, &mended).ok()?;
+    drop(target);
+    let settled = settle(&Ok(copy));
+    settled.sound.then(|| SettledCopy { detail: format!("{}, {how}", settled.detail), ..settled })
+}
+
+/// What the WAL gives, put together on a private copy: over the main file, or where that is gone, alone.
+pub(super) fn mended(site: &DatabaseSite, files: &Files) -> Option<MendedCopy> {
+    let not = |detail: String| MendedCopy { sound: false, proven: false, detail, tables: Vec::new() };
+    let put_together = || -> Result<Mended, String> {
+        let told = |error: io::Error| error.to_string();
+        let wal = open_raw(&files.wal).map_err(told)?;
+        let below = (files.main.state.size() > 0).then(|| open_raw(&files.main).map_err(told)).transpose()?;
+        let index = raw::wal_index(&files.shm, booted_ns());
+        let copy = copy::begin(site, files).map_err(told)?;
+        let folder = Folder::open(copy.folder()).map_err(|error| error.to_string())?;
+        let is_its_own = below.is_some();
+        mend(&folder, &Sources { wal: &wal, index, below: below.as_ref(), is_its_own, frames_min: 0 })
+    };
+    files.wal.state.file()?;
+    Some(match put_together() {
+        Ok(mended) => MendedCopy { sound: true, proven: mended.proven, detail: mended.detail, tables: mended.tables },
+        Err(why) => not(why),
+    })
+}
+
 /// The rest of the diagnosis.
 pub(super) fn conclude(
     Users { holders, blind }: Users,
     settled: Option<SettledCopy>,
+    mended: Option<MendedCopy>,
     backups: Option<&std::path::Path>,
 ) -> Diagnosis {
     // A folder that cannot be listed has no backup to offer; the playbook without one says so.
     let backups = backups.and_then(|folder| backup::list(folder).ok()).unwrap_or_default();
-    Diagnosis { holders, blind, settled, backups }
+    Diagnosis { holders, blind, settled, mended, backups }
 }
 
 /// A copy for [`settle`], of a database that was looked at in place.

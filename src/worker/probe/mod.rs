@@ -27,8 +27,8 @@ use self::opening::{Before, Opening};
 use super::sweep::Sweep;
 use crate::host;
 use crate::job::{
-    Access, DatabaseFacts, DatabaseProbe, FileFacts, Fingerprint, HeaderFacts, HeldLock, JournalState, LayerTime,
-    Unread, Users, WalMark, WalState,
+    Access, DatabaseFacts, DatabaseProbe, FileFacts, FileState, Fingerprint, HeaderFacts, HeldLock, JournalState,
+    LayerTime, SettledCopy, Unread, Users, WalMark, WalState,
 };
 use crate::model::FaultClass;
 
@@ -348,8 +348,33 @@ impl<'a> Look<'a> {
         if self.copy.is_none() && self.is_damaged_in_place() {
             self.copy = Some(diagnose::copy_of(&self.probe.site));
         }
-        let settled = self.copy.as_ref().map(diagnose::settle);
-        self.facts.diagnosis = Some(diagnose::conclude(users, settled, self.probe.backups.as_deref()));
+        let mut settled = self.copy.as_ref().map(diagnose::settle);
+        if self.calls_for_its_journal(settled.as_ref())
+            && let Some(rolled_back) = diagnose::rolled_back(&self.probe.site, &self.files)
+        {
+            settled = Some(rolled_back);
+        }
+        let mended = if self.calls_for_its_wal() { diagnose::mended(&self.probe.site, &self.files) } else { None };
+        self.facts.diagnosis = Some(diagnose::conclude(users, settled, mended, self.probe.backups.as_deref()));
+    }
+
+    /// A damaged journal is rolled back as far as its records verify; one without a header only where that is what is missing.
+    fn calls_for_its_journal(&self, settled: Option<&SettledCopy>) -> bool {
+        match self.facts.journal.as_ref().map(|journal| journal.state) {
+            Some(JournalState::Damaged) => settled.is_some(),
+            Some(JournalState::Absent) => {
+                settled.is_some_and(|settled| !settled.sound) && self.files.journal.state.size() > 0
+            }
+            _ => false,
+        }
+    }
+
+    /// The WAL may hold what SQLite does not read, or all that there is.
+    fn calls_for_its_wal(&self) -> bool {
+        let gone = matches!(self.files.main.state, FileState::Missing)
+            || self.files.main.state.file().is_some_and(|main| main.size == 0);
+        let damaged = self.facts.wal.as_ref().is_some_and(|wal| wal.state == WalState::Damaged);
+        (damaged || gone) && self.files.wal.state.size() > 0
     }
 
     /// Opened where it is, and found damaged.
@@ -367,7 +392,7 @@ impl<'a> Look<'a> {
 }
 
 /// When this boot began, on the wall clock, in nanoseconds since the epoch.
-fn booted_ns() -> i64 {
+pub(in crate::worker) fn booted_ns() -> i64 {
     let boot = clock_gettime(ClockId::Boottime);
     let now = Timestamp::now().as_nanosecond();
     let since = i128::from(boot.tv_sec) * 1_000_000_000 + i128::from(boot.tv_nsec);

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use super::files::{Files, Looked, open_raw};
 use super::likeness;
-use crate::format::wal_index::WAL_INDEX_HEAD_LEN;
 use crate::format::{
     self, Encoding, Header, HeaderError, JournalScan, SizeVerdict, WalHeaderError, WalHeaderState, WalIndex, WalScan,
 };
 use crate::host::{self, LockMode, SqliteLock, ask_lock};
 use crate::job::{FileFacts, FileState, HeaderFacts, JournalFacts, JournalState, WalFacts, WalMark, WalState};
+use crate::worker::mend::believed_index;
 
 /// A live writer can rewrite what is being read: damage counts when two scans in a row, of at most so many, see it at the same
 /// place.
@@ -189,16 +189,10 @@ fn scan_wal(wal: &Looked, mark: Option<&format::WalMark>) -> io::Result<WalScan>
     format::scan_wal(length, mark, |at, buffer| file.read_exact_at(buffer, at))
 }
 
-/// The head of the index, when SQLite could believe it. One from before this boot is not believed: it is never made
-/// durable on its own, so after a power cut it may promise frames that were never acknowledged.
+/// The head of the index, when SQLite could believe it.
 pub(super) fn wal_index(shm: &Looked, booted_ns: i64) -> Option<WalIndex> {
     let facts = shm.state.file()?;
-    if facts.mtime_ns < booted_ns {
-        return None;
-    }
-    let mut head = [0; WAL_INDEX_HEAD_LEN];
-    let length = read_up_to(&open_raw(shm).ok()?, 0, &mut head).ok()?;
-    WalIndex::parse(&head[..length]).ok().filter(WalIndex::is_settled)
+    believed_index(&open_raw(shm).ok()?, facts.mtime_ns, booted_ns)
 }
 
 /// A reset of the WAL writes the two fields one after the other: only what stays so is the trace of the bug.

@@ -1,6 +1,6 @@
 //! Whether a database changed in a way that SQLite does not change it, judged from what `stat` and the header say.
 
-use crate::job::{Fingerprint, IntegrityLevel};
+use crate::job::{FileFacts, Fingerprint, IntegrityLevel};
 
 /// Beyond this size a full check on mere suspicion is preceded by a quick one, in bytes.
 pub(super) const FULL_AT_ONCE: u64 = 64 << 20;
@@ -44,8 +44,10 @@ pub(super) fn behind_sqlite(
     if !before.wal_mode && !now.wal_mode {
         return full("the file changed, and its change counter did not".to_owned());
     }
-    // SQLite treats a WAL of 0 bytes as none, and a reader that creates one has changed nothing.
-    let wal = |print: &Fingerprint| print.wal.filter(|wal| wal.size > 0);
+    // SQLite treats a WAL of 0 bytes as none, and a reader that creates one has changed nothing. As root SQLite gives it its
+    // owner anew each time it opens it: the time of its last change of status says nothing.
+    let content = |wal: FileFacts| (wal.ino, wal.size, wal.mtime_ns);
+    let wal = |print: &Fingerprint| print.wal.filter(|wal| wal.size > 0).map(content);
     match (wal(before), wal(now)) {
         (then, now) if then == now && now.is_some() => {
             full("the file changed, and neither its change counter nor its WAL did".to_owned())
@@ -62,7 +64,6 @@ pub(super) fn behind_sqlite(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::FileFacts;
 
     fn print(ino: u64, mtime_ns: i64, change_counter: u32, wal: Option<(bool, i64)>) -> Fingerprint {
         let file =
@@ -89,6 +90,11 @@ mod tests {
             print.wal.as_mut().unwrap().size = 0;
             print
         };
+        let owned = |mtime| {
+            let mut print = wal(mtime, 1, 1);
+            print.wal.as_mut().unwrap().ctime_ns = 7;
+            print
+        };
         let table = [
             ("nothing changed", rollback(1, 1), rollback(1, 1), None),
             ("a commit", rollback(1, 1), rollback(2, 2), None),
@@ -98,6 +104,7 @@ mod tests {
             ("another file", rollback(1, 1), print(2, 1, 1, None), Some(Full)),
             ("a checkpoint", wal(1, 1, 1), wal(2, 1, 2), None),
             ("a flipped byte beside a WAL", wal(1, 1, 1), wal(2, 1, 1), Some(Full)),
+            ("a flipped byte beside a WAL that root's SQLite gave its owner again", wal(1, 1, 1), owned(2), Some(Full)),
             ("written and closed", closed(1, 1), closed(2, 1), Some(Quick)),
             ("a flipped byte, and an empty WAL of a reader's", closed(1, 1), looked_into(2, 1), Some(Quick)),
             ("the WAL was closed", wal(1, 1, 1), closed(2, 1), None),

@@ -10,7 +10,7 @@ use super::settle::{Settled, settle};
 use super::{failed, refused, undone, while_};
 use crate::backup::{BackupError, Examined, examine, hash, verify};
 use crate::host::{Folder, HostError, Ownership, copy_file};
-use crate::job::{Candidate, JobFailure, Owner, Progress, StepReport};
+use crate::job::{Candidate, JobFailure, Owner, Progress, StepReport, WalBase};
 use crate::sqlite::{Access, Database, Deadline};
 
 /// From a backup.
@@ -50,11 +50,30 @@ pub(super) fn from_copy(place: &Place<'_>, owner: Option<&Owner>) -> Result<Step
     for name in [place.name.clone(), place.side("-wal"), place.side("-journal")] {
         size += place.stat(&name)?.map_or(0, |facts| facts.size);
     }
-    // Twice: a damaged journal is tried with and without.
-    need_space(&place.folder, size.saturating_mul(2))?;
+    // A damaged journal is tried in three ways.
+    need_space(&place.folder, size.saturating_mul(3))?;
     let built = (|| {
         let Settled { how } = settle(place, &part)?;
         finish(place, &part, owner, format!("the database's own files, {how}"))
+    })();
+    clean_up(place, &part, built)
+}
+
+/// From all that can be read of the WAL.
+pub(super) fn from_wal(place: &Place<'_>, onto: &WalBase, owner: Option<&Owner>) -> Result<StepReport, JobFailure> {
+    let part = fresh_part(place)?;
+    let built = (|| {
+        let mended = super::mend::put_together(place, onto, &part)?;
+        let base = match onto {
+            WalBase::Main => "the database's own files".to_owned(),
+            WalBase::Nothing => "its WAL alone".to_owned(),
+            WalBase::Backup { file, .. } => format!("backup {} and the WAL of its time", file.display()),
+        };
+        let mut report = finish(place, &part, owner, format!("{base}, {}", mended.detail))?;
+        if let Some(candidate) = &mut report.candidate {
+            candidate.proven = mended.proven;
+        }
+        Ok(report)
     })();
     clean_up(place, &part, built)
 }
@@ -160,7 +179,7 @@ fn finish(place: &Place<'_>, part: &OsStr, owner: Option<&Owner>, source: String
     for remark in remarks {
         detail += &format!("; {remark}");
     }
-    let candidate = Candidate { path: place.path_of(&candidate), size, tables, source };
+    let candidate = Candidate { path: place.path_of(&candidate), size, tables, source, proven: false };
     Ok(StepReport { progress: Progress::Done, detail, candidate: Some(candidate) })
 }
 

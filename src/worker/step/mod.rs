@@ -23,6 +23,7 @@ mod in_place;
 mod in_use;
 mod install;
 mod lock_aside;
+mod mend;
 mod place;
 mod preserve;
 mod readers;
@@ -69,6 +70,9 @@ pub fn run(job: &StepJob) -> Result<StepReport, JobFailure> {
         (DatabaseStep::BuildFromCopy { owner }, Phase::Apply | Phase::Resume) => {
             build::from_copy(&place, owner.as_ref())
         }
+        (DatabaseStep::BuildFromWal { onto, owner }, Phase::Apply | Phase::Resume) => {
+            build::from_wal(&place, onto, owner.as_ref())
+        }
         (DatabaseStep::BuildFromSchema { schema, journal_mode, owner, unless }, Phase::Apply | Phase::Resume) => {
             build::no_backup_passes(unless)?;
             build::from_schema(&place, schema, journal_mode, owner.as_ref())
@@ -76,6 +80,7 @@ pub fn run(job: &StepJob) -> Result<StepReport, JobFailure> {
         (
             DatabaseStep::BuildFromBackup { .. }
             | DatabaseStep::BuildFromCopy { .. }
+            | DatabaseStep::BuildFromWal { .. }
             | DatabaseStep::BuildFromSchema { .. },
             Phase::Undo,
         ) => build::undo(&place),

@@ -11,15 +11,14 @@ use crate::backup::{examine, journal_is_hot};
 use crate::host::{Folder, copy_file};
 use crate::job::JobFailure;
 use crate::sqlite::{Access, Database, Deadline};
+use crate::worker::roll_back::{beyond_sqlite, roll_back};
 
 /// How a copy came to rest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Settled {
     /// In words.
-    pub how: &'static str,
+    pub how: String,
 }
-
-const SIDES: [&str; 4] = ["", "-wal", "-shm", "-journal"];
 
 /// Leaves the recovered copy at `part` in the target's folder.
 pub(super) fn settle(place: &Place<'_>, part: &OsStr) -> Result<Settled, JobFailure> {
@@ -30,22 +29,7 @@ pub(super) fn settle(place: &Place<'_>, part: &OsStr) -> Result<Settled, JobFail
     drop(main);
 
     let folder = make_private(place)?;
-    let recovered = variant(place, &folder, "recovered", true);
-    let (chosen, how) = match recovered {
-        Ok(()) if hot => ("recovered", "with its journal rolled back"),
-        Ok(()) => ("recovered", "with its WAL checkpointed"),
-        Err(with_journal) if hot => {
-            // Rolled back it is torn. Perhaps the transaction had not begun to write yet.
-            variant(place, &folder, "as-is", false).map_err(|without| {
-                failed(format!(
-                    "neither with its journal rolled back ({}) nor without ({}) does the database pass its check",
-                    with_journal.message, without.message
-                ))
-            })?;
-            ("as-is", "without its journal, which is damaged")
-        }
-        Err(failure) => return Err(failure),
-    };
+    let (chosen, how) = choose(place, &folder, hot)?;
     if known_mode {
         let file = folder.open_for_writing_in(chosen).map_err(while_("opening the recovered copy"))?;
         file.write_all_at(&mode, 18).map_err(while_("keeping the journal mode"))?;
@@ -54,20 +38,85 @@ pub(super) fn settle(place: &Place<'_>, part: &OsStr) -> Result<Settled, JobFail
     Ok(Settled { how })
 }
 
-/// Copies the originals under the name `name`, lets SQLite recover them, and checks what came of it.
-fn variant(place: &Place<'_>, folder: &Folder, name: &str, with_journal: bool) -> Result<(), JobFailure> {
+/// The variant that goes back the furthest and passes.
+fn choose(place: &Place<'_>, folder: &Folder, hot: bool) -> Result<(&'static str, String), JobFailure> {
+    // Of a damaged journal more records verify than SQLite rolls back.
+    let rolled_back = || variant(place, folder, "rolled-back", Journal::AllThatVerifies);
+    let first = if hot { rolled_back()? } else { None };
+    if let Some(Ok(how)) = first {
+        return Ok(("rolled-back", how));
+    }
+    let with_journal = match variant(place, folder, "recovered", Journal::BySqlite)? {
+        Some(Ok(_)) if hot => return Ok(("recovered", "with its journal rolled back".to_owned())),
+        Some(Ok(_)) => return Ok(("recovered", "with its WAL checkpointed".to_owned())),
+        Some(Err(failure)) => failure,
+        None => failed("there is nothing to recover"),
+    };
+    if !hot {
+        // A journal whose header is zeroed is at rest, or has lost its header.
+        return match rolled_back()? {
+            Some(Ok(how)) => Ok(("rolled-back", how)),
+            _ => Err(with_journal),
+        };
+    }
+    // Rolled back it is torn. Perhaps the transaction had not begun to write yet.
+    match variant(place, folder, "as-is", Journal::None)? {
+        Some(Err(without)) => Err(failed(format!(
+            "neither with its journal rolled back ({}) nor without ({}) does the database pass its check",
+            with_journal.message, without.message
+        ))),
+        _ => Ok(("as-is", "without its journal, which is damaged".to_owned())),
+    }
+}
+
+/// What is done with a rollback journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Journal {
+    BySqlite,
+    AllThatVerifies,
+    None,
+}
+
+/// Copies the originals under the name `name`, has them recovered, and checks what came of it. `None` when this variant is none:
+/// there is nothing beyond what SQLite rolls back.
+fn variant(
+    place: &Place<'_>,
+    folder: &Folder,
+    name: &str,
+    journal: Journal,
+) -> Result<Option<Result<String, JobFailure>>, JobFailure> {
+    let mut how = String::new();
     for suffix in ["", "-wal", "-journal"] {
-        if suffix == "-journal" && !with_journal {
-            continue;
-        }
         let source = match place.folder.open_in(place.side(suffix)) {
             Ok(source) => source,
+            Err(error) if error.is_absent() && suffix == "-journal" && journal == Journal::AllThatVerifies => {
+                return Ok(None);
+            }
             Err(error) if error.is_absent() && !suffix.is_empty() => continue,
             Err(error) => return Err(while_("opening the database's files")(error)),
         };
+        match (suffix, journal) {
+            ("-journal", Journal::None) => continue,
+            ("-journal", Journal::AllThatVerifies) => {
+                let main = folder.open_for_writing_in(name).map_err(while_("opening a private copy"))?;
+                let reading = while_("reading the rollback journal");
+                let Some(mended) = beyond_sqlite(&main, &source).map_err(reading)? else { return Ok(None) };
+                match roll_back(&main, &source, &mended) {
+                    Ok(done) => how = done,
+                    Err(error) => return Ok(Some(Err(while_("rolling a private copy back")(error)))),
+                }
+                continue;
+            }
+            _ => {}
+        }
         let target = folder.create_in(format!("{name}{suffix}"), 0o600).map_err(while_("creating a private copy"))?;
         copy_file(&source, &target).map_err(while_("making a private copy"))?;
     }
+    Ok(Some(recovered(folder, name).map(|()| how)))
+}
+
+/// Lets SQLite recover a private copy, and checks what came of it.
+fn recovered(folder: &Folder, name: &str) -> Result<(), JobFailure> {
     let path = folder.path().join(name);
     let database = Database::open(&path, Access::Copy, Duration::ZERO, Deadline::never())
         .map_err(while_("opening a private copy"))?;
@@ -87,7 +136,7 @@ fn variant(place: &Place<'_>, folder: &Folder, name: &str, with_journal: bool) -
     Ok(())
 }
 
-fn make_private(place: &Place<'_>) -> Result<Folder, JobFailure> {
+pub(super) fn make_private(place: &Place<'_>) -> Result<Folder, JobFailure> {
     remove_private(place)?;
     place.folder.make_folder_in(place.ours("d"), 0o700).map_err(while_("making a private folder"))
 }
@@ -100,12 +149,10 @@ pub(super) fn remove_private(place: &Place<'_>) -> Result<(), JobFailure> {
         Err(error) if error.is_absent() => return Ok(()),
         Err(error) => return Err(while_("opening a private folder of ours")(error)),
     };
-    for copy in ["recovered", "as-is"] {
-        for suffix in SIDES {
-            match folder.unlink(format!("{copy}{suffix}")) {
-                Err(error) if !error.is_absent() => return Err(while_("removing a private copy")(error)),
-                _ => {}
-            }
+    for copy in folder.names().map_err(while_("listing a private folder of ours"))? {
+        match folder.unlink(copy) {
+            Err(error) if !error.is_absent() => return Err(while_("removing a private copy")(error)),
+            _ => {}
         }
     }
     place.folder.remove_folder(&name).map_err(while_("removing a private folder"))

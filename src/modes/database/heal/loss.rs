@@ -25,6 +25,11 @@ pub fn loss_of_copy(tables: &[TableRows]) -> Loss {
     loss("the database's own files, as far as their WAL or journal is sound".to_owned(), tables, None)
 }
 
+/// What is lost when all that can be read of the WAL takes their place.
+pub fn loss_of_wal(candidate: &Candidate) -> Loss {
+    loss(candidate.source.clone(), &candidate.tables, candidate.proven.then_some(0))
+}
+
 /// What is lost when an empty database takes its place.
 pub fn loss_of_recreation(memory: &Memory, facts: Option<&DatabaseFacts>) -> Loss {
     let known = memory.backup.as_ref().map(|backup| backup.tables.as_slice()).unwrap_or_default();

@@ -3,8 +3,9 @@
 mod loss;
 mod replace;
 mod unblock;
+mod wal;
 
-pub use loss::{loss_of_backup, loss_of_copy, loss_of_recreation, loss_unknown};
+pub use loss::{loss_of_backup, loss_of_copy, loss_of_recreation, loss_of_wal, loss_unknown};
 
 use crate::job::{DatabaseFacts, DatabaseStep, Diagnosis, FileState, Owner};
 use crate::model::{Kind, Plan, Playbook, Risk, StepSpec};
@@ -95,6 +96,7 @@ pub fn spec(step: &DatabaseStep) -> StepSpec {
         // A candidate beside the target harms nothing; it is the swap that may lose.
         DatabaseStep::BuildFromBackup { .. }
         | DatabaseStep::BuildFromCopy { .. }
+        | DatabaseStep::BuildFromWal { .. }
         | DatabaseStep::BuildFromSchema { .. } => Risk::Harmless,
         DatabaseStep::Install => Risk::Lossy,
         DatabaseStep::StopApp { .. } | DatabaseStep::StartApp { .. } => Risk::Lossless,

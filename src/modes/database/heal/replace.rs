@@ -1,7 +1,7 @@
 //! The rungs that put another file in the place of the database: its own content settled, a backup, an empty one.
 
 use super::{MAX_BACKUPS_TRIED, Site, playbook};
-use crate::job::{BackupEntry, DatabaseStep, FileState, HeaderFacts, TableRows};
+use crate::job::{BackupEntry, DatabaseStep, FileState, HeaderFacts, TableRows, WalFacts};
 use crate::model::Playbook;
 
 impl Site<'_> {
@@ -57,7 +57,8 @@ impl Site<'_> {
             Some(HeaderFacts::Bad { pages_like_sqlite: Some((like, of)), .. }) => like * 3 >= *of,
             _ => false,
         };
-        let wal = self.facts.wal.as_ref().and_then(|wal| wal.mark).is_some_and(|mark| mark.last_commit > 0);
+        let commits = |wal: &WalFacts| wal.stranded_commits > 0 || wal.mark.is_some_and(|mark| mark.last_commit > 0);
+        let wal = self.facts.wal.as_ref().is_some_and(commits);
         if pages || wal {
             return true;
         }
@@ -72,8 +73,15 @@ impl Site<'_> {
     /// Backups, the newest first; then, where nothing readable is left, the schema.
     pub(super) fn replace(&self, may_recreate: bool) -> Result<Vec<Playbook>, String> {
         self.may_replace()?;
-        let mut ladder = self.backups();
-        if let Some(known) = self.memory.backup.as_ref().filter(|_| ladder.is_empty()) {
+        let (mut before, mut after) = self.rebuilt_from_wal();
+        match self.settled() {
+            Some((own, true)) => before.push(own),
+            Some((own, false)) => after.push(own),
+            None => {}
+        }
+        let of_its_own = before.len() + after.len();
+        let ladder = self.backups();
+        if let Some(known) = self.memory.backup.as_ref().filter(|_| ladder.is_empty() && of_its_own == 0) {
             // A folder that is not mounted is no reason to begin anew without a row.
             return Err(format!(
                 "a backup of {:.3} was taken of {}, and none is to be found now: is the backups' folder there, and mounted? Its \
@@ -84,8 +92,9 @@ impl Site<'_> {
         }
         // An empty one comes after every backup there is, and only where each of them proved damaged: what is merely held up
         // ends the ladder before it.
-        let listed = self.diagnosis.map_or(0, |diagnosis| diagnosis.backups.len());
-        if ladder.len() == listed
+        let all_tried = ladder.len() == self.diagnosis.map_or(0, |diagnosis| diagnosis.backups.len());
+        let mut ladder: Vec<_> = before.into_iter().chain(ladder).chain(after).collect();
+        if all_tried
             && may_recreate
             && let Some(recreate) = self.recreate()
         {
@@ -105,25 +114,32 @@ impl Site<'_> {
         Ok(ladder)
     }
 
-    /// The database's own files, settled on a copy, against the newest backup: the one with more rows goes first.
+    /// The database's own files, settled on a copy, and whether they have no fewer rows than the newest backup.
+    fn settled(&self) -> Option<(Playbook, bool)> {
+        let settled = self.diagnosis?.settled.as_ref().filter(|settled| settled.sound)?;
+        let why = format!(
+            "keep what the database's own files hold ({}); what lies beyond the damage stays in evidence",
+            settled.detail
+        );
+        let steps =
+            [DatabaseStep::Preserve, DatabaseStep::BuildFromCopy { owner: self.owner() }, DatabaseStep::Install];
+        Some((playbook("settle_copy", why, &steps), self.is_no_less(&settled.tables)))
+    }
+
+    /// No fewer rows than the newest backup has.
+    fn is_no_less(&self, tables: &[TableRows]) -> bool {
+        self.listed().first().is_none_or(|backup| rows(tables) >= rows(&backup.manifest.tables))
+    }
+
+    /// The database's own files, mended or settled on a copy, against the newest backup: the one with more rows goes first, and
+    /// what is proven to lack nothing before all.
     pub(super) fn replace_or_settle(&self) -> Result<Vec<Playbook>, String> {
         self.may_replace()?;
-        let mut ladder = self.backups();
-        let settled = self.diagnosis.and_then(|diagnosis| diagnosis.settled.as_ref()).filter(|settled| settled.sound);
-        if let Some(settled) = settled {
-            let rows = |tables: &[TableRows]| tables.iter().map(|table| table.rows).sum::<u64>();
-            let newest = self.diagnosis.and_then(|diagnosis| diagnosis.backups.first());
-            let better = newest.is_none_or(|backup| rows(&settled.tables) >= rows(&backup.manifest.tables));
-            let own = playbook(
-                "settle_copy",
-                format!(
-                    "keep what the database's own files hold ({}); what lies beyond the damage stays in evidence",
-                    settled.detail
-                ),
-                &[DatabaseStep::Preserve, DatabaseStep::BuildFromCopy { owner: self.owner() }, DatabaseStep::Install],
-            );
-            ladder.insert(if better { 0 } else { ladder.len() }, own);
-        }
+        let mended = self.mended_wal().map(|(own, mended)| (own, mended.proven || self.is_no_less(&mended.tables)));
+        let own = mended.into_iter().chain(self.settled());
+        let (better, worse): (Vec<_>, Vec<_>) = own.partition(|(_, better)| *better);
+        let rungs = |own: Vec<(Playbook, bool)>| own.into_iter().map(|(rung, _)| rung);
+        let ladder: Vec<_> = rungs(better).chain(self.backups()).chain(rungs(worse)).collect();
         if ladder.is_empty() {
             return Err(format!(
                 "neither the files of {} nor any backup pass; its files are left as they are",
@@ -134,7 +150,7 @@ impl Site<'_> {
     }
 
     /// The backups that are there, the newest first.
-    fn listed(&self) -> &[BackupEntry] {
+    pub(super) fn listed(&self) -> &[BackupEntry] {
         self.diagnosis.map(|diagnosis| diagnosis.backups.as_slice()).unwrap_or_default()
     }
 
@@ -179,4 +195,9 @@ impl Site<'_> {
             &[DatabaseStep::Preserve, build, DatabaseStep::Install],
         ))
     }
+}
+
+/// All of them.
+pub(super) fn rows(tables: &[TableRows]) -> u64 {
+    tables.iter().map(|table| table.rows).sum()
 }

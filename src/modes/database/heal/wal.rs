@@ -1,0 +1,61 @@
+//! The rungs that a WAL gives: mended over its own main file, alone, or over a backup of its own time.
+
+use super::replace::rows;
+use super::{MAX_BACKUPS_TRIED, Site, playbook};
+use crate::job::{BackupEntry, DatabaseStep, MendedCopy, WalBase, WalPosition, WalState};
+use crate::model::Playbook;
+
+impl<'a> Site<'a> {
+    /// The WAL mended, where a private copy of that has passed.
+    pub(super) fn mended_wal(&self) -> Option<(Playbook, &'a MendedCopy)> {
+        let mended = self.diagnosis?.mended.as_ref().filter(|mended| mended.sound)?;
+        let why = format!("mend the WAL on a copy: {}", mended.detail);
+        Some((self.by_wal("mend_wal", why, WalBase::Main), mended))
+    }
+
+    /// What puts the database together again without its main file, or over one that is hurt: the rungs before the backups, and
+    /// those after them.
+    pub(super) fn rebuilt_from_wal(&self) -> (Vec<Playbook>, Vec<Playbook>) {
+        let (mut before, mut after) = (Vec::new(), Vec::new());
+        let wal = self.facts.wal.as_ref().filter(|wal| wal.state == WalState::Sound).and_then(|wal| wal.mark);
+        let now = wal.filter(|now| now.last_commit > 0);
+        for backup in self.listed().iter().take(MAX_BACKUPS_TRIED) {
+            let fits = |then: &WalPosition| {
+                now.is_some_and(|now| {
+                    let same = then.salt == now.salt && backup.manifest.page_size == now.page_size;
+                    same && then.frame <= now.last_commit && self.memory.is_of(&backup.manifest.source)
+                })
+            };
+            let Some(wal) = backup.manifest.wal.filter(fits) else { continue };
+            let onto = WalBase::Backup { file: backup.file.clone(), blake3: backup.manifest.blake3.clone(), wal };
+            let why = format!(
+                "the backup of {:.3} takes its place, and what was committed since is still in the WAL",
+                backup.manifest.taken_at
+            );
+            before.push(self.by_wal("restore_backup_and_wal", why, onto));
+        }
+        let mended = self.diagnosis.and_then(|diagnosis| diagnosis.mended.as_ref()).filter(|mended| mended.sound);
+        if let Some(mended) = mended.filter(|_| self.facts.main.size() == 0) {
+            let why = format!("the WAL has every page of it: {}", mended.detail);
+            let own = self.by_wal("rebuild_from_wal", why, WalBase::Nothing);
+            match self.listed().first() {
+                Some(newest) if self.is_behind(newest, mended) => after.push(own),
+                _ => before.push(own),
+            }
+        }
+        (before, after)
+    }
+
+    /// A WAL alone does not say when it was given up: one that was last written before a backup was taken is an older state,
+    /// and one that is hurt and has fewer rows is less of it.
+    fn is_behind(&self, backup: &BackupEntry, mended: &MendedCopy) -> bool {
+        let written = self.facts.wal_file.file().map_or(0, |wal| i128::from(wal.mtime_ns));
+        written < backup.manifest.taken_at.as_nanosecond()
+            || !mended.proven && rows(&mended.tables) < rows(&backup.manifest.tables)
+    }
+
+    fn by_wal(&self, name: &str, why: String, onto: WalBase) -> Playbook {
+        let build = DatabaseStep::BuildFromWal { onto, owner: self.owner() };
+        playbook(name, why, &[DatabaseStep::Preserve, build, DatabaseStep::Install])
+    }
+}
