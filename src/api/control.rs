@@ -53,6 +53,20 @@ pub enum ControlRequest {
         /// Its name.
         id: String,
     },
+    /// Take the heal of an incident back.
+    Rollback {
+        /// The incident's name.
+        id: String,
+        /// Which of its preservations comes back, from 1; the last when left out.
+        #[serde(default)]
+        generation: Option<u32>,
+        /// What was committed since may be in evidence alone.
+        #[serde(default)]
+        accept_loss: bool,
+        /// Only say what it would do.
+        #[serde(default)]
+        dry_run: bool,
+    },
     /// Read the configuration again.
     Reload,
 }
@@ -67,6 +81,7 @@ impl ControlRequest {
             ControlRequest::Status => ("status", ""),
             ControlRequest::Incidents { target, .. } => ("incidents", target.as_deref().unwrap_or("")),
             ControlRequest::Incident { id } => ("incident", id),
+            ControlRequest::Rollback { id, .. } => ("rollback", id),
             ControlRequest::Reload => ("reload", ""),
         }
     }

@@ -207,6 +207,7 @@ fn finish(
         page_size: examined.page_size,
         source_fingerprint: copy.unchanged.then(|| copy.before.fingerprint()),
         owner: Owner::from(&copy.before.main),
+        attributes: Some(copy.before.attributes),
         verified_at: Timestamp::now(),
         sqlite_version: sqlite_version().into(),
     };

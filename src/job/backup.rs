@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{DatabaseSite, Fingerprint, Owner, TableRows};
+use super::{Attributes, DatabaseSite, Fingerprint, Owner, TableRows};
 
 /// A request to take a verified backup.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -58,6 +58,9 @@ pub struct BackupManifest {
     pub source_fingerprint: Option<Fingerprint>,
     /// The source's owner and mode.
     pub owner: Owner,
+    /// What else its source's file had.
+    #[serde(default)]
+    pub attributes: Option<Attributes>,
     /// When the copy last passed `integrity_check`.
     #[serde(with = "crate::model::millis")]
     pub verified_at: Timestamp,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DatabaseSite, Owner, TableRows};
+use super::{DatabaseSite, FileFacts, Owner, TableRows};
 
 /// One step on a database. Its serialized shape is what the journal keeps: add fields with defaults, never rename.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -55,6 +55,19 @@ pub enum DatabaseStep {
     },
     /// Guarded swap: side files into evidence, fsync, then the candidate over the path (section 2).
     Install,
+    /// Guarded swap, the other way: a preservation's files in the place of those that are there, which were preserved before.
+    RollBack {
+        /// The incident whose heal is taken back.
+        of: String,
+        /// Its evidence folder.
+        evidence: PathBuf,
+        /// Which of its preservations.
+        generation: u32,
+        /// The files that were there when a person was told what it costs: `main`, `wal`, `journal`.
+        present: Vec<(String, FileFacts)>,
+        /// Whatever was committed since then may be in evidence alone.
+        accept_loss: bool,
+    },
 }
 
 impl DatabaseStep {
@@ -69,6 +82,7 @@ impl DatabaseStep {
             DatabaseStep::BuildFromCopy { .. } => "build_from_copy",
             DatabaseStep::BuildFromSchema { .. } => "build_from_schema",
             DatabaseStep::Install => "install",
+            DatabaseStep::RollBack { .. } => "roll_back",
         }
     }
 }

@@ -119,6 +119,15 @@ impl Journal {
         .await?
     }
 
+    /// Writes down in a closed incident's log that its heal was taken back; durable when this returns. Twice is once.
+    ///
+    /// # Errors
+    /// When there is no such incident, it is not closed, or it cannot be made durable.
+    pub async fn rolled_back(&self, id: &IncidentId, within: &IncidentId, by: &str) -> Result<(), JournalError> {
+        let (id, within, by) = (id.clone(), within.clone(), by.to_owned());
+        self.call(move |ledger, reply| drop(reply.send(ledger.rolled_back(&id, &within, &by)))).await?
+    }
+
     /// Incidents, newest first.
     ///
     /// # Errors

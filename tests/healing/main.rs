@@ -7,6 +7,7 @@ mod attacks;
 mod content;
 mod files;
 mod programs;
+mod rollback;
 mod rules;
 #[path = "../support/mod.rs"]
 mod support;

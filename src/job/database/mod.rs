@@ -5,7 +5,7 @@ mod files;
 mod raw;
 
 pub use answers::{HeldLock, HolderFacts, IntegrityFacts, OpenFacts, QueryFacts, SqliteFault, TableRows};
-pub use files::{Access, FileFacts, FileState, Fingerprint, Owner, Place};
+pub use files::{Access, Attributes, FileFacts, FileState, Fingerprint, Owner, Place};
 pub use raw::{HeaderFacts, JournalFacts, JournalState, Unread, WalFacts, WalMark, WalState};
 
 use std::path::PathBuf;

@@ -10,6 +10,7 @@ mod errands;
 pub mod heal;
 pub mod kinds;
 pub mod memory;
+mod rollback;
 mod steps;
 mod supervised;
 

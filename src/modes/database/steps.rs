@@ -51,6 +51,8 @@ impl Database {
         let step = serde_json::from_value::<DatabaseStep>(spec.args.clone()).ok();
         match &step {
             Some(DatabaseStep::Install) => self.replaced = outcome != StepOutcome::Undone,
+            // What came back was never checked: less than everything proves nothing of it.
+            Some(DatabaseStep::RollBack { .. }) => (self.replaced, self.hurt) = (false, true),
             Some(DatabaseStep::BuildFromBackup { blake3, .. }) => self.built_from = Some(blake3.clone()),
             Some(DatabaseStep::BuildFromCopy { .. } | DatabaseStep::BuildFromSchema { .. }) => self.built_from = None,
             _ => {}
@@ -80,7 +82,8 @@ impl Database {
             | DatabaseStep::RestoreAccess { .. }
             | DatabaseStep::Checkpoint { .. }
             | DatabaseStep::RebuildIndexes { .. }
-            | DatabaseStep::Install => None,
+            | DatabaseStep::Install
+            | DatabaseStep::RollBack { .. } => None,
         }
     }
 }
@@ -97,6 +100,11 @@ pub(super) fn leaves_a_trace(spec: &StepSpec) -> bool {
     )
 }
 
+/// True for the step that adds to an incident's evidence.
+pub(super) fn keeps(spec: &StepSpec) -> bool {
+    matches!(serde_json::from_value::<DatabaseStep>(spec.args.clone()), Ok(DatabaseStep::Preserve))
+}
+
 /// Whether a failure says nothing against the rung that it happened on. A backup that fails its check is its own fault, and
 /// the next one is tried; that the file is in use, the disk is full or time ran out would only hit a worse candidate less.
 fn is_held(step: Option<&DatabaseStep>, kind: FailureKind) -> bool {
@@ -105,7 +113,7 @@ fn is_held(step: Option<&DatabaseStep>, kind: FailureKind) -> bool {
         Some(Step::BuildFromBackup { .. } | Step::BuildFromCopy { .. } | Step::BuildFromSchema { .. }) => {
             kind != FailureKind::Failed
         }
-        Some(Step::Preserve | Step::Install) => true,
+        Some(Step::Preserve | Step::Install | Step::RollBack { .. }) => true,
         Some(Step::RestoreAccess { .. } | Step::Checkpoint { .. } | Step::RebuildIndexes { .. }) | None => {
             matches!(kind, FailureKind::Refused | FailureKind::Deadline | FailureKind::Abandoned)
         }

@@ -6,11 +6,13 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::memory::Memory;
-use super::{BUSY_LOOK_AGAIN, Database, SWEEP_PATIENCE, heal, kinds, steps};
+use super::{BUSY_LOOK_AGAIN, Database, SWEEP_PATIENCE, heal, kinds, rollback, steps};
 use crate::clock::Moment;
 use crate::job::{FileState, Job, Phase};
 use crate::model::{Check, Incident, Kind, Plan, StepSpec};
-use crate::modes::{Action, Answer, Errand, ErrandResult, Look, Settings, StepResult, Supervised, Vitals};
+use crate::modes::{
+    Action, Answer, Errand, ErrandResult, Look, Refusal, Rollback, Settings, StepResult, Supervised, Vitals,
+};
 
 impl Supervised for Database {
     fn settings(&self) -> &Settings {
@@ -80,6 +82,26 @@ impl Supervised for Database {
         let facts = self.facts.as_ref().ok_or("nothing has been seen of it yet")?;
         let kind = self.kind.as_ref().unwrap_or(&incident.kind);
         heal::plan(kind, facts, &self.memory, &self.config)
+    }
+
+    fn weigh_rollback(&self, incident: &Incident, evidence: &Path, generation: Option<u32>) -> Result<Job, String> {
+        Ok(self.weigh(incident, evidence, generation))
+    }
+
+    fn plan_rollback(
+        &self,
+        incident: &Incident,
+        evidence: &Path,
+        weighed: &Answer,
+        accept_loss: bool,
+    ) -> Result<Rollback, Refusal> {
+        rollback::plan(incident, evidence, weighed, accept_loss)
+    }
+
+    fn keeps_bytes(&self, step: &StepSpec) -> Option<u64> {
+        let facts = self.facts.as_ref()?;
+        let files = [&facts.main, &facts.wal_file, &facts.journal_file];
+        steps::keeps(step).then(|| files.iter().map(|file| file.size()).sum())
     }
 
     fn action(&self, incident: &Incident, evidence: &Path, spec: &StepSpec, phase: Phase) -> Result<Action, String> {

@@ -7,6 +7,7 @@
 //! | build … | a part without its final name, which counts for nothing | doing it again |
 //! | restore access | owner without mode, or neither | doing it again |
 //! | install | one of the states in `install`'s table | finishing, or taking back |
+//! | roll back | one of the states in `roll_back`'s table | finishing, or taking back |
 //!
 //! A build gives its candidate the final name `.guardiand-<incident>.new` only after the full check and fsync, so a
 //! candidate that is there is complete.
@@ -19,14 +20,17 @@ mod in_use;
 mod install;
 mod place;
 mod preserve;
+mod roll_back;
 mod settle;
 mod undo;
+mod weigh;
 
 #[cfg(test)]
 mod tests;
 
 use crate::job::{DatabaseStep, FailureKind, JobFailure, Phase, Progress, StepJob, StepReport};
 use place::Place;
+pub use weigh::{list_evidence, weigh};
 
 /// Works on one step.
 ///
@@ -70,6 +74,11 @@ pub fn run(job: &StepJob) -> Result<StepReport, JobFailure> {
         (DatabaseStep::Install, Phase::Apply) => install::apply(&place),
         (DatabaseStep::Install, Phase::Resume) => install::resume(&place),
         (DatabaseStep::Install, Phase::Undo) => undo::undo(&place),
+        (DatabaseStep::RollBack { .. }, Phase::Apply) => roll_back::apply(&place),
+        (DatabaseStep::RollBack { .. }, Phase::Resume) => roll_back::resume(&place),
+        (DatabaseStep::RollBack { .. }, Phase::Undo) => {
+            Ok(nothing("a rollback is taken back by rolling this incident back"))
+        }
     }
 }
 

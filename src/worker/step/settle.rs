@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::place::Place;
 use super::{failed, while_};
 use crate::backup::{examine, journal_is_hot};
-use crate::host::{Folder, copy_file};
+use crate::host::{Folder, Ownership, copy_file};
 use crate::job::JobFailure;
 use crate::sqlite::{Access, Database, Deadline};
 
@@ -22,7 +22,7 @@ pub(super) struct Settled {
 const SIDES: [&str; 4] = ["", "-wal", "-shm", "-journal"];
 
 /// Leaves the recovered copy at `part` in the target's folder.
-pub(super) fn settle(place: &Place<'_>, part: &OsStr) -> Result<Settled, JobFailure> {
+pub(super) fn settle(place: &Place<'_>, part: &OsStr, ownership: &Ownership) -> Result<Settled, JobFailure> {
     let main = place.folder.open_in(&place.name).map_err(while_("opening the database"))?;
     let hot = journal_is_hot(&place.folder, &place.name, &main)?;
     let mut mode = [0_u8; 2];
@@ -30,13 +30,13 @@ pub(super) fn settle(place: &Place<'_>, part: &OsStr) -> Result<Settled, JobFail
     drop(main);
 
     let folder = make_private(place)?;
-    let recovered = variant(place, &folder, "recovered", true);
+    let recovered = variant(place, &folder, "recovered", true, ownership);
     let (chosen, how) = match recovered {
         Ok(()) if hot => ("recovered", "with its journal rolled back"),
         Ok(()) => ("recovered", "with its WAL checkpointed"),
         Err(with_journal) if hot => {
             // Rolled back it is torn. Perhaps the transaction had not begun to write yet.
-            variant(place, &folder, "as-is", false).map_err(|without| {
+            variant(place, &folder, "as-is", false, ownership).map_err(|without| {
                 failed(format!(
                     "neither with its journal rolled back ({}) nor without ({}) does the database pass its check",
                     with_journal.message, without.message
@@ -55,7 +55,13 @@ pub(super) fn settle(place: &Place<'_>, part: &OsStr) -> Result<Settled, JobFail
 }
 
 /// Copies the originals under the name `name`, lets SQLite recover them, and checks what came of it.
-fn variant(place: &Place<'_>, folder: &Folder, name: &str, with_journal: bool) -> Result<(), JobFailure> {
+fn variant(
+    place: &Place<'_>,
+    folder: &Folder,
+    name: &str,
+    with_journal: bool,
+    ownership: &Ownership,
+) -> Result<(), JobFailure> {
     for suffix in ["", "-wal", "-journal"] {
         if suffix == "-journal" && !with_journal {
             continue;
@@ -66,6 +72,9 @@ fn variant(place: &Place<'_>, folder: &Folder, name: &str, with_journal: bool) -
             Err(error) => return Err(while_("opening the database's files")(error)),
         };
         let target = folder.create_in(format!("{name}{suffix}"), 0o600).map_err(while_("creating a private copy"))?;
+        if suffix.is_empty() {
+            ownership.prepare(&target);
+        }
         copy_file(&source, &target).map_err(while_("making a private copy"))?;
     }
     let path = folder.path().join(name);

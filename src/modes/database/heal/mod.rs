@@ -83,7 +83,7 @@ pub fn spec(step: &DatabaseStep) -> StepSpec {
         DatabaseStep::BuildFromBackup { .. }
         | DatabaseStep::BuildFromCopy { .. }
         | DatabaseStep::BuildFromSchema { .. } => Risk::Harmless,
-        DatabaseStep::Install => Risk::Lossy,
+        DatabaseStep::Install | DatabaseStep::RollBack { .. } => Risk::Lossy,
     };
     StepSpec {
         name: step.name().to_owned(),
