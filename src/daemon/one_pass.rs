@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::clock::Clock;
 use crate::config::{Config, Environment};
 use crate::job::{BackupEntry, Client, Job, Outcome, RestoreJob, Restored};
-use crate::journal::Remembered;
+use crate::journal::{Limits, Remembered};
 use crate::model::{Check, Incident, Playbook, Policy, Resolution, Verdict};
 use crate::modes::database::config::{BackupPlan, DatabaseConfig};
 use crate::modes::database::{Database, Defaults, Glob};
@@ -147,6 +147,7 @@ pub fn heal(scope: &Scope, subject: &Subject, dry_run: bool) -> Result<HealRepor
         let site = Site::of(scope);
         let foundation = Foundation::lay(&site.state_dir, site.workers, site.gates)?;
         let cx = &foundation.cx;
+        cx.journal.limit(site.limits);
         let mut targets = site.targets(&cx.jobs, std::slice::from_ref(subject)).await?;
         let Some(mut target) = targets.pop() else { return Err(failed("nothing matches".to_owned())) };
         if !targets.is_empty() {
@@ -284,6 +285,7 @@ struct Site<'a> {
     state_dir: PathBuf,
     workers: usize,
     gates: GatesConfig,
+    limits: Limits,
     defaults: Defaults,
 }
 
@@ -302,6 +304,7 @@ impl Site<'_> {
             config,
             state_dir,
             workers: config.map_or(1, |config| config.guardian.workers),
+            limits: config.map_or_else(Limits::default, targets::limits),
             gates: config.map_or(
                 GatesConfig { cooldown: Duration::ZERO, heals_max: u32::MAX, heals_per: Duration::from_secs(3600) },
                 targets::gates,

@@ -20,6 +20,7 @@ pub fn rollback(
         let site = Site::of(scope);
         let foundation = Foundation::lay(&site.state_dir, site.workers, site.gates)?;
         let cx = &foundation.cx;
+        cx.journal.limit(site.limits);
         let incident = IncidentId(id.to_owned());
         let of = cx.journal.incident(&incident).await.map_err(|error| failed(error.to_string()))?;
         let of = of.ok_or_else(|| {
