@@ -22,7 +22,8 @@ use super::entry::{Entry, Read, Record};
 use crate::clock::Moment;
 use crate::job::Phase;
 use crate::model::{
-    Incident, IncidentEvent, IncidentId, IncidentState, Loss, Playbook, Resolution, Risk, StepOutcome, StepRecord, StepSpec,
+    Incident, IncidentEvent, IncidentId, IncidentState, Loss, Playbook, Resolution, Risk, StepOutcome, StepRecord,
+    StepSpec,
 };
 
 /// A step that was begun, and of which nobody knows how far it got.

@@ -278,3 +278,26 @@ fn an_incident_shows_its_evidence_and_the_command_that_takes_it_back() {
         assert_eq!(file["blake3"], digest_of(bytes), "{told:#}");
     }
 }
+
+#[test]
+fn what_does_not_fit_into_the_evidence_budget_is_not_healed_until_it_does() {
+    let mut scene = Scene::of(BACKUP);
+    scene.guardian("evidence = { keep = \"30d\", max = \"100KB\" }");
+    scene.commit("delete", 60, &["--row-bytes", "4000"]);
+    let mut daemon = scene.daemon();
+    daemon.backed_up("app");
+    daemon.healthy("app");
+    let bytes = damage::header(&scene.db(), &mut Dice::new());
+    let incident = daemon.escalated("app", 1);
+    assert!(incident["reason"].as_str().unwrap().contains("evidence.max"), "{incident:#}");
+    assert_eq!(scene.bytes()[0].as_ref(), Some(&bytes), "replaced without evidence");
+    // More room is in force with a reload.
+    scene.guardian("evidence = { keep = \"30d\", max = \"100MB\" }");
+    scene.write_config();
+    guardiand(&scene.path(""), &["reload", "--config", "guardian.toml", "--json"]).json_of(0);
+    guardiand(&scene.path(""), &["heal", "app", "--config", "guardian.toml", "--json"]).json_of(0);
+    let incident = daemon.closed("app", 1);
+    assert_eq!(incident["outcome"], "healed", "{incident:#}");
+    scene.assert_evidence(&incident, &[("main", Some(&bytes))]);
+    assert_eq!(scene.lost(), 0);
+}

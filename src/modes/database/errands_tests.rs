@@ -42,6 +42,7 @@ fn backup_of(taken_at: Timestamp) -> BackupEntry {
         page_size: 4096,
         source_fingerprint: None,
         owner: Owner { uid: 0, gid: 0, mode: 0o600 },
+        attributes: None,
         verified_at: taken_at,
         sqlite_version: "3".into(),
     };
