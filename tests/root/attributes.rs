@@ -8,9 +8,9 @@ use std::process::Command;
 use rustix::fs::{XattrFlags, getxattr, setxattr};
 use rustix::io::Errno;
 
-use super::mounts::Mount;
 use super::support::command::guardiand;
 use super::support::damage::{self, Dice};
+use super::support::mounts::Mount;
 use super::support::scene::Scene;
 use super::support::truth::{is_root, ownership};
 
