@@ -5,6 +5,8 @@
 //! and nothing is done about it until a person says so. The log of the incident whose heal was taken back says `rolled_back`
 //! in the end, after its `closed`.
 
+use std::time::Duration;
+
 use serde::Serialize;
 use serde_json::Value;
 
@@ -20,6 +22,9 @@ use crate::telemetry::{PlaybookBegan, PlaybookEnded, PlaybookOutcome};
 use super::attend::recovered;
 use super::execute::{describe, finish, prove, take_step};
 use super::{Attended, Case, Context};
+
+/// Evidence may be far larger than what is there now, and all of it is read to be verified.
+const WEIGHING: Duration = Duration::from_secs(3600);
 
 /// What a person asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,7 +140,7 @@ async fn try_it(
             return Ok(());
         }
     };
-    let weighed = cx.run(job, target.patience(Look::Inspect)).await;
+    let weighed = cx.run(job, target.patience(Look::Inspect).max(WEIGHING)).await;
     let plan = match target.plan_rollback(of, &evidence, &weighed, ask.accept_loss) {
         Ok(plan) => plan,
         Err(refusal) => {

@@ -186,6 +186,21 @@ fn commits_made_since_are_counted_and_never_taken_without_a_word() {
 }
 
 #[test]
+fn what_was_healed_in_place_comes_back_too_and_nobody_pretends_to_know_the_commits() {
+    for mode in ["wal", "delete"] {
+        let (scene, mut daemon, before, incident) =
+            healed(mode, |scene| drop(damage::leaf(&scene.db(), "rows_word", &mut Dice::new())));
+        assert_eq!(incident["playbook"], "rebuild_indexes", "{incident:#}");
+        let refused = rollback(&scene, &id(&incident), &[]).json_of(1);
+        assert!(refused["detail"].as_str().unwrap().contains("cannot be told"), "{refused:#}");
+        let report = rollback(&scene, &id(&incident), &["--accept-loss"]).json_of(0);
+        assert_eq!(report["outcome"], "rolled_back", "{report:#}");
+        assert_eq!(content(&scene), before);
+        assert_left_alone(&mut daemon, &scene, &before, 2);
+    }
+}
+
+#[test]
 fn a_database_in_use_is_left_alone_and_its_user_is_named() {
     for mode in ["wal", "delete"] {
         let (scene, daemon, _, incident) = healed(mode, smash);

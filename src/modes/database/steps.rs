@@ -100,6 +100,11 @@ pub(super) fn leaves_a_trace(spec: &StepSpec) -> bool {
     )
 }
 
+/// True for the step that puts evidence back.
+pub(super) fn brings_back(spec: &StepSpec) -> bool {
+    matches!(serde_json::from_value::<DatabaseStep>(spec.args.clone()), Ok(DatabaseStep::RollBack { .. }))
+}
+
 /// True for the step that adds to an incident's evidence.
 pub(super) fn keeps(spec: &StepSpec) -> bool {
     matches!(serde_json::from_value::<DatabaseStep>(spec.args.clone()), Ok(DatabaseStep::Preserve))

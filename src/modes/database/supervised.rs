@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::memory::Memory;
-use super::{BUSY_LOOK_AGAIN, Database, SWEEP_PATIENCE, heal, kinds, rollback, steps};
+use super::{BUSY_LOOK_AGAIN, Database, ROLLBACK_PATIENCE, SWEEP_PATIENCE, heal, kinds, rollback, steps};
 use crate::clock::Moment;
 use crate::job::{FileState, Job, Phase};
 use crate::model::{Check, Incident, Kind, Plan, StepSpec};
@@ -112,8 +112,12 @@ impl Supervised for Database {
         steps::leaves_a_trace(spec)
     }
 
-    fn step_patience(&self, _step: &StepSpec) -> Duration {
-        self.whole_file_patience()
+    fn step_patience(&self, step: &StepSpec) -> Duration {
+        match steps::brings_back(step) {
+            // What comes back may be far larger than what is there now.
+            true => self.whole_file_patience().max(ROLLBACK_PATIENCE),
+            false => self.whole_file_patience(),
+        }
     }
 
     fn step_result(&mut self, spec: &StepSpec, _phase: Phase, answer: &Answer) -> StepResult {
