@@ -83,6 +83,14 @@ impl Clock {
         }
     }
 
+    /// Sets a manual clock's wall time, as a person or a time service does, while no time passes.
+    #[cfg(test)]
+    pub fn step_wall(&self, to: Timestamp) {
+        if let Source::Manual(manual) = &self.0 {
+            manual.now.lock().unwrap_or_else(PoisonError::into_inner).wall = to;
+        }
+    }
+
     /// Sleeps until `span` has passed on this clock.
     pub async fn sleep(&self, span: Duration) {
         match &self.0 {

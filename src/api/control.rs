@@ -57,6 +57,20 @@ pub enum ControlRequest {
         /// Its name.
         id: String,
     },
+    /// Take the heal of an incident back.
+    Rollback {
+        /// The incident's name.
+        id: String,
+        /// Which of its preservations comes back, from 1; the last when left out.
+        #[serde(default)]
+        generation: Option<u32>,
+        /// What was committed since may be in evidence alone.
+        #[serde(default)]
+        accept_loss: bool,
+        /// Only say what it would do.
+        #[serde(default)]
+        dry_run: bool,
+    },
     /// Read the configuration again.
     Reload,
 }
@@ -71,6 +85,7 @@ impl ControlRequest {
             ControlRequest::Status { target } => ("status", target.as_deref().unwrap_or("")),
             ControlRequest::Incidents { target, .. } => ("incidents", target.as_deref().unwrap_or("")),
             ControlRequest::Incident { id } => ("incident", id),
+            ControlRequest::Rollback { id, .. } => ("rollback", id),
             ControlRequest::Reload => ("reload", ""),
         }
     }

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::path::Path;
 
-use super::source::{side_name, stat_of};
+use super::source::{ownership_of, side_name, stat_of};
 use super::{BackupError, Examined, examine, hash, of_file};
 use crate::host::{Folder, Ownership, Space, copy_file};
 use crate::job::{BackupManifest, RestoreJob, Restored};
@@ -74,10 +74,11 @@ fn put(
     }
     let source = folder.open_in(name).map_err(BackupError::host("opening a backup"))?;
     let target = to.create_in(temporary, 0o600).map_err(BackupError::host("creating the restored file"))?;
+    // The project is that of the place it is restored to: its quota is another folder's.
+    let ownership = Ownership { project: None, ..ownership_of(manifest.owner, manifest.attributes.as_ref()) };
+    ownership.prepare(&target);
     copy_file(&source, &target).map_err(BackupError::host("copying a backup"))?;
     same_hash(&target, &folder.path().join(name), &manifest.blake3)?;
-    let owner = manifest.owner;
-    let ownership = Ownership { uid: owner.uid, gid: owner.gid, mode: owner.mode, xattrs: Vec::new(), project: None };
     for failed in ownership.apply(&target) {
         tracing::warn!(path = %to.path().join(to_name).display(), failed, "a restored file is not as its source was");
     }

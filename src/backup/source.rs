@@ -7,8 +7,8 @@ use std::os::unix::fs::FileExt as _;
 
 use super::BackupError;
 use crate::format::{Header, WalScan, scan_wal};
-use crate::host::{self, Folder, LockMode, SqliteLock, ask_lock};
-use crate::job::{FileFacts, Fingerprint, WalPosition};
+use crate::host::{self, Folder, LockMode, Ownership, SqliteLock, ask_lock};
+use crate::job::{Attributes, FileFacts, Fingerprint, Owner, WalPosition};
 
 /// The name of a side file: `app.db` and `-wal` give `app.db-wal`.
 pub fn side_name(name: &OsStr, suffix: &str) -> OsString {
@@ -48,6 +48,12 @@ fn job_facts(facts: &host::FileFacts) -> FileFacts {
     }
 }
 
+/// Whose a restored file shall be, as its backup remembers it.
+pub fn ownership_of(owner: Owner, attributes: Option<&Attributes>) -> Ownership {
+    let Attributes { xattrs, project, no_cow } = attributes.cloned().unwrap_or_default();
+    Ownership { uid: owner.uid, gid: owner.gid, mode: owner.mode, xattrs, project, no_cow }
+}
+
 /// The source's files and header at one moment.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Look {
@@ -55,6 +61,7 @@ pub(super) struct Look {
     pub wal: Option<FileFacts>,
     pub journal: Option<FileFacts>,
     pub header: Header,
+    pub attributes: Attributes,
 }
 
 impl Look {
@@ -72,7 +79,10 @@ impl Look {
         let header = Header::parse(head.get(..read).unwrap_or_default())
             .map_err(|error| refuse(format!("its header is no SQLite header: {error}")))?;
         let side = |suffix| stat_of(folder, &side_name(name, suffix));
-        Ok(Look { main: facts, wal: side("-wal")?, journal: side("-journal")?, header })
+        let Ownership { xattrs, project, no_cow, .. } =
+            Ownership::of(main).map_err(BackupError::host("looking at a database's files"))?;
+        let attributes = Attributes { xattrs, project, no_cow };
+        Ok(Look { main: facts, wal: side("-wal")?, journal: side("-journal")?, header, attributes })
     }
 
     pub(super) fn fingerprint(&self) -> Fingerprint {

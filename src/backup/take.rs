@@ -212,6 +212,7 @@ fn finish(
         source_fingerprint: copy.unchanged.then(|| copy.before.fingerprint()),
         wal: copy.wal,
         owner: Owner::from(&copy.before.main),
+        attributes: Some(copy.before.attributes),
         verified_at: Timestamp::now(),
         sqlite_version: sqlite_version().into(),
     };

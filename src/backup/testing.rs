@@ -24,6 +24,7 @@ pub(super) fn entry(name: &str, taken_at: Timestamp, size: u64) -> BackupEntry {
         source_fingerprint: None,
         wal: None,
         owner: Owner { uid: 0, gid: 0, mode: 0o600 },
+        attributes: None,
         verified_at: taken_at,
         sqlite_version: "3".into(),
     };

@@ -53,6 +53,8 @@ pub(super) enum Command {
     Incidents(Incidents),
     /// One incident of the running daemon.
     Incident(Incident),
+    /// Put the files back as they were before an incident was healed.
+    Rollback(Rollback),
     /// Let the running daemon read its configuration again.
     Reload,
     /// Work on the configuration.
@@ -165,6 +167,29 @@ pub(super) struct Incidents {
 pub(super) struct Incident {
     /// Its name, as `guardiand incidents` lists it.
     pub(super) id: String,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Rollback {
+    /// The incident's name, as `guardiand incidents` lists it.
+    #[arg(value_name = "ID")]
+    pub(super) id: String,
+
+    /// Although commits were made since: they are kept in the rollback's own evidence, and nowhere else.
+    #[arg(long)]
+    pub(super) accept_loss: bool,
+
+    /// Say what would come back and what it would cost, and touch nothing.
+    #[arg(long)]
+    pub(super) dry_run: bool,
+
+    /// Which of the incident's preservations comes back, as `guardiand incident ID` lists them [default: the last].
+    #[arg(long, value_name = "N")]
+    pub(super) generation: Option<u32>,
+
+    /// Where evidence and the journal are kept.
+    #[arg(long, value_name = "DIR")]
+    pub(super) state_dir: Option<PathBuf>,
 }
 
 #[cfg(test)]

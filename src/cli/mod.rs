@@ -14,6 +14,7 @@ mod incidents;
 mod output;
 mod reload;
 mod restore;
+mod rollback;
 mod run;
 mod socket;
 mod status;
@@ -48,6 +49,7 @@ pub fn main() -> ExitCode {
         Some(Command::Status(asked)) => status::run(common, &asked, output),
         Some(Command::Incidents(asked)) => incidents::run(common, &asked, output),
         Some(Command::Incident(asked)) => incident::run(common, &asked, output),
+        Some(Command::Rollback(asked)) => rollback::run(common, &asked, output),
         Some(Command::Reload) => reload::run(common, output),
         Some(Command::Config { command: ConfigCommand::Check { file } }) => config_check::run(&file, output),
     };

@@ -80,7 +80,8 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
 
     let mut supervisor = Supervisor::new(foundation.cx.clone(), (outbox.clone(), inbox), wanted, Arc::clone(&board));
     supervisor.on_beat(systemd::beat_interval().unwrap_or(BEAT).min(BEAT), beat(&board, &pulse, &foundation));
-    let reloader = Reloader::new(config.clone(), outbox.clone());
+    foundation.cx.journal.limit(targets::limits(&config));
+    let reloader = Reloader::new(config.clone(), outbox.clone(), foundation.cx.journal.clone());
     // Before anything answers: who sees HTTP may send a signal, and one that nobody waits for kills.
     let signals = obey_signals(reloader.clone(), foundation.stop.clone()).map_err(DaemonError::Signals)?;
     let (remembered, left_open) = foundation.recall(config.gates.heals.per).await;
@@ -95,7 +96,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     serve::listen(&config, &foundation.cx, (&board, &pulse), &outbox, reloader).await?;
     foundation.announce(&config.guardian.control);
     tokio::spawn(watching::watch_files(watches, outbox.clone()));
-    tokio::spawn(expire(foundation.cx.journal.clone(), config.guardian.evidence.keep, config.guardian.evidence.max));
+    tokio::spawn(expire(foundation.cx.journal.clone()));
     tokio::spawn(signals);
     systemd::ready();
     supervisor.run().await;
@@ -144,9 +145,9 @@ fn obey_signals(reloader: Reloader, stop: watch::Sender<bool>) -> std::io::Resul
     })
 }
 
-async fn expire(journal: crate::journal::Journal, keep: Duration, max_bytes: u64) {
+async fn expire(journal: crate::journal::Journal) {
     loop {
-        match journal.expire(keep, max_bytes).await {
+        match journal.expire().await {
             Ok(expired) if expired.folders.is_empty() && expired.evidence.is_empty() => {}
             Ok(expired) => {
                 tracing::info!(bytes = expired.bytes, incidents = expired.evidence.len(), "old evidence deleted");

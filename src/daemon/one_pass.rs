@@ -1,5 +1,7 @@
 //! One pass for the command line: no loop, no HTTP, no socket. Plain values in, documents out.
 
+mod rollback;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,12 +10,14 @@ use serde::Serialize;
 use crate::clock::Clock;
 use crate::config::{Config, Environment};
 use crate::job::{BackupEntry, Client, Job, Outcome, RestoreJob, Restored};
-use crate::journal::Remembered;
+use crate::journal::{Limits, Remembered};
 use crate::model::{Check, Incident, Playbook, Policy, Resolution, Verdict};
 use crate::modes::database::config::{BackupPlan, DatabaseConfig};
 use crate::modes::database::{Database, Defaults, Glob};
 use crate::modes::{Discovery as _, Look, Supervised};
-use crate::supervisor::{GatesConfig, HealAnswer, heal_on_demand, resume};
+use crate::supervisor::{Context, GatesConfig, HealAnswer, heal_on_demand, resume};
+
+pub use rollback::rollback;
 
 use super::foundation::{self, Foundation};
 use super::{DaemonError, block_on, targets};
@@ -143,6 +147,7 @@ pub fn heal(scope: &Scope, subject: &Subject, dry_run: bool) -> Result<HealRepor
         let site = Site::of(scope);
         let foundation = Foundation::lay(&site.state_dir, site.workers, site.gates)?;
         let cx = &foundation.cx;
+        cx.journal.limit(site.limits);
         let mut targets = site.targets(&cx.jobs, std::slice::from_ref(subject)).await?;
         let Some(mut target) = targets.pop() else { return Err(failed("nothing matches".to_owned())) };
         if !targets.is_empty() {
@@ -160,13 +165,17 @@ pub fn heal(scope: &Scope, subject: &Subject, dry_run: bool) -> Result<HealRepor
             let attended = resume(cx, target, left).await;
             (target, case) = (attended.target, attended.case);
         }
-        let (answer, mut attended) = heal_on_demand(cx, target, case, dry_run).await;
-        if let Some(memory) = attended.target.memory() {
-            let saved = Remembered { target: name.clone(), mode: mode.to_owned(), memory };
-            cx.journal.save_memory(vec![saved]).await.map_err(|error| failed(error.to_string()))?;
-        }
+        let (answer, attended) = heal_on_demand(cx, target, case, dry_run).await;
+        saved(cx, attended.target, &name, mode).await?;
         Ok(report(answer, dry_run))
     })?
+}
+
+/// Saves what a target has learnt.
+async fn saved(cx: &Context, mut target: Box<dyn Supervised>, name: &str, mode: &str) -> Result<(), PassError> {
+    let Some(memory) = target.memory() else { return Ok(()) };
+    let saved = Remembered { target: name.to_owned(), mode: mode.to_owned(), memory };
+    cx.journal.save_memory(vec![saved]).await.map_err(|error| failed(error.to_string()))
 }
 
 /// What the command prints of a heal that was asked for.
@@ -276,6 +285,7 @@ struct Site<'a> {
     state_dir: PathBuf,
     workers: usize,
     gates: GatesConfig,
+    limits: Limits,
     defaults: Defaults,
 }
 
@@ -294,6 +304,7 @@ impl Site<'_> {
             config,
             state_dir,
             workers: config.map_or(1, |config| config.guardian.workers),
+            limits: config.map_or_else(Limits::default, targets::limits),
             gates: config.map_or(
                 GatesConfig { cooldown: Duration::ZERO, heals_max: u32::MAX, heals_per: Duration::from_secs(3600) },
                 targets::gates,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{Mutex, mpsc};
 
 use crate::config::Config;
+use crate::journal::Journal;
 use crate::supervisor::{Command, Message};
 use crate::telemetry::{ConfigRefused, ConfigReloaded, ConfigWarning};
 
@@ -15,11 +16,12 @@ use super::{systemd, targets};
 pub(super) struct Reloader {
     running: Arc<Mutex<Config>>,
     outbox: mpsc::UnboundedSender<Message>,
+    journal: Journal,
 }
 
 impl Reloader {
-    pub(super) fn new(running: Config, outbox: mpsc::UnboundedSender<Message>) -> Reloader {
-        Reloader { running: Arc::new(Mutex::new(running)), outbox }
+    pub(super) fn new(running: Config, outbox: mpsc::UnboundedSender<Message>, journal: Journal) -> Reloader {
+        Reloader { running: Arc::new(Mutex::new(running)), outbox, journal }
     }
 
     /// Reads the file again. A bad one is refused with its errors, and the running configuration stays.
@@ -45,6 +47,7 @@ impl Reloader {
         config.guardian.state_dir.clone_from(&running.guardian.state_dir);
         config.guardian.http = running.guardian.http;
         config.guardian.control.clone_from(&running.guardian.control);
+        self.journal.limit(targets::limits(&config));
         let command = Command::Reconfigure { plant: targets::plant(&config), gates: targets::gates(&config) };
         let _ = self.outbox.send(Message::Command(command));
         let detail = match waiting.is_empty() {

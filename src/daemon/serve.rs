@@ -2,21 +2,25 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::api::control::{self, ControlReply, ControlRequest, Handler};
+use crate::api::control::{self, ControlReply, ControlRequest, Handler, Peer};
 use crate::api::{self, Fetched, Hosts, IncidentSource, Run, Shared, Story};
 use crate::config::Config;
-use crate::job::Outcome;
+use crate::job::{Job, Outcome};
 use crate::journal::{Filter, History, Journal};
 use crate::model::{Incident, IncidentId, Verdict};
 use crate::supervisor::status::{Pulse, StatusBoard};
-use crate::supervisor::{Command, Context, Message};
+use crate::supervisor::{Command, Context, Message, RollbackAsk};
 
 use super::{DaemonError, one_pass, reload::Reloader};
+
+/// Listing evidence reads small files.
+const LIST_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Starts answering on both; the sockets listen when this returns.
 ///
@@ -53,10 +57,10 @@ pub(super) async fn listen(
             }
         });
     }
-    let desk = Arc::new(Desk { board: Arc::clone(board), incidents, outbox: outbox.clone(), reloader });
-    let handler: Handler = Arc::new(move |request, _peer| {
+    let desk = Arc::new(Desk { cx: cx.clone(), board: Arc::clone(board), incidents, outbox: outbox.clone(), reloader });
+    let handler: Handler = Arc::new(move |request, peer| {
         let desk = Arc::clone(&desk);
-        Box::pin(async move { desk.answer(request).await }) as Pin<Box<dyn Future<Output = ControlReply> + Send>>
+        Box::pin(async move { desk.answer(request, peer).await }) as Pin<Box<dyn Future<Output = ControlReply> + Send>>
     });
     let serving =
         control::serve(&config.guardian.control, handler).map_err(|error| DaemonError::Listen(error.to_string()))?;
@@ -103,6 +107,7 @@ fn story(past: History) -> Story {
 
 /// Answers what the control socket is asked.
 struct Desk {
+    cx: Context,
     board: Arc<RwLock<StatusBoard>>,
     incidents: Arc<dyn IncidentSource>,
     outbox: mpsc::UnboundedSender<Message>,
@@ -110,7 +115,7 @@ struct Desk {
 }
 
 impl Desk {
-    async fn answer(&self, request: ControlRequest) -> ControlReply {
+    async fn answer(&self, request: ControlRequest, peer: Peer) -> ControlReply {
         let answered = match request {
             ControlRequest::Heal { target, dry_run } => self.heal(target, dry_run).await,
             ControlRequest::Check { targets } => self.check(targets).await,
@@ -122,10 +127,15 @@ impl Desk {
                 found.map(|found| (0, json!({ "incidents": found })))
             }
             ControlRequest::Incident { id } => match self.incidents.incident(IncidentId(id.clone())).await {
-                Ok(Some(incident)) => Ok((0, json!(incident))),
+                Ok(Some(incident)) => self.told(incident).await,
                 Ok(None) => Err(format!("there is no incident {id}")),
                 Err(error) => Err(error),
             },
+            ControlRequest::Rollback { id, generation, accept_loss, dry_run } => {
+                let by = format!("uid {}", peer.uid);
+                let incident = IncidentId(id);
+                self.rollback(RollbackAsk { incident, generation, accept_loss, dry_run, by }).await
+            }
             ControlRequest::Reload => match self.reloader.reload().await {
                 Ok(detail) => Ok((0, json!({ "reloaded": detail }))),
                 // As every command that is given a bad configuration (EX_CONFIG).
@@ -189,6 +199,28 @@ impl Desk {
             Some(target) => Ok((0, json!(target))),
             None => Err(looked.err().unwrap_or_else(|| format!("there is no target named `{named}`"))),
         }
+    }
+
+    async fn rollback(&self, ask: RollbackAsk) -> Result<(u8, serde_json::Value), String> {
+        let id = ask.incident.clone();
+        let of = self.incidents.incident(id.clone()).await?.ok_or_else(|| format!("there is no incident {id}"))?;
+        let answer = self.ask(|reply| Command::Rollback { ask, of: Box::new(of), reply }).await??;
+        Ok((answer.outcome.exit(), json!(answer)))
+    }
+
+    /// An incident with what its evidence holds, and how to take its heal back.
+    async fn told(&self, incident: Incident) -> Result<(u8, serde_json::Value), String> {
+        let job = Job::ListEvidence { folder: self.cx.journal.evidence(&incident.id) };
+        let mut told = json!(incident);
+        match self.cx.jobs.run(job, LIST_PATIENCE).await {
+            Ok(Outcome::Evidence { kept }) if !kept.is_empty() => {
+                told["evidence_files"] = json!(kept);
+                told["rollback"] = json!(format!("guardiand rollback {}", incident.id));
+            }
+            Ok(_) => {}
+            Err(failure) => told["evidence_error"] = json!(failure.message),
+        }
+        Ok((0, told))
     }
 
     fn status(&self) -> (u8, serde_json::Value) {

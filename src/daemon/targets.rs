@@ -1,6 +1,7 @@
 //! From a configuration to what is supervised: the one place that names every mode.
 
 use crate::config::Config;
+use crate::journal::Limits;
 use crate::modes::database::{Database, Defaults, Glob, MODE, kinds};
 use crate::supervisor::{GatesConfig, Plant};
 use crate::telemetry::register_mode;
@@ -34,6 +35,11 @@ pub(super) fn gates(config: &Config) -> GatesConfig {
         heals_max: config.gates.heals.max,
         heals_per: config.gates.heals.per,
     }
+}
+
+/// How much evidence is kept.
+pub(super) fn limits(config: &Config) -> Limits {
+    Limits { keep: config.guardian.evidence.keep, max_bytes: config.guardian.evidence.max }
 }
 
 /// Creates the series of every mode, at zero.

@@ -4,7 +4,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::fs::{Gid, Mode, Uid, XattrFlags, fchmod, fchown, fgetxattr, flistxattr, fremovexattr, fsetxattr};
+use rustix::fs::{Gid, IFlags, Mode, Uid, XattrFlags, fchmod, fchown, fgetxattr, flistxattr, fremovexattr, fsetxattr};
 use rustix::io::Errno;
 use rustix::ioctl::{Getter, Opcode, Setter, ioctl, opcode};
 use serde::{Deserialize, Serialize};
@@ -28,6 +28,9 @@ pub struct Ownership {
     pub xattrs: Vec<(String, Vec<u8>)>,
     /// Project of the quota, where the file system has one.
     pub project: Option<u32>,
+    /// The file system overwrites its blocks in place instead of copying them (btrfs: `chattr +C`).
+    #[serde(default)]
+    pub no_cow: bool,
 }
 
 impl Ownership {
@@ -39,30 +42,40 @@ impl Ownership {
         let fd = fd.as_fd();
         let facts = FileFacts::of_fd(fd)?;
         let project = project_of(fd).ok().map(|attributes| attributes.project);
-        Ok(Ownership { uid: facts.uid, gid: facts.gid, mode: facts.mode, xattrs: read_xattrs(fd), project })
+        let no_cow = rustix::fs::ioctl_getflags(fd).is_ok_and(|flags| flags.contains(IFlags::NOCOW));
+        Ok(Ownership { uid: facts.uid, gid: facts.gid, mode: facts.mode, xattrs: read_xattrs(fd), project, no_cow })
+    }
+
+    /// Puts on a file that is still *empty* what later has no effect: the flag against copy-on-write, and the project whose
+    /// quota its blocks shall count against. What failed comes back in words.
+    pub fn prepare(&self, fd: impl AsFd) -> Vec<String> {
+        let fd = fd.as_fd();
+        let mut failed = Vec::new();
+        if self.no_cow {
+            note(&mut failed, "the flag against copy-on-write", apply_no_cow(fd));
+        }
+        if let Some(project) = self.project {
+            note(&mut failed, &format!("project {project}"), apply_project(fd, project));
+        }
+        failed
     }
 
     /// Puts it on an open file, as far as we may; what failed comes back in words, empty when nothing did.
     pub fn apply(&self, fd: impl AsFd) -> Vec<String> {
         let fd = fd.as_fd();
         let mut failed = Vec::new();
-        let mut note = |what: String, answer: Result<(), Errno>| {
-            if let Err(errno) = answer {
-                failed.push(format!("{what} could not be set: {}", io::Error::from(errno)));
-            }
-        };
         // Owner first: changing it takes set-id bits away. ACL last: it holds the group's bits.
-        note(format!("owner {}:{}", self.uid, self.gid), self.apply_owner(fd));
-        note(format!("mode {:04o}", self.mode), fchmod(fd, Mode::from_raw_mode(self.mode)));
+        note(&mut failed, &format!("owner {}:{}", self.uid, self.gid), self.apply_owner(fd));
+        note(&mut failed, &format!("mode {:04o}", self.mode), fchmod(fd, Mode::from_raw_mode(self.mode)));
         if self.xattrs.iter().all(|(name, _)| name != ACL) {
-            note("absence of an ACL".into(), remove_inherited_acl(fd));
+            note(&mut failed, "absence of an ACL", remove_inherited_acl(fd));
         }
         let (acl, others): (Vec<_>, Vec<_>) = self.xattrs.iter().partition(|(name, _)| name == ACL);
         for (name, value) in others.into_iter().chain(acl) {
-            note(name.clone(), fsetxattr(fd, name.as_str(), value, XattrFlags::empty()));
+            note(&mut failed, name, fsetxattr(fd, name.as_str(), value, XattrFlags::empty()));
         }
         if let Some(project) = self.project {
-            note(format!("project {project}"), apply_project(fd, project));
+            note(&mut failed, &format!("project {project}"), apply_project(fd, project));
         }
         failed
     }
@@ -74,6 +87,21 @@ impl Ownership {
             _ => fchown(fd, Some(Uid::from_raw(self.uid)), Some(Gid::from_raw(self.gid))),
         }
     }
+}
+
+fn note(failed: &mut Vec<String>, what: &str, answer: Result<(), Errno>) {
+    if let Err(errno) = answer {
+        failed.push(format!("{what} could not be set: {}", io::Error::from(errno)));
+    }
+}
+
+/// Only an empty file takes it.
+fn apply_no_cow(fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    let now = rustix::fs::ioctl_getflags(fd)?;
+    if now.contains(IFlags::NOCOW) {
+        return Ok(());
+    }
+    rustix::fs::ioctl_setflags(fd, now | IFlags::NOCOW)
 }
 
 fn read_xattrs(fd: BorrowedFd<'_>) -> Vec<(String, Vec<u8>)> {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{DatabaseSite, Fingerprint, Owner, TableRows};
+use super::{Attributes, DatabaseSite, Fingerprint, Owner, TableRows};
 
 /// A request to take a verified backup.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -70,6 +70,9 @@ pub struct BackupManifest {
     pub wal: Option<WalPosition>,
     /// The source's owner and mode.
     pub owner: Owner,
+    /// What else its source's file had.
+    #[serde(default)]
+    pub attributes: Option<Attributes>,
     /// When the copy last passed `integrity_check`.
     #[serde(with = "crate::model::millis")]
     pub verified_at: Timestamp,

@@ -11,17 +11,19 @@ mod database;
 mod events;
 mod kept;
 pub mod line;
+mod rollback;
 mod step;
 
 pub use backup::{BackupEntry, BackupJob, BackupManifest, Keep, PruneJob, RestoreJob, Restored, WalPosition};
 pub use client::{Answer, Client, ClientOptions};
 pub use database::{
-    Access, DatabaseFacts, DatabaseProbe, DatabaseSite, Diagnosis, DotfileLock, FileFacts, FileState, Fingerprint,
-    HeaderFacts, HeldLock, HolderFacts, IntegrityFacts, IntegrityLevel, JournalFacts, JournalState, LayerTime,
-    MendedCopy, OpenFacts, Owner, Place, QueryFacts, SettledCopy, SqliteFault, TableRows, Unread, Users, WalFacts,
-    WalMark, WalState,
+    Access, Attributes, DatabaseFacts, DatabaseProbe, DatabaseSite, Diagnosis, DotfileLock, FileFacts, FileState,
+    Fingerprint, HeaderFacts, HeldLock, HolderFacts, IntegrityFacts, IntegrityLevel, JournalFacts, JournalState,
+    LayerTime, MendedCopy, OpenFacts, Owner, Place, QueryFacts, SettledCopy, SqliteFault, TableRows, Unread, Users,
+    WalFacts, WalMark, WalState,
 };
 pub use events::WorkerEvents;
+pub use rollback::{KeptFile, KeptFiles, RowsSince, Since, WeighRollback, Weighed};
 pub use step::{Candidate, DatabaseStep, Phase, Progress, StepJob, StepReport, WalBase};
 
 use std::path::PathBuf;
@@ -47,6 +49,13 @@ pub enum Job {
     Restore(RestoreJob),
     /// Apply, resume or undo one step of a playbook.
     Step(Box<StepJob>),
+    /// Say what putting an incident's evidence back would cost.
+    WeighRollback(Box<WeighRollback>),
+    /// List what an incident's evidence folder holds.
+    ListEvidence {
+        /// The folder.
+        folder: PathBuf,
+    },
     /// Resolve a glob to the files that match it now.
     Expand {
         /// The pattern, absolute.
@@ -80,6 +89,13 @@ pub enum Outcome {
     Restored(Restored),
     /// Of [`Job::Step`].
     Stepped(Box<StepReport>),
+    /// Of [`Job::WeighRollback`].
+    Weighed(Box<Weighed>),
+    /// Of [`Job::ListEvidence`], oldest first.
+    Evidence {
+        /// Every complete preservation.
+        kept: Vec<KeptFiles>,
+    },
     /// Of [`Job::Expand`].
     Expanded {
         /// Each match with what its wildcards matched, joined by `/`.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DatabaseSite, Owner, TableRows, WalPosition};
+use super::{DatabaseSite, FileFacts, Owner, TableRows, WalPosition};
 use crate::model::App;
 
 /// One step on a database. Its serialized shape is what the journal keeps: add fields with defaults, never rename.
@@ -81,6 +81,19 @@ pub enum DatabaseStep {
     },
     /// Guarded swap: side files into evidence, fsync, then the candidate over the path (section 2).
     Install,
+    /// Guarded swap, the other way: a preservation's files in the place of those that are there, which were preserved before.
+    RollBack {
+        /// The incident whose heal is taken back.
+        of: String,
+        /// Its evidence folder.
+        evidence: PathBuf,
+        /// Which of its preservations.
+        generation: u32,
+        /// The files that were there when a person was told what it costs: `main`, `wal`, `journal`.
+        present: Vec<(String, FileFacts)>,
+        /// Whatever was committed since then may be in evidence alone.
+        accept_loss: bool,
+    },
     /// Stop the program that uses it, once it is written down whether it ran; done when nobody has the files any more.
     StopApp {
         /// The program.
@@ -134,6 +147,7 @@ impl DatabaseStep {
             DatabaseStep::Install => "install",
             DatabaseStep::StopApp { .. } => "stop_app",
             DatabaseStep::StartApp { .. } => "start_app",
+            DatabaseStep::RollBack { .. } => "roll_back",
         }
     }
 }

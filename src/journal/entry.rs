@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 
 use crate::clock::Moment;
 use crate::job::Phase;
-use crate::model::{Incident, Loss, Playbook, StepRecord, StepSpec};
+use crate::model::{Incident, IncidentId, Loss, Playbook, StepRecord, StepSpec};
 
 /// The shape's version that this program writes.
 pub const VERSION: u32 = 1;
@@ -43,6 +43,13 @@ pub enum Entry {
         index: usize,
         /// Its name.
         name: String,
+    },
+    /// A person wants a heal taken back: this incident's, or that of a closed one. The playbook that begins next does it.
+    RollingBack {
+        /// The incident whose heal is taken back.
+        of: IncidentId,
+        /// Who asked, in words.
+        by: String,
     },
     /// A step is about to be applied, or taken back. Durable before the first byte changes.
     StepIntended {
@@ -106,10 +113,17 @@ pub enum Entry {
     },
     /// Healthy again by itself.
     Recovered,
-    /// The last of every log.
+    /// The last of a log, but for [`Entry::RolledBack`].
     Closed {
         /// As it was closed.
         incident: Box<Incident>,
+    },
+    /// The one thing that can follow: the heal of this incident was taken back.
+    RolledBack {
+        /// By which incident.
+        within: IncidentId,
+        /// Who asked, in words.
+        by: String,
     },
 }
 
@@ -125,6 +139,7 @@ impl Entry {
             Entry::Planned { .. } => "planned",
             Entry::Asked { .. } => "asked",
             Entry::PlaybookBegan { .. } => "playbook_began",
+            Entry::RollingBack { .. } => "rolling_back",
             Entry::StepIntended { .. } => "step_intended",
             Entry::StepEnded { .. } => "step_ended",
             Entry::StepResumed { .. } => "step_resumed",
@@ -136,6 +151,7 @@ impl Entry {
             Entry::Escalated { .. } => "escalated",
             Entry::Recovered => "recovered",
             Entry::Closed { .. } => "closed",
+            Entry::RolledBack { .. } => "rolled_back",
         }
     }
 }

@@ -80,6 +80,21 @@ pub enum JournalError {
         /// The system's answer.
         source: io::Error,
     },
+    /// No room for more evidence within what the configuration allows.
+    #[error(
+        "the evidence in {path} takes {total} bytes, {needed} more are needed, and `evidence.max` is {max}: what is left of it \
+         is of open incidents and of the last heals that lost rows. Raise `evidence.max` in [guardian], then `guardiand heal`"
+    )]
+    EvidenceFull {
+        /// Bytes to be added.
+        needed: u64,
+        /// Bytes that are kept now.
+        total: u64,
+        /// Bytes that may be kept.
+        max: u64,
+        /// The folder of all incidents.
+        path: PathBuf,
+    },
     /// The journal's thread has ended.
     #[error("the journal's thread has ended; restart guardiand")]
     Gone,

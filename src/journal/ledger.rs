@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 
 use tokio::sync::oneshot;
 
-use super::entry::Entry;
+use super::entry::{Entry, Read};
 use super::error::JournalError;
 use super::ids::is_id;
 use super::index::Index;
 use super::log::{self, Contents, Doubt, LOG_NAME, LogWriter};
 use super::replay::{Replayed, replay};
-use crate::clock::Clock;
+use crate::clock::{Clock, Moment};
 use crate::model::{IncidentId, IncidentState};
 
 /// The folder of an incident's files as they were, inside its own.
@@ -44,6 +44,7 @@ pub(super) struct Ledger {
     pub(super) index: Index,
     open: BTreeMap<IncidentId, Open>,
     clock: Clock,
+    began: Moment,
     /// What had to be set aside, cut off or left alone at the start, for the log.
     pub(super) troubles: Vec<String>,
     /// Set when the thread shall end; told once everything is closed.
@@ -60,7 +61,9 @@ impl Ledger {
             }
         }
         let index = Index::open(&root.join("state.db"), clock.now().wall, &mut troubles)?;
-        let mut ledger = Ledger { root: root.to_owned(), index, open: BTreeMap::new(), clock, troubles, stop: None };
+        let began = clock.now();
+        let mut ledger =
+            Ledger { root: root.to_owned(), index, open: BTreeMap::new(), clock, began, troubles, stop: None };
         ledger.read_folders();
         Ok(ledger)
     }
@@ -157,6 +160,25 @@ impl Ledger {
         Ok(())
     }
 
+    /// Writes down in a closed incident's log that its heal was taken back. Twice is once.
+    pub(super) fn rolled_back(&mut self, id: &IncidentId, within: &IncidentId, by: &str) -> Result<(), JournalError> {
+        let folder = incidents(&self.root).join(&id.0);
+        if self.open.contains_key(id) || !is_id(&id.0) {
+            return Err(JournalError::Unknown(id.clone()));
+        }
+        let contents = log::read(&folder.join(LOG_NAME))?;
+        let mut replayed = replay(&contents.records)?;
+        let entry = Entry::RolledBack { within: within.clone(), by: by.to_owned() };
+        let known = contents.records.last().is_some_and(|last| last.entry == Read::Known(entry.clone()));
+        if !known {
+            let at = self.clock.now();
+            let mut log = LogWriter::carry_on(&folder, &contents)?;
+            replayed.apply(log.next_seq(), at, &entry)?;
+            log.append(at, &entry)?;
+        }
+        self.index.put(&replayed, contents.records.len() as u64 + u64::from(!known))
+    }
+
     /// Brings the index up to date with a log; an incident that is over is let go of.
     pub(super) fn reindex(&mut self, id: &IncidentId) -> Result<(), JournalError> {
         let Some(open) = self.open.get(id) else { return Ok(()) };
@@ -185,9 +207,24 @@ impl Ledger {
         self.open.contains_key(id)
     }
 
+    /// Closed incidents whose evidence a rollback that is under way puts back.
+    pub(super) fn sources_of_rollbacks(&self) -> impl Iterator<Item = &IncidentId> {
+        self.open.values().filter_map(|open| open.replayed.rolling_back.as_ref()).map(|(of, _)| of)
+    }
+
     /// The state directory.
     pub(super) fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// When this ledger was opened.
+    pub(super) fn began(&self) -> Moment {
+        self.began
+    }
+
+    /// Now, on both clocks.
+    pub(super) fn moment(&self) -> Moment {
+        self.clock.now()
     }
 
     /// Now.

@@ -21,14 +21,14 @@ mod replay;
 mod state_lock;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
 pub use entry::{Entry, Read, Record, decode, encode};
 pub use error::JournalError;
-pub use expire::Expired;
+pub use expire::{Expired, Limits};
 pub use ids::new_id;
 pub use index::{Filter, History, Remembered};
 pub use ledger::LeftOpen;
@@ -50,6 +50,7 @@ type Task = Box<dyn FnOnce(&mut Ledger) + Send>;
 pub struct Journal {
     tasks: mpsc::Sender<Task>,
     root: Arc<Path>,
+    limits: Arc<Mutex<Limits>>,
 }
 
 impl Journal {
@@ -60,7 +61,7 @@ impl Journal {
     pub fn start(state_dir: &Path, clock: Clock) -> std::io::Result<Journal> {
         let (tasks, mut queue) = mpsc::channel::<Task>(QUEUE);
         let root: Arc<Path> = Arc::from(state_dir);
-        let journal = Journal { tasks, root: Arc::clone(&root) };
+        let journal = Journal { tasks, root: Arc::clone(&root), limits: Arc::default() };
         std::thread::Builder::new().name("journal".into()).spawn(move || {
             let mut ledger = match Ledger::open(&root, clock) {
                 Ok(ledger) => ledger,
@@ -119,6 +120,15 @@ impl Journal {
         .await?
     }
 
+    /// Writes down in a closed incident's log that its heal was taken back; durable when this returns. Twice is once.
+    ///
+    /// # Errors
+    /// When there is no such incident, it is not closed, or it cannot be made durable.
+    pub async fn rolled_back(&self, id: &IncidentId, within: &IncidentId, by: &str) -> Result<(), JournalError> {
+        let (id, within, by) = (id.clone(), within.clone(), by.to_owned());
+        self.call(move |ledger, reply| drop(reply.send(ledger.rolled_back(&id, &within, &by)))).await?
+    }
+
     /// Incidents, newest first.
     ///
     /// # Errors
@@ -170,12 +180,28 @@ impl Journal {
         self.ask(|ledger| ledger.index.load_memory()).await
     }
 
-    /// Removes evidence of closed incidents that is older than `keep`, then the oldest until all is below `max_bytes`.
+    /// How much evidence is kept from now on.
+    pub fn limit(&self, limits: Limits) {
+        *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = limits;
+    }
+
+    /// Removes evidence of closed incidents that is older than the limits say, then the oldest until all is below them.
     ///
     /// # Errors
     /// At the first folder that cannot be removed.
-    pub async fn expire(&self, keep: Duration, max_bytes: u64) -> Result<Expired, JournalError> {
-        self.ask(move |ledger| expire::expire(ledger, keep, max_bytes)).await
+    pub async fn expire(&self) -> Result<Expired, JournalError> {
+        let limits = *self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        self.ask(move |ledger| expire::expire(ledger, limits)).await
+    }
+
+    /// Sees to it that `bytes` more of evidence fit for an incident, by removing what may go before its time.
+    ///
+    /// # Errors
+    /// [`JournalError::EvidenceFull`] when that does not suffice: then nothing may be healed that needs them.
+    pub async fn make_room(&self, id: &IncidentId, bytes: u64) -> Result<Expired, JournalError> {
+        let limits = *self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        let id = id.clone();
+        self.ask(move |ledger| expire::make_room(ledger, &id, bytes, limits)).await
     }
 
     /// What was not as it was left when the journal was opened, in words.

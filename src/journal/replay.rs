@@ -8,8 +8,11 @@
 //!   ├▶ asked ──┴────────────┤
 //!   ├▶ deferred             │
 //!   ├▶ escalated ───────────┘   (from anywhere but with a step unfinished or after the end)
-//!   └▶ recovered ─▶ closed
+//!   └▶ recovered ─▶ closed ─▶ rolled_back
 //! ```
+//!
+//! `rolling_back` stands before the beginning of the playbook that takes a heal back; `rolled_back` is what the log of the
+//! incident whose heal that was says in the end.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -18,7 +21,10 @@ use thiserror::Error;
 use super::entry::{Entry, Read, Record};
 use crate::clock::Moment;
 use crate::job::Phase;
-use crate::model::{Incident, IncidentEvent, IncidentState, Loss, Playbook, Risk, StepOutcome, StepRecord, StepSpec};
+use crate::model::{
+    Incident, IncidentEvent, IncidentId, IncidentState, Loss, Playbook, Resolution, Risk, StepOutcome, StepRecord,
+    StepSpec,
+};
 
 /// A step that was begun, and of which nobody knows how far it got.
 #[derive(Debug, Clone, PartialEq)]
@@ -74,6 +80,10 @@ pub struct Replayed {
     pub replaced: bool,
     /// The log has its last entry.
     pub closed: bool,
+    /// Steps of the present run that have ended, with their places in the playbook.
+    pub taken: Vec<(usize, StepOutcome)>,
+    /// The plan takes back the heal of this incident, as somebody asked.
+    pub rolling_back: Option<(IncidentId, String)>,
     /// Entries of a newer version, which were skipped.
     pub skipped: Vec<String>,
     run_began_ms: u64,
@@ -135,6 +145,8 @@ impl Replayed {
             loss: None,
             replaced: false,
             closed: false,
+            taken: Vec::new(),
+            rolling_back: None,
             skipped: Vec::new(),
             run_began_ms: at.boot_ms,
         }
@@ -164,7 +176,13 @@ impl Replayed {
         use IncidentEvent as E;
         use IncidentState as S;
         if self.closed {
-            return Err("the log has ended".into());
+            return match entry {
+                Entry::RolledBack { .. } => {
+                    self.incident.outcome = Some(Resolution::RolledBack);
+                    Ok(())
+                }
+                _ => Err("the log has ended".into()),
+            };
         }
         if let Some(open) = &self.unfinished
             && !matches!(entry, Entry::StepEnded { .. } | Entry::StepResumed { .. })
@@ -176,6 +194,11 @@ impl Replayed {
             (S::Open | S::AwaitingApproval | S::Escalated | S::Healing, Entry::Planned { playbooks }) => {
                 self.playbooks.clone_from(playbooks);
                 self.current = None;
+                self.rolling_back = None;
+                Ok(())
+            }
+            (S::Open | S::AwaitingApproval | S::Escalated, Entry::RollingBack { of, by }) => {
+                self.rolling_back = Some((of.clone(), by.clone()));
                 Ok(())
             }
             (_, Entry::Asked { reason }) => {
@@ -255,6 +278,7 @@ impl Replayed {
         self.end_run(at, false);
         self.current = Some(index);
         self.loss = None;
+        self.taken.clear();
         self.incident.reason = None;
         name.clone_into(&mut self.incident.playbook);
         self.run_began_ms = at.boot_ms;
@@ -279,7 +303,8 @@ impl Replayed {
             Some(open) if open.playbook == playbook && open.index == index => {
                 if open.spec.risk == Risk::Lossy {
                     self.replaced = match (open.phase, record.outcome) {
-                        (Phase::Apply | Phase::Resume, StepOutcome::Ok) => true,
+                        // What stood in its place is what a rollback takes away.
+                        (Phase::Apply | Phase::Resume, StepOutcome::Ok) => self.rolling_back.is_none(),
                         (_, StepOutcome::Undone) | (Phase::Undo, StepOutcome::Ok | StepOutcome::Skipped) => false,
                         (_, StepOutcome::Failed) | (Phase::Apply | Phase::Resume, StepOutcome::Skipped) => {
                             self.replaced
@@ -301,7 +326,23 @@ impl Replayed {
             self.incident.evidence.clone_from(&record.evidence);
         }
         self.incident.steps.push(record.clone());
+        self.taken.push((index, record.outcome));
         Ok(())
+    }
+
+    /// Step `index` of the present run was applied.
+    pub fn was_taken(&self, index: usize) -> bool {
+        self.taken
+            .iter()
+            .any(|(known, outcome)| *known == index && matches!(outcome, StepOutcome::Ok | StepOutcome::Skipped))
+    }
+
+    /// A heal was taken back, as a person wanted, and nothing was tried since: until a person says otherwise, nothing is.
+    pub fn is_rolled_back(&self) -> bool {
+        let playbook = self.rolling_back.as_ref().and(self.current).and_then(|index| self.playbooks.get(index));
+        playbook.is_some_and(|playbook| {
+            playbook.steps.iter().enumerate().filter(|(_, spec)| !spec.finally).all(|(index, _)| self.was_taken(index))
+        })
     }
 
     fn end_run(&mut self, at: Moment, success: bool) {

@@ -172,9 +172,32 @@ fn a_disproved_playbook_is_taken_back_and_the_next_one_begins() {
 }
 
 async fn live(journal: &Journal, id: &str, until: usize) {
-    for entry in life(id).into_iter().take(until) {
-        journal.append(&IncidentId(id.into()), entry).await.unwrap();
+    live_on(journal, life(id), (0, until)).await;
+}
+
+async fn live_on(journal: &Journal, life: Vec<Entry>, (from, until): (usize, usize)) {
+    let Some(Entry::Opened { incident }) = life.first().cloned() else { panic!("no beginning") };
+    for entry in life.into_iter().take(until).skip(from) {
+        journal.append(&incident.id, entry).await.unwrap();
     }
+}
+
+/// The same life, without a loss.
+fn lossless(id: &str) -> Vec<Entry> {
+    let none = || Loss { rows_lost: Some(0), ..loss() };
+    life(id)
+        .into_iter()
+        .map(|entry| match entry {
+            Entry::StepEnded { playbook, index, record, loss } => {
+                Entry::StepEnded { playbook, index, record, loss: loss.map(|_| none()) }
+            }
+            Entry::Closed { mut incident } => {
+                incident.loss = Some(none());
+                Entry::Closed { incident }
+            }
+            other => other,
+        })
+        .collect()
 }
 
 fn clock() -> Clock {
@@ -268,7 +291,7 @@ async fn only_closed_incidents_lose_their_evidence() {
     let clock = clock();
     let journal = Journal::start(dir.path(), clock.clone()).unwrap();
     let open = "20251122T030406.000Z-ffffff";
-    live(&journal, ID, 10).await;
+    live_on(&journal, lossless(ID), (0, 10)).await;
     live(&journal, open, 6).await;
     for id in [ID, open] {
         let folder = journal.evidence(&IncidentId(id.into()));
@@ -276,15 +299,103 @@ async fn only_closed_incidents_lose_their_evidence() {
         std::fs::write(folder.join("main"), vec![7_u8; 100_000]).unwrap();
     }
     let month = Duration::from_secs(30 * 86_400);
-    assert_eq!(journal.expire(month, u64::MAX).await.unwrap(), Expired::default());
-    let by_size = journal.expire(month, 0).await.unwrap();
+    journal.limit(Limits { keep: month, max_bytes: u64::MAX });
+    assert_eq!(journal.expire().await.unwrap(), Expired::default());
+    journal.limit(Limits { keep: month, max_bytes: 0 });
+    let by_size = journal.expire().await.unwrap();
     assert_eq!((by_size.evidence.len(), by_size.folders.len()), (1, 0));
+    assert!(!journal.evidence(&IncidentId(ID.into())).exists());
     assert!(dir.path().join("incidents").join(ID).join(LOG_NAME).exists(), "the log outlives the files");
     assert!(journal.evidence(&IncidentId(open.into())).join("main").exists());
-    clock.advance(month * 2);
-    let by_age = journal.expire(month, u64::MAX).await.unwrap();
+    clock.advance(month * 13);
+    journal.limit(Limits { keep: month, max_bytes: u64::MAX });
+    let by_age = journal.expire().await.unwrap();
     assert_eq!(by_age.folders, [IncidentId(ID.into())]);
     assert!(journal.evidence(&IncidentId(open.into())).join("main").exists());
+}
+
+/// Closed incidents with 100 kB of evidence each; those of `lossy` cost rows.
+async fn closed_ones(journal: &Journal, ids: &[&str], lossy: &[&str]) {
+    for id in ids {
+        let life = if lossy.contains(id) { life(id) } else { lossless(id) };
+        live_on(journal, life, (0, 10)).await;
+        let folder = journal.evidence(&IncidentId((*id).into()));
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join("main"), vec![7_u8; 100_000]).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn the_age_rule_takes_the_copies_and_leaves_the_log_for_a_year() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = clock();
+    let journal = Journal::start(dir.path(), clock.clone()).unwrap();
+    closed_ones(&journal, &[ID], &[]).await;
+    let month = Duration::from_secs(30 * 86_400);
+    clock.advance(month * 2);
+    let expired = journal.expire().await.unwrap();
+    assert_eq!((expired.evidence.len(), expired.folders.len()), (1, 0));
+    assert!(dir.path().join("incidents").join(ID).join(LOG_NAME).exists());
+    assert_eq!(journal.expire().await.unwrap(), Expired::default());
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn after_a_step_of_the_clock_nothing_goes_by_its_age() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = clock();
+    let journal = Journal::start(dir.path(), clock.clone()).unwrap();
+    closed_ones(&journal, &[ID], &[]).await;
+    // Ten years ahead, while no time has passed: a battery that was changed, a virtual machine that was moved.
+    clock.step_wall(moment(10 * 365 * 86_400_000).wall);
+    assert_eq!(journal.expire().await.unwrap(), Expired::default());
+    // The size rule needs no clock.
+    journal.limit(Limits { max_bytes: 0, ..Limits::default() });
+    assert_eq!(journal.expire().await.unwrap().evidence.len(), 1);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn room_is_made_of_the_oldest_and_never_of_what_a_heal_cost() {
+    let dir = tempfile::tempdir().unwrap();
+    let journal = Journal::start(dir.path(), clock()).unwrap();
+    let ids = ["20251122T030405.000Z-000001", "20251122T030406.000Z-000002", "20251122T030407.000Z-000003"];
+    closed_ones(&journal, &ids, &ids[..1]).await;
+    journal.limit(Limits { max_bytes: 310_000, ..Limits::default() });
+    let new = IncidentId("20251122T030408.000Z-000004".into());
+    assert_eq!(journal.make_room(&new, 5_000).await.unwrap(), Expired::default());
+    // The oldest lost rows: what is left of them is in its evidence.
+    let made = journal.make_room(&new, 50_000).await.unwrap();
+    assert_eq!(made.evidence, [IncidentId(ids[1].into())]);
+    let refused = journal.make_room(&new, 250_000).await.unwrap_err();
+    assert!(matches!(refused, JournalError::EvidenceFull { needed: 250_000, .. }), "{refused}");
+    assert!(journal.evidence(&IncidentId(ids[0].into())).join("main").exists());
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_closed_log_takes_one_thing_more_and_that_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let id = IncidentId(ID.into());
+    let within = IncidentId("20251122T030408.000Z-000004".into());
+    let log = dir.path().join("incidents").join(ID).join(LOG_NAME);
+    let journal = Journal::start(dir.path(), clock()).unwrap();
+    live(&journal, ID, 6).await;
+    assert!(journal.rolled_back(&id, &within, "uid 0").await.is_err(), "it is open");
+    live_on(&journal, life(ID), (6, 10)).await;
+    let entries = read(&log).unwrap().records.len();
+    for _ in 0..2 {
+        journal.rolled_back(&id, &within, "uid 0").await.unwrap();
+        assert_eq!(read(&log).unwrap().records.len(), entries + 1);
+        let incident = journal.incident(&id).await.unwrap().unwrap();
+        assert_eq!((incident.state, incident.outcome), (IncidentState::Closed, Some(Resolution::RolledBack)));
+    }
+    assert!(journal.append(&id, Entry::Verifying).await.is_err());
+    journal.stop().await;
+    // The index can be lost: the log says it all.
+    std::fs::remove_file(dir.path().join("state.db")).unwrap();
+    let journal = Journal::start(dir.path(), clock()).unwrap();
+    assert_eq!(journal.incident(&id).await.unwrap().unwrap().outcome, Some(Resolution::RolledBack));
+    for unknown in ["20251122T030409.000Z-000005", "../../etc"] {
+        assert!(journal.rolled_back(&IncidentId(unknown.into()), &within, "uid 0").await.is_err());
+    }
 }
 
 #[test]

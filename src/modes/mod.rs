@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use crate::clock::Moment;
 use crate::job::{Job, JobFailure, Outcome, Phase};
-use crate::model::{Check, Incident, Kind, Loss, Plan, Policy, StepOutcome, StepSpec};
+use crate::model::{Check, Incident, Kind, Loss, Plan, Playbook, Policy, StepOutcome, StepSpec};
 
 /// What came back for a job.
 pub type Answer = Result<Outcome, JobFailure>;
@@ -65,6 +65,26 @@ pub struct Retry {
     pub factor: f64,
     /// At most.
     pub max: Duration,
+}
+
+/// How a heal is to be taken back.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rollback {
+    /// What to do; `None` when the files are as they were already.
+    pub playbook: Option<Playbook>,
+    /// What it brings back and what it costs, in words.
+    pub words: String,
+    /// The same for programs.
+    pub facts: serde_json::Value,
+}
+
+/// Why a heal is not taken back now.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Refusal {
+    /// The reason, and the next command for a person.
+    pub message: String,
+    /// What was seen, for programs; null when nothing was.
+    pub facts: serde_json::Value,
 }
 
 /// What the supervisor does for one step.
@@ -168,6 +188,35 @@ pub trait Supervised: Send {
     /// # Errors
     /// Why no playbook may run, with the exact next command for a person.
     fn plan(&self, incident: &Incident) -> Result<Plan, String>;
+
+    /// The job that says what taking back the heal of `incident` would cost. `generation` is which of its preservations comes
+    /// back; the last when `None`.
+    ///
+    /// # Errors
+    /// Why its heal cannot be taken back.
+    fn weigh_rollback(&self, _incident: &Incident, _evidence: &Path, _generation: Option<u32>) -> Result<Job, String> {
+        Err("the heals of this failure mode replace no file: there is nothing to roll back".to_owned())
+    }
+
+    /// What to do about the answer to that job.
+    ///
+    /// # Errors
+    /// Why nothing may be done, with the next command for a person.
+    fn plan_rollback(
+        &self,
+        _incident: &Incident,
+        _evidence: &Path,
+        weighed: &Answer,
+        _accept_loss: bool,
+    ) -> Result<Rollback, Refusal> {
+        let message = weighed.as_ref().err().map_or_else(String::new, |failure| failure.message.clone());
+        Err(Refusal { message, facts: serde_json::Value::Null })
+    }
+
+    /// Bytes that this step adds to an incident's evidence; `None` when it adds none.
+    fn keeps_bytes(&self, _step: &StepSpec) -> Option<u64> {
+        None
+    }
 
     /// What to do for `step` in `phase`.
     ///

@@ -73,6 +73,7 @@ pub async fn close_if_proven(cx: &Context, mut target: Box<dyn Supervised>, case
 pub(super) async fn recovered(cx: &Context, case: &mut Case) -> Result<(), JournalError> {
     // After an escalation it was a person who brought it back, as far as anybody can tell.
     let by = match case.state() {
+        _ if case.story().is_rolled_back() => Resolution::RolledBack,
         // What was put in its place could not be proven then, nor taken back: it is what is well now.
         _ if case.story().replaced => Resolution::Healed,
         IncidentState::Escalated => Resolution::ResolvedByOperator,
@@ -94,6 +95,11 @@ struct Visit<'a> {
 
 impl Visit<'_> {
     async fn go(&mut self) -> Result<(), JournalError> {
+        // A person wanted it as it is: guardiand would only do again what was taken back.
+        let rolled_back = self.case.as_ref().is_some_and(|case| case.story().is_rolled_back());
+        if rolled_back && self.mandate == Mandate::Own {
+            return Ok(());
+        }
         let kind = self.check.verdict.findings().first().map(|finding| finding.kind.clone());
         let destructive = kind.as_ref().is_some_and(|kind| self.target.needs_second_look(kind));
         if destructive && !self.look_again().await {

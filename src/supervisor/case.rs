@@ -2,7 +2,7 @@
 
 use crate::clock::Moment;
 use crate::journal::{Entry, JournalError, LeftOpen, Replayed};
-use crate::model::{Check, Incident, IncidentId, IncidentState, Resolution};
+use crate::model::{Check, Finding, Incident, IncidentId, IncidentState, Resolution};
 use crate::telemetry::{IncidentClosed, IncidentEscalated, IncidentOpened};
 
 use super::Context;
@@ -30,7 +30,14 @@ impl Case {
         opened: Moment,
         fault_time: Option<jiff::Timestamp>,
     ) -> Result<Case, JournalError> {
-        let incident = Case::draft(check, opened, fault_time);
+        Case::begin(cx, Case::draft(check, opened, fault_time), opened).await
+    }
+
+    /// Opens this incident.
+    ///
+    /// # Errors
+    /// As [`Case::open`].
+    pub(super) async fn begin(cx: &Context, incident: Incident, opened: Moment) -> Result<Case, JournalError> {
         let case = Case { story: Replayed::begin(incident.clone(), opened), ours: true, held: false, told: None };
         let entry = Entry::Opened { incident: Box::new(case.story.incident.clone()) };
         cx.journal.append(&incident.id, entry).await?;
@@ -40,12 +47,23 @@ impl Case {
 
     /// The incident that [`Case::open`] would open.
     pub(super) fn draft(check: &Check, opened: Moment, fault_time: Option<jiff::Timestamp>) -> Incident {
+        Case::drafted(&check.target, check.mode, check.verdict.findings().to_vec(), opened, fault_time)
+    }
+
+    /// A new incident with these findings.
+    pub(super) fn drafted(
+        target: &str,
+        mode: &str,
+        findings: Vec<Finding>,
+        opened: Moment,
+        fault_time: Option<jiff::Timestamp>,
+    ) -> Incident {
         let id = crate::journal::new_id(opened.wall);
-        let kind = check.verdict.findings().first().map(|finding| finding.kind.clone());
+        let kind = findings.first().map(|finding| finding.kind.clone());
         Incident {
             id,
-            target: check.target.clone(),
-            mode: check.mode.to_owned(),
+            target: target.to_owned(),
+            mode: mode.to_owned(),
             kind: kind.unwrap_or_else(|| crate::model::Kind::new("unknown")),
             opened_at: opened.wall,
             closed_at: None,
@@ -59,7 +77,7 @@ impl Case {
             loss: None,
             evidence: None,
             reason: None,
-            findings: check.verdict.findings().to_vec(),
+            findings,
         }
     }
 

@@ -4,14 +4,17 @@ use std::path::Path;
 
 use tokio::sync::oneshot;
 
-use crate::model::{Check, Verdict};
+use crate::model::{Check, Incident, Verdict};
 use crate::modes::{Answer, Supervised};
 
 use super::attend::Mandate;
 use super::inbox::SlotId;
 use super::slot::Slot;
 use super::sweep::{Supervisor, no_answer};
-use super::{Attended, Case, Command, HealAnswer, Message, attend, check_on_demand, heal_on_demand};
+use super::{
+    Attended, Case, Command, HealAnswer, Message, RollbackAnswer, RollbackAsk, attend, check_on_demand, heal_on_demand,
+    rollback_on_demand,
+};
 
 /// A target that left its slot, with its open incident.
 type Borrowed = (SlotId, Box<dyn Supervised>, Option<Case>);
@@ -23,6 +26,7 @@ impl Supervisor {
             Command::Check { target, reply } => self.check_now(&target, reply),
             Command::Who { target, reply } => self.who_now(&target, reply),
             Command::Backup { target, reply } => self.backup_now(&target, reply),
+            Command::Rollback { ask, of, reply } => self.rollback_now(ask, of, reply),
             Command::Reconfigure { plant, gates } => self.reconfigure(plant, gates),
         }
     }
@@ -71,6 +75,24 @@ impl Supervisor {
                 let Attended { target, case, check, .. } = attended;
                 attended = attend(&cx, target, case, check, opened, Mandate::Own).await;
             }
+            let _ = outbox.send(Message::Attended(id, Box::new(attended)));
+        });
+    }
+
+    fn rollback_now(
+        &mut self,
+        ask: RollbackAsk,
+        of: Box<Incident>,
+        reply: oneshot::Sender<Result<RollbackAnswer, String>>,
+    ) {
+        let (id, target, case) = match self.borrow(&of.target) {
+            Ok(borrowed) => borrowed,
+            Err(error) => return drop(reply.send(Err(error))),
+        };
+        let (cx, outbox) = (self.cx.clone(), self.outbox.clone());
+        tokio::spawn(async move {
+            let (answer, attended) = rollback_on_demand(&cx, target, case, &of, &ask).await;
+            let _ = reply.send(Ok(answer));
             let _ = outbox.send(Message::Attended(id, Box::new(attended)));
         });
     }

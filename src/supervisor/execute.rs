@@ -230,7 +230,16 @@ pub(super) async fn apply(
 ) -> (StepResult, StepRecord) {
     let began = cx.now();
     let evidence = cx.journal.evidence(case.id());
+    let full = match (phase, target.keeps_bytes(spec)) {
+        (Phase::Apply | Phase::Resume, Some(bytes)) => cx.journal.make_room(case.id(), bytes).await.err(),
+        _ => None,
+    };
     let result = match target.action(case.incident(), &evidence, spec, phase) {
+        _ if full.is_some() => {
+            // No heal without evidence, and no reason to take a rung that loses more.
+            let detail = full.map_or_else(String::new, |full| full.to_string());
+            StepResult { held: true, ..StepResult::new(StepOutcome::Failed, detail) }
+        }
         Err(detail) => StepResult::new(StepOutcome::Failed, detail),
         Ok(Action::Run(job)) => {
             let answer = cx.run(*job, target.step_patience(spec)).await;

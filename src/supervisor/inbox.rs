@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use crate::model::{Check, Incident, Playbook};
 use crate::modes::Answer;
 
-use super::{Attended, GatesConfig, Plant};
+use super::{Attended, GatesConfig, Plant, RollbackAnswer, RollbackAsk};
 
 /// Names a slot for as long as the daemon runs.
 pub(super) type SlotId = u64;
@@ -73,6 +73,15 @@ pub enum Command {
         target: String,
         /// The answer.
         reply: oneshot::Sender<Result<Answer, String>>,
+    },
+    /// Take the heal of an incident back; policy and gates give way to the person who asks.
+    Rollback {
+        /// What is asked for.
+        ask: RollbackAsk,
+        /// The incident, as the journal has it.
+        of: Box<Incident>,
+        /// The answer; an error when its target is not there, or is being attended.
+        reply: oneshot::Sender<Result<RollbackAnswer, String>>,
     },
     /// Another configuration from now on.
     Reconfigure {

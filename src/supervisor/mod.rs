@@ -18,6 +18,7 @@ mod inbox;
 mod planting;
 mod policy;
 mod resume;
+mod rollback;
 mod schedule;
 mod slot;
 pub mod status;
@@ -30,6 +31,7 @@ pub use case::Case;
 pub use inbox::{Command, HealAnswer, Message};
 pub use policy::{Admission, Gates, GatesConfig};
 pub use resume::resume;
+pub use rollback::{RollbackAnswer, RollbackAsk, RollbackOutcome, rollback_on_demand};
 pub use sweep::{Plant, Supervisor};
 
 use std::sync::{Arc, Mutex, PoisonError};

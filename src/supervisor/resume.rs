@@ -8,6 +8,7 @@ use crate::telemetry::IncidentResumed;
 
 use super::attend::Mandate;
 use super::execute::{apply, finish, prove, take_back};
+use super::rollback::{Came, go_on};
 use super::{Attended, Case, Context, attend};
 
 /// Takes up an incident that an earlier process left open.
@@ -36,7 +37,7 @@ pub async fn resume(cx: &Context, mut target: Box<dyn Supervised>, left: LeftOpe
 }
 
 enum Settled {
-    /// The interrupted playbook had healed.
+    /// The interrupted playbook had healed; or it was a rollback, and its last word is said.
     Proved(Check),
     /// Its steps are taken back; to be planned anew.
     GoOn(Check),
@@ -63,6 +64,13 @@ async fn settle(cx: &Context, target: &mut dyn Supervised, case: &mut Case) -> R
                 Settled::Proved(check)
             }
             _ => Settled::Waiting,
+        });
+    }
+    if case.story().rolling_back.is_some() {
+        // A healthy database proves nothing here: that is what the rollback was to take away.
+        return Ok(match go_on(cx, target, case).await? {
+            Came::Back(check) | Came::Failed(_, check) => Settled::Proved(check),
+            Came::Parked => Settled::Waiting,
         });
     }
     let check = prove(cx, target).await;
@@ -112,5 +120,9 @@ async fn finish_current(
 
 fn closing(case: &Case) -> Resolution {
     let healed = case.story().runs.last().is_some_and(|run| run.success == Some(true));
-    if healed { Resolution::Healed } else { Resolution::SelfResolved }
+    match (healed, &case.story().rolling_back) {
+        (true, Some(_)) => Resolution::RolledBack,
+        (true, None) => Resolution::Healed,
+        (false, _) => Resolution::SelfResolved,
+    }
 }

@@ -124,6 +124,8 @@ fn dispatch(job: Job, sweep: &Sweep) -> Result<Outcome, JobFailure> {
         Job::Probe(probe) => Ok(Outcome::Probed(Box::new(probe::run(&probe, sweep)))),
         Job::Expand { pattern, max, state_dir } => expand::run(&pattern, max, &state_dir),
         Job::Step(job) => step::run(&job).map(|report| Outcome::Stepped(Box::new(report))),
+        Job::WeighRollback(job) => step::weigh(&job).map(|weighed| Outcome::Weighed(Box::new(weighed))),
+        Job::ListEvidence { folder } => step::list_evidence(&folder).map(|kept| Outcome::Evidence { kept }),
         Job::Backup(job) => {
             // A long copy shall not slow the programs down; the probes and heals are short and in a hurry.
             let _ = rustix::process::nice(10);

@@ -9,6 +9,7 @@ mod corpus;
 mod files;
 mod locks;
 mod programs;
+mod rollback;
 mod rules;
 #[path = "../support/mod.rs"]
 mod support;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)] // clippy knows a test by its attribute, not by its folder
 
+mod attributes;
 mod frozen;
 mod ladder;
 mod room;

@@ -26,6 +26,25 @@ impl Mount {
         mounted.then(|| Mount { point: point.to_owned() })
     }
 
+    /// A btrfs in the file `image`, mounted at `point`; `None`, and said, where there is none.
+    pub fn btrfs(image: &Path, point: &Path) -> Option<Mount> {
+        if !truth::is_root() {
+            println!("skipped: needs root");
+            return None;
+        }
+        File::create(image).unwrap().set_len(256 << 20).unwrap();
+        let made = Command::new("mkfs.btrfs").arg("-q").arg(image).output();
+        if !made.is_ok_and(|said| said.status.success()) {
+            println!("skipped: needs mkfs.btrfs");
+            return None;
+        }
+        let mounted = mount(&["-o", "loop", image.to_str().unwrap()], point);
+        if !mounted {
+            println!("skipped: needs root that may mount a btrfs");
+        }
+        mounted.then(|| Mount { point: point.to_owned() })
+    }
+
     /// What is at `source`, at `point` too.
     pub fn bind(source: &Path, point: &Path) -> Mount {
         assert!(mount(&["--bind", source.to_str().unwrap()], point));

@@ -80,6 +80,17 @@ pub struct Owner {
     pub mode: u32,
 }
 
+/// What a file has beside owner and mode: put back with them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attributes {
+    /// Extended attributes by name: `user.*`, `security.selinux` and the ACL.
+    pub xattrs: Vec<(String, Vec<u8>)>,
+    /// Project of the quota.
+    pub project: Option<u32>,
+    /// Its blocks are overwritten in place (btrfs).
+    pub no_cow: bool,
+}
+
 impl From<&FileFacts> for Owner {
     fn from(file: &FileFacts) -> Owner {
         Owner { uid: file.uid, gid: file.gid, mode: file.mode }

@@ -7,7 +7,7 @@ mod raw;
 pub use answers::{
     DotfileLock, HeldLock, HolderFacts, IntegrityFacts, OpenFacts, QueryFacts, SqliteFault, TableRows, Users,
 };
-pub use files::{Access, FileFacts, FileState, Fingerprint, Owner, Place};
+pub use files::{Access, Attributes, FileFacts, FileState, Fingerprint, Owner, Place};
 pub use raw::{HeaderFacts, JournalFacts, JournalState, Unread, WalFacts, WalMark, WalState};
 
 use std::path::PathBuf;

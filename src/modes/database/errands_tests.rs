@@ -43,6 +43,7 @@ fn backup_of(taken_at: Timestamp) -> BackupEntry {
         source_fingerprint: None,
         wal: None,
         owner: Owner { uid: 0, gid: 0, mode: 0o600 },
+        attributes: None,
         verified_at: taken_at,
         sqlite_version: "3".into(),
     };

@@ -11,6 +11,7 @@ mod errands;
 pub mod heal;
 pub mod kinds;
 pub mod memory;
+mod rollback;
 mod seen;
 mod steps;
 mod supervised;
@@ -37,6 +38,8 @@ const INLINE_CHECK_MAX_BYTES: u64 = 64 * 1024 * 1024;
 const BUSY_LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// A probe that has no large file to check is done in microseconds; this is for stuck disks and slow canaries.
 const SWEEP_PATIENCE: Duration = Duration::from_secs(10);
+/// For jobs on files whose size nobody knows before they are opened: evidence.
+const ROLLBACK_PATIENCE: Duration = Duration::from_secs(3600);
 /// Slower than any disk worth supervising: for deadlines of jobs that read a whole file several times.
 const SLOWEST_BYTES_PER_SECOND: u64 = 5_000_000;
 

@@ -52,6 +52,8 @@ impl Database {
         let step = serde_json::from_value::<DatabaseStep>(spec.args.clone()).ok();
         match &step {
             Some(DatabaseStep::Install) => self.replaced = outcome != StepOutcome::Undone,
+            // What came back was never checked: less than everything proves nothing of it.
+            Some(DatabaseStep::RollBack { .. }) => (self.replaced, self.hurt) = (false, true),
             Some(DatabaseStep::BuildFromBackup { blake3, .. }) => self.built_from = Some(blake3.clone()),
             Some(
                 DatabaseStep::BuildFromCopy { .. }
@@ -89,6 +91,7 @@ impl Database {
             | DatabaseStep::ResumeStopped { .. }
             | DatabaseStep::MoveLockAside { .. }
             | DatabaseStep::Install
+            | DatabaseStep::RollBack { .. }
             | DatabaseStep::StopApp { .. }
             | DatabaseStep::StartApp { .. } => None,
         }
@@ -119,6 +122,16 @@ pub(super) fn app_patience(spec: &StepSpec) -> Option<Duration> {
     }
 }
 
+/// True for the step that puts evidence back.
+pub(super) fn brings_back(spec: &StepSpec) -> bool {
+    matches!(serde_json::from_value::<DatabaseStep>(spec.args.clone()), Ok(DatabaseStep::RollBack { .. }))
+}
+
+/// True for the step that adds to an incident's evidence.
+pub(super) fn keeps(spec: &StepSpec) -> bool {
+    matches!(serde_json::from_value::<DatabaseStep>(spec.args.clone()), Ok(DatabaseStep::Preserve))
+}
+
 /// Whether a failure says nothing against the rung that it happened on. A backup that fails its check is its own fault, and
 /// the next one is tried; that the file is in use, the disk is full or time ran out would only hit a worse candidate less.
 fn is_held(step: Option<&DatabaseStep>, kind: FailureKind) -> bool {
@@ -130,7 +143,9 @@ fn is_held(step: Option<&DatabaseStep>, kind: FailureKind) -> bool {
             | Step::BuildFromWal { .. }
             | Step::BuildFromSchema { .. },
         ) => kind != FailureKind::Failed,
-        Some(Step::Preserve | Step::Install | Step::StopApp { .. } | Step::StartApp { .. }) => true,
+        Some(Step::Preserve | Step::Install | Step::RollBack { .. } | Step::StopApp { .. } | Step::StartApp { .. }) => {
+            true
+        }
         Some(
             Step::RestoreAccess { .. }
             | Step::Checkpoint { .. }

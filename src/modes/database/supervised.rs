@@ -6,11 +6,13 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::memory::Memory;
-use super::{BUSY_LOOK_AGAIN, Database, SWEEP_PATIENCE, heal, kinds, steps};
+use super::{BUSY_LOOK_AGAIN, Database, ROLLBACK_PATIENCE, SWEEP_PATIENCE, heal, kinds, rollback, steps};
 use crate::clock::Moment;
 use crate::job::{FileState, Job, Phase};
 use crate::model::{Check, Incident, Kind, Plan, StepSpec};
-use crate::modes::{Action, Answer, Errand, ErrandResult, Look, Settings, StepResult, Supervised, Vitals};
+use crate::modes::{
+    Action, Answer, Errand, ErrandResult, Look, Refusal, Rollback, Settings, StepResult, Supervised, Vitals,
+};
 
 /// So often is a lock looked at before it counts as too old.
 const LOOKS_AT_A_LOCK: u32 = 6;
@@ -87,6 +89,26 @@ impl Supervised for Database {
         heal::plan(kind, facts, &self.memory, &self.config)
     }
 
+    fn weigh_rollback(&self, incident: &Incident, evidence: &Path, generation: Option<u32>) -> Result<Job, String> {
+        Ok(self.weigh(incident, evidence, generation))
+    }
+
+    fn plan_rollback(
+        &self,
+        incident: &Incident,
+        evidence: &Path,
+        weighed: &Answer,
+        accept_loss: bool,
+    ) -> Result<Rollback, Refusal> {
+        rollback::plan(incident, evidence, weighed, accept_loss)
+    }
+
+    fn keeps_bytes(&self, step: &StepSpec) -> Option<u64> {
+        let facts = self.facts.as_ref()?;
+        let files = [&facts.main, &facts.wal_file, &facts.journal_file];
+        steps::keeps(step).then(|| files.iter().map(|file| file.size()).sum())
+    }
+
     fn action(&self, incident: &Incident, evidence: &Path, spec: &StepSpec, phase: Phase) -> Result<Action, String> {
         self.step_action(incident, evidence, spec, phase)
     }
@@ -96,7 +118,14 @@ impl Supervised for Database {
     }
 
     fn step_patience(&self, step: &StepSpec) -> Duration {
-        steps::app_patience(step).unwrap_or_else(|| self.whole_file_patience())
+        if let Some(patience) = steps::app_patience(step) {
+            return patience;
+        }
+        match steps::brings_back(step) {
+            // What comes back may be far larger than what is there now.
+            true => self.whole_file_patience().max(ROLLBACK_PATIENCE),
+            false => self.whole_file_patience(),
+        }
     }
 
     fn step_result(&mut self, spec: &StepSpec, _phase: Phase, answer: &Answer) -> StepResult {

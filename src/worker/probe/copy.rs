@@ -24,13 +24,13 @@ const FLOOR: u64 = 64 << 20;
 const PREFIX: &str = "probe-";
 
 /// A copy in a folder of its own (0700), deleted when dropped.
-pub(super) struct PrivateCopy {
+pub(in crate::worker) struct PrivateCopy {
     folder: tempfile::TempDir,
 }
 
 impl PrivateCopy {
     /// The copied main file.
-    pub(super) fn main(&self) -> PathBuf {
+    pub(in crate::worker) fn main(&self) -> PathBuf {
         self.folder.path().join("copy.db")
     }
 
@@ -41,7 +41,7 @@ impl PrivateCopy {
 }
 
 /// Copies main, WAL and journal as they are, without locks; files that changed while they were copied are copied again.
-pub(super) fn of_all(site: &DatabaseSite) -> io::Result<PrivateCopy> {
+pub(in crate::worker) fn of_all(site: &DatabaseSite) -> io::Result<PrivateCopy> {
     for _ in 0..TRIES {
         let files = Files::look(&site.path);
         let copy = begin(site, &files)?;

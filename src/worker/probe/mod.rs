@@ -22,6 +22,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
 
+pub(super) use self::copy::of_all as private_copy;
 use self::files::{Files, Looked};
 use self::opening::{Before, Opening};
 use super::sweep::Sweep;

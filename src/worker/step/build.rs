@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::place::{Place, need_space};
 use super::settle::{Settled, settle};
 use super::{failed, refused, undone, while_};
-use crate::backup::{BackupError, Examined, examine, hash, verify};
+use crate::backup::{BackupError, Examined, examine, hash, ownership_of, verify};
 use crate::host::{Folder, HostError, Ownership, copy_file};
 use crate::job::{Candidate, JobFailure, Owner, Progress, StepReport, WalBase};
 use crate::sqlite::{Access, Database, Deadline};
@@ -29,6 +29,18 @@ pub(super) fn from_backup(
         // Neither is the backup's fault: an older one, or none at all, would not be the answer to a full disk.
         let here = |doing: &'static str| move |error: HostError| refused(format!("while {doing}: {error}"));
         let target = place.folder.create_in(&part, 0o600).map_err(here("creating the candidate"))?;
+        let mut ownership = ownership(place, owner)?;
+        // Of a file that is gone, the backup remembers what the target does not.
+        if place.stat(&place.name)?.is_none()
+            && let Ok((_, _, manifest)) = crate::backup::of_file(backup)
+            && manifest.source == *place.path()
+            && let Some(attributes) = &manifest.attributes
+        {
+            let owner = Owner { uid: ownership.uid, gid: ownership.gid, mode: ownership.mode };
+            ownership = ownership_of(owner, Some(attributes));
+        }
+        // What could not be set is said once the file has its owner too.
+        ownership.prepare(&target);
         copy_file(&source, &target).map_err(here("copying the backup"))?;
         let found = hash(&target).map_err(while_("reading the candidate back"))?;
         if found != blake3 {
@@ -38,7 +50,7 @@ pub(super) fn from_backup(
             )));
         }
         drop(target);
-        finish(place, &part, owner, format!("backup {}", backup.display()))
+        finish(place, &part, &ownership, format!("backup {}", backup.display()))
     })();
     clean_up(place, &part, built)
 }
@@ -53,8 +65,9 @@ pub(super) fn from_copy(place: &Place<'_>, owner: Option<&Owner>) -> Result<Step
     // A damaged journal is tried in three ways.
     need_space(&place.folder, size.saturating_mul(3))?;
     let built = (|| {
-        let Settled { how } = settle(place, &part)?;
-        finish(place, &part, owner, format!("the database's own files, {how}"))
+        let ownership = ownership(place, owner)?;
+        let Settled { how } = settle(place, &part, &ownership)?;
+        finish(place, &part, &ownership, format!("the database's own files, {how}"))
     })();
     clean_up(place, &part, built)
 }
@@ -63,13 +76,14 @@ pub(super) fn from_copy(place: &Place<'_>, owner: Option<&Owner>) -> Result<Step
 pub(super) fn from_wal(place: &Place<'_>, onto: &WalBase, owner: Option<&Owner>) -> Result<StepReport, JobFailure> {
     let part = fresh_part(place)?;
     let built = (|| {
+        let ownership = ownership(place, owner)?;
         let mended = super::mend::put_together(place, onto, &part)?;
         let base = match onto {
             WalBase::Main => "the database's own files".to_owned(),
             WalBase::Nothing => "its WAL alone".to_owned(),
             WalBase::Backup { file, .. } => format!("backup {} and the WAL of its time", file.display()),
         };
-        let mut report = finish(place, &part, owner, format!("{base}, {}", mended.detail))?;
+        let mut report = finish(place, &part, &ownership, format!("{base}, {}", mended.detail))?;
         if let Some(candidate) = &mut report.candidate {
             candidate.proven = mended.proven;
         }
@@ -112,7 +126,8 @@ pub(super) fn from_schema(
     need_space(&place.folder, 1 << 20)?;
     let built = (|| {
         // SQLite opens by name: the file is made by us first, and by nobody else.
-        drop(place.folder.create_in(&part, 0o600).map_err(while_("creating the candidate"))?);
+        let ownership = ownership(place, owner)?;
+        ownership.prepare(place.folder.create_in(&part, 0o600).map_err(while_("creating the candidate"))?);
         let path = place.path_of(&part);
         let database = Database::open(&path, Access::Create, Duration::ZERO, Deadline::never())
             .map_err(while_("opening the candidate"))?;
@@ -121,7 +136,7 @@ pub(super) fn from_schema(
             database.set_journal_mode("wal").map_err(while_("setting the journal mode"))?;
         }
         database.close().map_err(while_("closing the candidate"))?;
-        finish(place, &part, owner, "the schema alone, without a row".into())
+        finish(place, &part, &ownership, "the schema alone, without a row".into())
     })();
     clean_up(place, &part, built)
 }
@@ -147,7 +162,7 @@ fn fresh_part(place: &Place<'_>) -> Result<std::ffi::OsString, JobFailure> {
 }
 
 /// Checks in full, gives owner and mode, makes durable, and only then the final name.
-fn finish(place: &Place<'_>, part: &OsStr, owner: Option<&Owner>, source: String) -> Result<StepReport, JobFailure> {
+fn finish(place: &Place<'_>, part: &OsStr, ownership: &Ownership, source: String) -> Result<StepReport, JobFailure> {
     let path = place.path_of(part);
     let Examined { tables, empty, .. } = examine(&path, &Deadline::never())?;
     if empty {
@@ -164,7 +179,7 @@ fn finish(place: &Place<'_>, part: &OsStr, owner: Option<&Owner>, source: String
         }
     }
     let target = place.folder.open_for_writing_in(part).map_err(while_("opening the candidate"))?;
-    let remarks = ownership(place, owner)?.apply(&target);
+    let remarks = ownership.apply(&target);
     target.sync_all().map_err(while_("making the candidate durable"))?;
     let size = target.metadata().map_err(while_("looking at the candidate"))?.len();
     let mut head = [0_u8; 2];
@@ -197,7 +212,7 @@ fn ownership(place: &Place<'_>, owner: Option<&Owner>) -> Result<Ownership, JobF
             (folder.uid, folder.gid, (folder.mode & 0o444) | 0o600)
         }
     };
-    Ok(Ownership { uid, gid, mode, xattrs: Vec::new(), project: None })
+    Ok(Ownership { uid, gid, mode, xattrs: Vec::new(), project: None, no_cow: false })
 }
 
 fn clean_up(place: &Place<'_>, part: &OsStr, built: Result<StepReport, JobFailure>) -> Result<StepReport, JobFailure> {

@@ -65,25 +65,30 @@ pub(super) struct Kept {
     pub evidence: Evidence,
 }
 
-/// The last complete preservation.
-pub(super) fn latest(place: &Place<'_>) -> Result<Option<Kept>, JobFailure> {
-    let mut latest = None;
+/// Every complete preservation in an incident's evidence folder, oldest first.
+pub(super) fn all(evidence: &Folder) -> Result<Vec<Kept>, JobFailure> {
+    let mut all = Vec::new();
     for generation in 1..=GENERATIONS {
-        let folder = match open(place, generation) {
+        let folder = match open(evidence, generation) {
             Ok(folder) => folder,
             Err(error) if error.is_absent() => break,
             Err(error) => return Err(while_("opening the evidence folder")(error)),
         };
         if let Some(evidence) = read(&folder)? {
-            latest = Some(Kept { generation, folder, evidence });
+            all.push(Kept { generation, folder, evidence });
         }
     }
-    Ok(latest)
+    Ok(all)
+}
+
+/// The last complete preservation.
+pub(super) fn latest(place: &Place<'_>) -> Result<Option<Kept>, JobFailure> {
+    Ok(all(&place.evidence)?.pop())
 }
 
 /// One certain preservation.
-pub(super) fn one(place: &Place<'_>, generation: u32) -> Result<Kept, JobFailure> {
-    let folder = open(place, generation).map_err(while_("opening the evidence folder"))?;
+pub(super) fn one(evidence: &Folder, generation: u32) -> Result<Kept, JobFailure> {
+    let folder = open(evidence, generation).map_err(while_("opening the evidence folder"))?;
     match read(&folder)? {
         Some(evidence) => Ok(Kept { generation, folder, evidence }),
         None => Err(failed(format!("evidence in {} is gone: there is nothing to put back", folder.path().display()))),
@@ -94,7 +99,7 @@ pub(super) fn one(place: &Place<'_>, generation: u32) -> Result<Kept, JobFailure
 /// was not over, so the originals are all there.
 pub(super) fn next(place: &Place<'_>) -> Result<Folder, JobFailure> {
     for generation in 1..=GENERATIONS {
-        let folder = match open(place, generation) {
+        let folder = match open(&place.evidence, generation) {
             Ok(folder) => folder,
             Err(error) if error.is_absent() => {
                 let made = place.evidence.make_folder_in(generation.to_string(), 0o700);
@@ -120,10 +125,10 @@ pub(super) fn next(place: &Place<'_>) -> Result<Folder, JobFailure> {
     )))
 }
 
-fn open(place: &Place<'_>, generation: u32) -> Result<Folder, crate::host::HostError> {
+fn open(evidence: &Folder, generation: u32) -> Result<Folder, crate::host::HostError> {
     match generation {
-        1 => Folder::open(place.evidence.path()),
-        later => place.evidence.open_folder_in(later.to_string()),
+        1 => Folder::open(evidence.path()),
+        later => evidence.open_folder_in(later.to_string()),
     }
 }
 
@@ -161,29 +166,39 @@ pub(super) fn same_content(a: &FileFacts, b: &FileFacts) -> bool {
     (a.dev, a.ino, a.size, a.mtime_ns) == (b.dev, b.ino, b.size, b.mtime_ns)
 }
 
-/// Puts `name` of evidence at `to` in the target's folder, with its owner and mode, durable but for the folder.
+/// Puts a file of evidence at `to` in the target's folder, with its owner and mode, durable but for the folder. What could
+/// not be set comes back in words.
 pub(super) fn copy_out(
     place: &Place<'_>,
     folder: &Folder,
     preserved: &Preserved,
     to: &OsStr,
-) -> Result<(), JobFailure> {
+) -> Result<Vec<String>, JobFailure> {
     let source = folder.open_in(&preserved.name).map_err(while_("opening a file in evidence"))?;
-    let found = crate::backup::hash(&source).map_err(while_("reading a file in evidence"))?;
-    if found != preserved.blake3 {
-        return Err(failed(format!(
-            "{} in evidence is not what was preserved (BLAKE3 {found}, the manifest says {}): it is not put back",
-            folder.path().join(&preserved.name).display(),
-            preserved.blake3
-        )));
-    }
     place.remove(to)?;
     let target = place.folder.create_in(to, 0o600).map_err(while_("creating a file to put back"))?;
+    let mut remarks = preserved.ownership.prepare(&target);
     crate::host::copy_file(&source, &target).map_err(while_("copying out of evidence"))?;
-    let failures = preserved.ownership.apply(&target);
-    if let Some(first) = failures.first() {
-        tracing::warn!(file = %place.path_of(to).display(), reason = %first, "a file put back is not all as it was");
+    // Of the copy: a disk that reads differently the second time is found out too.
+    if let Err(unsound) = verify(&target, preserved, folder) {
+        place.remove(to)?;
+        return Err(unsound);
     }
+    remarks.extend(preserved.ownership.apply(&target));
     // copy_file has synced the bytes; owner and mode came after.
-    target.sync_all().map_err(while_("making a file put back durable"))
+    target.sync_all().map_err(while_("making a file put back durable"))?;
+    Ok(remarks)
+}
+
+/// Refuses bytes that are not those which the manifest names.
+pub(super) fn verify(file: &std::fs::File, preserved: &Preserved, folder: &Folder) -> Result<(), JobFailure> {
+    let found = crate::backup::hash(file).map_err(while_("reading a file in evidence"))?;
+    if found == preserved.blake3 {
+        return Ok(());
+    }
+    Err(failed(format!(
+        "{} in evidence is not what was preserved (BLAKE3 {found}, the manifest says {}): it is not put back",
+        folder.path().join(&preserved.name).display(),
+        preserved.blake3
+    )))
 }

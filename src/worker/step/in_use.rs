@@ -32,7 +32,12 @@ pub(super) fn nobody_has(place: &Place<'_>, record: &Record) -> Result<(), JobFa
     let mut names: Vec<OsString> = vec![place.name.clone(), place.candidate(), place.ours(OLD_MAIN)];
     names.extend(SIDES.map(|(suffix, _)| place.side(suffix)));
     names.extend(record.sides.iter().map(|(suffix, _)| place.ours(&format!("old{suffix}"))));
-    let look = || holders_of(place, &names, Look::Complete);
+    nobody_has_any(place, &names)
+}
+
+/// The same for these entries of the target's folder.
+pub(super) fn nobody_has_any(place: &Place<'_>, names: &[OsString]) -> Result<(), JobFailure> {
+    let look = || holders_of(place, names, Look::Complete);
     let mut found = look();
     for _ in 1..LOOKS {
         if found.as_ref().is_ok_and(Vec::is_empty) {
@@ -44,9 +49,10 @@ pub(super) fn nobody_has(place: &Place<'_>, record: &Record) -> Result<(), JobFa
     match found?.as_slice() {
         [] => Ok(()),
         [first, others @ ..] => Err(refused(format!(
-            "{} is in use by {first}{}: stop it, then `guardiand heal`",
+            "{} is in use by {first}{}: stop it, then {}",
             place.path().display(),
-            if others.is_empty() { String::new() } else { format!(", and {} more", others.len()) }
+            if others.is_empty() { String::new() } else { format!(", and {} more", others.len()) },
+            place.again()
         ))),
     }
 }

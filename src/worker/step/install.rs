@@ -13,6 +13,8 @@
 //! | gone | the old file, or nothing as before | in place or aside | takes back |
 //! | any | another file | any | touches nothing, and says so |
 
+use std::os::unix::fs::FileExt as _;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +47,9 @@ pub(super) struct Record {
     pub sides: Vec<(String, FileFacts)>,
     /// The preservation that has them; `None` when nothing was there.
     pub generation: Option<u32>,
+    /// The candidate's change counter: what is beyond it was committed since.
+    #[serde(default)]
+    pub change_counter: Option<u32>,
 }
 
 /// Places between two lines where a death must leave nothing that cannot be finished.
@@ -80,11 +85,11 @@ pub(super) fn apply(place: &Place<'_>) -> Result<StepReport, JobFailure> {
             return resume(place);
         }
         // An earlier playbook's install was finished, did not heal, and could not be taken back: this is the next one's.
-        archive(place, "install-earlier")?;
+        archive(place, RECORD, "install-earlier")?;
     }
     let mut record = plan(place)?;
     let _locks = lock(place, &record)?;
-    record.generation = preserved(place, &record)?;
+    record.generation = preserved(place, record.old_main.as_ref(), &record.sides)?;
     write_json(&place.evidence, RECORD, &record)?;
     gap(Gap::Recorded);
     // Only now: whoever came before the locks is seen here, whoever comes later gets BUSY.
@@ -161,9 +166,19 @@ fn plan(place: &Place<'_>) -> Result<Record, JobFailure> {
     if let Some(why) = mounts.of(place.folder.path()).and_then(|mount| mount.observe_only()) {
         return Err(refused(why));
     }
-    let record = Record { version: 1, begun_at: Timestamp::now(), candidate, old_main, sides, generation: None };
+    let change_counter = change_counter(place, &place.candidate());
+    let begun_at = Timestamp::now();
+    let record = Record { version: 1, begun_at, candidate, old_main, sides, generation: None, change_counter };
     nobody_has(place, &record)?;
     Ok(record)
+}
+
+/// The change counter in a database file's header.
+pub(super) fn change_counter(place: &Place<'_>, name: &std::ffi::OsStr) -> Option<u32> {
+    let file = place.folder.open_in(name).ok()?;
+    let mut counter = [0_u8; 4];
+    file.read_exact_at(&mut counter, 24).ok()?;
+    Some(u32::from_be_bytes(counter))
 }
 
 /// Holds the lock bytes of the candidate and of the old main file.
@@ -172,6 +187,11 @@ fn lock(place: &Place<'_>, record: &Record) -> Result<Vec<OfdLock>, JobFailure> 
     if record.old_main.is_some() && place.stat(&place.name)?.is_some() {
         names.push(place.name.clone());
     }
+    lock_all(place, names)
+}
+
+/// Holds the lock bytes of main files in the target's folder.
+pub(super) fn lock_all(place: &Place<'_>, names: Vec<std::ffi::OsString>) -> Result<Vec<OfdLock>, JobFailure> {
     let mut locks = Vec::new();
     for name in names {
         let file = place.folder.open_for_writing_in(&name).map_err(while_("opening a file to lock it"))?;
@@ -180,8 +200,9 @@ fn lock(place: &Place<'_>, record: &Record) -> Result<Vec<OfdLock>, JobFailure> 
             Err(HostError::LockHeld(holder)) => {
                 let path = place.path_of(&name);
                 return Err(refused(format!(
-                    "{} is in use: locked {holder}; stop the program, then `guardiand heal`",
-                    path.display()
+                    "{} is in use: locked {holder}; stop the program, then {}",
+                    path.display(),
+                    place.again()
                 )));
             }
             Err(error) => return Err(while_("locking a database to swap it")(error)),
@@ -191,9 +212,13 @@ fn lock(place: &Place<'_>, record: &Record) -> Result<Vec<OfdLock>, JobFailure> 
 }
 
 /// Refuses unless evidence holds exactly what is about to go.
-fn preserved(place: &Place<'_>, record: &Record) -> Result<Option<u32>, JobFailure> {
-    let present = record.old_main.iter().map(|facts| ("main", place.name.clone(), facts));
-    let sides = record.sides.iter().filter_map(|(suffix, facts)| {
+pub(super) fn preserved(
+    place: &Place<'_>,
+    main: Option<&FileFacts>,
+    sides: &[(String, FileFacts)],
+) -> Result<Option<u32>, JobFailure> {
+    let present = main.iter().map(|facts| ("main", place.name.clone(), *facts));
+    let sides = sides.iter().filter_map(|(suffix, facts)| {
         let (_, name) = SIDES.into_iter().find(|(known, _)| known == suffix)?;
         Some((name, place.side(suffix), facts))
     });
@@ -232,9 +257,9 @@ fn same_as_evidence(
     if found == kept.blake3 { Ok(()) } else { Err(changed()) }
 }
 
-/// Side files aside, durable; then the candidate over the path, durable. Locks are held.
-fn swap(place: &Place<'_>, record: &Record) -> Result<(), JobFailure> {
-    for (suffix, facts) in &record.sides {
+/// Moves side files aside. Locks are held; every one of them must still be as it was, and there may be no other.
+pub(super) fn sides_aside(place: &Place<'_>, sides: &[(String, FileFacts)]) -> Result<(), JobFailure> {
+    for (suffix, facts) in sides {
         let side = place.side(suffix);
         match place.stat(&side)? {
             // An index over the WAL changes with every reader, and has no content of its own.
@@ -262,6 +287,12 @@ fn swap(place: &Place<'_>, record: &Record) -> Result<(), JobFailure> {
         }
     }
     gap(Gap::SidesAside);
+    Ok(())
+}
+
+/// Side files aside, durable; then the candidate over the path, durable. Locks are held.
+fn swap(place: &Place<'_>, record: &Record) -> Result<(), JobFailure> {
+    sides_aside(place, &record.sides)?;
     // The old inode keeps a name until nobody can have opened it meanwhile. Where there are no hard links, evidence must do.
     if place.stat(&place.name)?.is_some() {
         place.remove(&place.ours(OLD_MAIN))?;
@@ -362,15 +393,25 @@ fn swap_back(place: &Place<'_>) -> Result<(), JobFailure> {
     place.sync()
 }
 
-/// Puts the side files back beside the old main file. Not when that was written meanwhile: a WAL replayed onto it would tear it.
 fn take_back(place: &Place<'_>, record: &Record) -> Result<StepReport, JobFailure> {
+    sides_home(place, record.old_main.as_ref(), &record.sides)?;
+    archive(place, RECORD, "install-undone")?;
+    Ok(undone("the swap was taken back: every file is where it was"))
+}
+
+/// Puts side files back beside the old main file. Not when that was written meanwhile: a WAL replayed onto it would tear it.
+pub(super) fn sides_home(
+    place: &Place<'_>,
+    old_main: Option<&FileFacts>,
+    sides: &[(String, FileFacts)],
+) -> Result<(), JobFailure> {
     let main = place.stat(&place.name)?;
-    let same = match (&main, &record.old_main) {
+    let same = match (&main, old_main) {
         (Some(main), Some(old)) => same_content(main, old),
         (None, _) => true,
         (Some(_), None) => false,
     };
-    for (suffix, _) in &record.sides {
+    for (suffix, _) in sides {
         let aside = place.ours(&format!("old{suffix}"));
         if place.stat(&aside)?.is_none() {
             continue;
@@ -388,16 +429,14 @@ fn take_back(place: &Place<'_>, record: &Record) -> Result<StepReport, JobFailur
         back.map_err(while_("putting a side file back"))?;
     }
     place.remove(&place.ours(OLD_MAIN))?;
-    place.sync()?;
-    archive(place, "install-undone")?;
-    Ok(undone("the swap was taken back: every file is where it was"))
+    place.sync()
 }
 
 /// Keeps the record for people, under a name that no resume acts on.
-pub(super) fn archive(place: &Place<'_>, name: &str) -> Result<(), JobFailure> {
+pub(super) fn archive(place: &Place<'_>, record: &str, name: &str) -> Result<(), JobFailure> {
     let free = |evidence: &Folder, name: &str| evidence.stat_in(name).is_err_and(|error| error.is_absent());
     let names = (1..1000).map(|number| format!("{name}-{number}.json"));
     let name = names.into_iter().find(|name| free(&place.evidence, name)).unwrap_or_else(|| format!("{name}.json"));
-    place.evidence.rename(RECORD, &place.evidence, name).map_err(while_("putting the install's record away"))?;
+    place.evidence.rename(record, &place.evidence, name).map_err(while_("putting a swap's record away"))?;
     place.evidence.sync().map_err(while_("making the evidence folder durable"))
 }

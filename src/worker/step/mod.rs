@@ -11,6 +11,7 @@
 //! | install | one of the states in `install`'s table | finishing, or taking back |
 //! | stop app | a program that runs, that does not, or is just ending | starting it again, at the end of its playbook |
 //! | start app | a program that does not run yet, or runs | starting it, unless it runs |
+//! | roll back | one of the states in `roll_back`'s table | finishing, or taking back |
 //!
 //! A build gives its candidate the final name `.guardiand-<incident>.new` only after the full check and fsync, so a
 //! candidate that is there is complete.
@@ -28,8 +29,10 @@ mod place;
 mod preserve;
 mod readers;
 mod resume_stopped;
+mod roll_back;
 mod settle;
 mod undo;
+mod weigh;
 
 #[cfg(test)]
 mod tests;
@@ -40,6 +43,7 @@ use std::time::Duration;
 
 use crate::job::{DatabaseStep, FailureKind, JobFailure, Phase, Progress, StepJob, StepReport};
 use place::Place;
+pub use weigh::{list_evidence, weigh};
 
 /// Works on one step.
 ///
@@ -107,6 +111,11 @@ pub fn run(job: &StepJob) -> Result<StepReport, JobFailure> {
         }
         (DatabaseStep::StopApp { .. } | DatabaseStep::StartApp { .. }, Phase::Undo) => {
             Ok(nothing("the playbook's last step puts the program back into the state that it had"))
+        }
+        (DatabaseStep::RollBack { .. }, Phase::Apply) => roll_back::apply(&place),
+        (DatabaseStep::RollBack { .. }, Phase::Resume) => roll_back::resume(&place),
+        (DatabaseStep::RollBack { .. }, Phase::Undo) => {
+            Ok(nothing("a rollback is taken back by rolling this incident back"))
         }
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::{failed, refused, while_};
 use crate::backup::{BackupError, side_name, stat_of};
 use crate::host::{Folder, Space};
-use crate::job::{FileFacts, JobFailure, StepJob};
+use crate::job::{DatabaseStep, FileFacts, JobFailure, StepJob};
 
 /// The side files of a database, with the names they have in evidence.
 pub(super) const SIDES: [(&str, &str); 3] = [("-wal", "wal"), ("-shm", "shm"), ("-journal", "journal")];
@@ -50,6 +50,14 @@ impl<'a> Place<'a> {
     /// The finished candidate's name.
     pub(super) fn candidate(&self) -> OsString {
         self.ours("new")
+    }
+
+    /// What a person types once what was in the way is gone.
+    pub(super) fn again(&self) -> String {
+        match &self.job.step {
+            DatabaseStep::RollBack { of, .. } => format!("`guardiand rollback {of}` again"),
+            _ => "`guardiand heal`".to_owned(),
+        }
     }
 
     /// The main file's path.
@@ -99,7 +107,7 @@ pub(super) fn need_space(folder: &Folder, bytes: u64) -> Result<(), JobFailure> 
     }
     Err(refused(format!(
         "{} has {} bytes free, and {bytes} and a floor of {FLOOR_BYTES} are needed: free space there, then \
-         `guardiand heal` again",
+         try again",
         folder.path().display(),
         space.free_bytes
     )))

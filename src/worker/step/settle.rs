@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::place::Place;
 use super::{failed, while_};
 use crate::backup::{examine, journal_is_hot};
-use crate::host::{Folder, copy_file};
+use crate::host::{Folder, Ownership, copy_file};
 use crate::job::JobFailure;
 use crate::sqlite::{Access, Database, Deadline};
 use crate::worker::roll_back::{beyond_sqlite, roll_back};
@@ -21,7 +21,7 @@ pub(super) struct Settled {
 }
 
 /// Leaves the recovered copy at `part` in the target's folder.
-pub(super) fn settle(place: &Place<'_>, part: &OsStr) -> Result<Settled, JobFailure> {
+pub(super) fn settle(place: &Place<'_>, part: &OsStr, ownership: &Ownership) -> Result<Settled, JobFailure> {
     let main = place.folder.open_in(&place.name).map_err(while_("opening the database"))?;
     let hot = journal_is_hot(&place.folder, &place.name, &main)?;
     let mut mode = [0_u8; 2];
@@ -29,7 +29,7 @@ pub(super) fn settle(place: &Place<'_>, part: &OsStr) -> Result<Settled, JobFail
     drop(main);
 
     let folder = make_private(place)?;
-    let (chosen, how) = choose(place, &folder, hot)?;
+    let (chosen, how) = choose(place, &folder, hot, ownership)?;
     if known_mode {
         let file = folder.open_for_writing_in(chosen).map_err(while_("opening the recovered copy"))?;
         file.write_all_at(&mode, 18).map_err(while_("keeping the journal mode"))?;
@@ -39,14 +39,19 @@ pub(super) fn settle(place: &Place<'_>, part: &OsStr) -> Result<Settled, JobFail
 }
 
 /// The variant that goes back the furthest and passes.
-fn choose(place: &Place<'_>, folder: &Folder, hot: bool) -> Result<(&'static str, String), JobFailure> {
+fn choose(
+    place: &Place<'_>,
+    folder: &Folder,
+    hot: bool,
+    ownership: &Ownership,
+) -> Result<(&'static str, String), JobFailure> {
     // Of a damaged journal more records verify than SQLite rolls back.
-    let rolled_back = || variant(place, folder, "rolled-back", Journal::AllThatVerifies);
+    let rolled_back = || variant(place, folder, ("rolled-back", Journal::AllThatVerifies), ownership);
     let first = if hot { rolled_back()? } else { None };
     if let Some(Ok(how)) = first {
         return Ok(("rolled-back", how));
     }
-    let with_journal = match variant(place, folder, "recovered", Journal::BySqlite)? {
+    let with_journal = match variant(place, folder, ("recovered", Journal::BySqlite), ownership)? {
         Some(Ok(_)) if hot => return Ok(("recovered", "with its journal rolled back".to_owned())),
         Some(Ok(_)) => return Ok(("recovered", "with its WAL checkpointed".to_owned())),
         Some(Err(failure)) => failure,
@@ -60,7 +65,7 @@ fn choose(place: &Place<'_>, folder: &Folder, hot: bool) -> Result<(&'static str
         };
     }
     // Rolled back it is torn. Perhaps the transaction had not begun to write yet.
-    match variant(place, folder, "as-is", Journal::None)? {
+    match variant(place, folder, ("as-is", Journal::None), ownership)? {
         Some(Err(without)) => Err(failed(format!(
             "neither with its journal rolled back ({}) nor without ({}) does the database pass its check",
             with_journal.message, without.message
@@ -82,8 +87,8 @@ enum Journal {
 fn variant(
     place: &Place<'_>,
     folder: &Folder,
-    name: &str,
-    journal: Journal,
+    (name, journal): (&str, Journal),
+    ownership: &Ownership,
 ) -> Result<Option<Result<String, JobFailure>>, JobFailure> {
     let mut how = String::new();
     for suffix in ["", "-wal", "-journal"] {
@@ -110,6 +115,9 @@ fn variant(
             _ => {}
         }
         let target = folder.create_in(format!("{name}{suffix}"), 0o600).map_err(while_("creating a private copy"))?;
+        if suffix.is_empty() {
+            ownership.prepare(&target);
+        }
         copy_file(&source, &target).map_err(while_("making a private copy"))?;
     }
     Ok(Some(recovered(folder, name).map(|()| how)))

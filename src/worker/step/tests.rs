@@ -1,3 +1,5 @@
+mod roll_back;
+
 use std::cell::Cell;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};

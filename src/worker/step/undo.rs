@@ -90,9 +90,12 @@ fn put_back(place: &Place<'_>, record: &Record) -> Result<StepReport, JobFailure
         place.sync()?;
         return finish(place);
     };
-    let kept = one(place, generation)?;
+    let kept = one(&place.evidence, generation)?;
     for preserved in &kept.evidence.files {
-        copy_out(place, &kept.folder, preserved, &place.ours(&format!("undo-{}", preserved.name)))?;
+        let name = place.ours(&format!("undo-{}", preserved.name));
+        if let Some(first) = copy_out(place, &kept.folder, preserved, &name)?.first() {
+            tracing::warn!(file = %place.path_of(&name).display(), reason = %first, "a file put back is not all as it was");
+        }
     }
     let mut old = None;
     if record.old_main.is_some() {
@@ -138,7 +141,7 @@ fn finish(place: &Place<'_>) -> Result<StepReport, JobFailure> {
         Err(error) if !error.is_absent() => return Err(while_("putting the undo's record away")(error)),
         _ => {}
     }
-    archive(place, "install-undone")?;
+    archive(place, RECORD, "install-undone")?;
     let report = done("the files are back as they were, from evidence");
     Ok(StepReport { progress: Progress::Undone, ..report })
 }

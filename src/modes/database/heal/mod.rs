@@ -98,7 +98,7 @@ pub fn spec(step: &DatabaseStep) -> StepSpec {
         | DatabaseStep::BuildFromCopy { .. }
         | DatabaseStep::BuildFromWal { .. }
         | DatabaseStep::BuildFromSchema { .. } => Risk::Harmless,
-        DatabaseStep::Install => Risk::Lossy,
+        DatabaseStep::Install | DatabaseStep::RollBack { .. } => Risk::Lossy,
         DatabaseStep::StopApp { .. } | DatabaseStep::StartApp { .. } => Risk::Lossless,
     };
     StepSpec {
