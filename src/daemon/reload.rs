@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, mpsc, watch};
 
 use crate::config::Config;
+use crate::notify::Channels;
 use crate::supervisor::{Command, Message};
 use crate::telemetry::{ConfigRefused, ConfigReloaded, ConfigWarning};
 
@@ -15,11 +16,16 @@ use super::{systemd, targets};
 pub(super) struct Reloader {
     running: Arc<Mutex<Config>>,
     outbox: mpsc::UnboundedSender<Message>,
+    channels: watch::Sender<Channels>,
 }
 
 impl Reloader {
-    pub(super) fn new(running: Config, outbox: mpsc::UnboundedSender<Message>) -> Reloader {
-        Reloader { running: Arc::new(Mutex::new(running)), outbox }
+    pub(super) fn new(
+        running: Config,
+        outbox: mpsc::UnboundedSender<Message>,
+        channels: watch::Sender<Channels>,
+    ) -> Reloader {
+        Reloader { running: Arc::new(Mutex::new(running)), outbox, channels }
     }
 
     /// Reads the file again. A bad one is refused with its errors, and the running configuration stays.
@@ -47,6 +53,8 @@ impl Reloader {
         config.guardian.control.clone_from(&running.guardian.control);
         let command = Command::Reconfigure { plant: targets::plant(&config), gates: targets::gates(&config) };
         let _ = self.outbox.send(Message::Command(command));
+        let channels = targets::channels(&config);
+        self.channels.send_if_modified(|now| std::mem::replace(now, channels.clone()) != channels);
         let detail = match waiting.is_empty() {
             true => "in force".to_owned(),
             false => format!("in force, but for {}, which need a restart", waiting.join(", ")),

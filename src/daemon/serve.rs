@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -54,9 +55,10 @@ pub(super) async fn listen(
         });
     }
     let desk = Arc::new(Desk { board: Arc::clone(board), incidents, outbox: outbox.clone(), reloader });
-    let handler: Handler = Arc::new(move |request, _peer| {
+    let handler: Handler = Arc::new(move |request, peer| {
         let desk = Arc::clone(&desk);
-        Box::pin(async move { desk.answer(request).await }) as Pin<Box<dyn Future<Output = ControlReply> + Send>>
+        Box::pin(async move { desk.answer(request, peer.uid).await })
+            as Pin<Box<dyn Future<Output = ControlReply> + Send>>
     });
     let serving =
         control::serve(&config.guardian.control, handler).map_err(|error| DaemonError::Listen(error.to_string()))?;
@@ -110,7 +112,7 @@ struct Desk {
 }
 
 impl Desk {
-    async fn answer(&self, request: ControlRequest) -> ControlReply {
+    async fn answer(&self, request: ControlRequest, by: u32) -> ControlReply {
         let answered = match request {
             ControlRequest::Heal { target, dry_run } => self.heal(target, dry_run).await,
             ControlRequest::Check { targets } => self.check(targets).await,
@@ -126,6 +128,13 @@ impl Desk {
                 Ok(None) => Err(format!("there is no incident {id}")),
                 Err(error) => Err(error),
             },
+            ControlRequest::Approve { id } => self.approve(id, by).await,
+            ControlRequest::Pause { target, for_ms } => self.pause(target, for_ms, by).await,
+            ControlRequest::Resume { target } => {
+                let resumed =
+                    self.ask(|reply| Command::Resume { name: target, reply }).await.and_then(|resumed| resumed);
+                resumed.map(|resumed| (0, json!(resumed)))
+            }
             ControlRequest::Reload => match self.reloader.reload().await {
                 Ok(detail) => Ok((0, json!({ "reloaded": detail }))),
                 // As every command that is given a bad configuration (EX_CONFIG).
@@ -149,6 +158,25 @@ impl Desk {
         let answer = self.ask(|reply| Command::Heal { target, dry_run, reply }).await??;
         let report = one_pass::report(answer, dry_run);
         Ok((report.outcome.exit(), json!(report)))
+    }
+
+    async fn approve(&self, id: String, by: u32) -> Result<(u8, serde_json::Value), String> {
+        let incident = IncidentId(id);
+        let answer = self.ask(|reply| Command::Approve { incident, by, reply }).await??;
+        let report = one_pass::report(answer, false);
+        Ok((report.outcome.exit(), json!(report)))
+    }
+
+    async fn pause(
+        &self,
+        name: Option<String>,
+        for_ms: Option<u64>,
+        by: u32,
+    ) -> Result<(u8, serde_json::Value), String> {
+        let span = for_ms.map(Duration::from_millis);
+        let target = name.clone();
+        let pause = self.ask(|reply| Command::Pause { name, span, by, reply }).await??;
+        Ok((0, json!({ "target": target, "paused": pause })))
     }
 
     async fn check(&self, targets: Vec<String>) -> Result<(u8, serde_json::Value), String> {

@@ -23,6 +23,9 @@ impl Supervisor {
             Command::Check { target, reply } => self.check_now(&target, reply),
             Command::Who { target, reply } => self.who_now(&target, reply),
             Command::Backup { target, reply } => self.backup_now(&target, reply),
+            Command::Approve { incident, by, reply } => self.approve(incident, by, reply),
+            Command::Pause { name, span, by, reply } => self.pause(name.as_deref(), span, by, reply),
+            Command::Resume { name, reply } => self.resume(name.as_deref(), reply),
             Command::Reconfigure { plant, gates } => self.reconfigure(plant, gates),
         }
     }
