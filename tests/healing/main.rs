@@ -7,7 +7,9 @@ mod attacks;
 mod content;
 mod corpus;
 mod files;
+mod gates;
 mod locks;
+mod notices;
 mod programs;
 mod rules;
 #[path = "../support/mod.rs"]

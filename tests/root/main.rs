@@ -4,6 +4,7 @@
 
 mod frozen;
 mod ladder;
+mod masses;
 mod room;
 mod standing;
 #[path = "../support/mod.rs"]
