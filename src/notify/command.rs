@@ -10,6 +10,9 @@ use tokio::process::Command;
 /// What it says on stderr when it fails is passed on up to here.
 const WORDS_MAX: u64 = 1000;
 
+/// Its last words may still be in the pipe; but what it left running may hold that open for ever.
+const LAST_WORDS: std::time::Duration = std::time::Duration::from_millis(200);
+
 /// Its process group, killed when this is dropped before it ended.
 struct Group(Option<Pid>);
 
@@ -47,7 +50,6 @@ pub(super) async fn run(argv: &[String], body: &[u8]) -> Result<(), String> {
         }
     };
     let mut words = Vec::new();
-    // What it left running may hold its stderr open for ever: its own end counts, and what it said by then.
     let (status, ()) = tokio::join!(ended(&mut child, stderr, &mut words), feed);
     let status = status.map_err(|error| format!("{program} cannot be waited for: {error}"))?;
     // Waited for: the number may be another's by now. What it started on purpose may go on.
@@ -64,14 +66,16 @@ async fn ended(
     words: &mut Vec<u8>,
 ) -> std::io::Result<ExitStatus> {
     let Some(mut stderr) = stderr else { return child.wait().await };
-    let listen = async {
+    let mut listen = std::pin::pin!(async {
         let _ = (&mut stderr).take(WORDS_MAX).read_to_end(words).await;
         // The rest is let go, so that a talkative one does not stand still on a full pipe.
         let _ = tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await;
-        std::future::pending::<()>().await;
-    };
+    });
     tokio::select! {
-        status = child.wait() => status,
-        () = listen => child.wait().await,
+        status = child.wait() => {
+            let _ = tokio::time::timeout(LAST_WORDS, listen).await;
+            status
+        }
+        () = &mut listen => child.wait().await,
     }
 }

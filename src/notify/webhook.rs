@@ -89,16 +89,15 @@ async fn exchange(
     // Both in this task: dropped at its deadline, nothing of it stays behind.
     let answer = sender.send_request(request);
     tokio::pin!(connection, answer);
-    loop {
-        tokio::select! {
-            answer = &mut answer => return answer.map(|answer| answer.status().as_u16()).map_err(|error| error.to_string()),
-            ended = &mut connection => match ended {
-                // The answer may have come with the end of the connection.
-                Ok(()) => return (&mut answer).await.map(|answer| answer.status().as_u16()).map_err(|error| error.to_string()),
-                Err(error) => return Err(error.to_string()),
-            },
-        }
-    }
+    let answered = tokio::select! {
+        answered = &mut answer => answered,
+        // The answer may have come with the end of the connection.
+        ended = &mut connection => match ended {
+            Ok(()) => answer.await,
+            Err(error) => return Err(error.to_string()),
+        },
+    };
+    answered.map(|answer| answer.status().as_u16()).map_err(|error| error.to_string())
 }
 
 fn trust() -> Result<ClientConfig, String> {

@@ -43,6 +43,8 @@ pub(super) struct Alarm {
     /// An earlier process raised it: whom it is about is known once everything was looked at.
     taken_over: bool,
     census: Option<Moment>,
+    /// A cause shows, and no heal depends on it: those who fail a moment later shall be named, too.
+    showing: Option<Moment>,
 }
 
 impl Supervisor {
@@ -84,7 +86,7 @@ impl Supervisor {
             }
         }
         if std::mem::take(&mut self.alarm.failing.news) || self.alarm.taken_over {
-            self.judge_failures(now);
+            self.judge_failures(now, !suspects.is_empty());
         }
         for (id, _) in suspects {
             let suspicion = self.slots.get_mut(&id).and_then(|slot| slot.suspicion.take());
@@ -107,10 +109,11 @@ impl Supervisor {
     /// When the longest wait for a census is over.
     pub(super) fn next_review(&self) -> Option<Moment> {
         let since = self.slots.values().filter_map(|slot| slot.suspicion.as_ref()).map(|suspicion| suspicion.since);
-        since.min_by_key(|since| since.boot_ms).map(|since| since.after(CENSUS_MAX))
+        since.min_by_key(|since| since.boot_ms).or(self.alarm.showing).map(|since| since.after(CENSUS_MAX))
     }
 
-    fn judge_failures(&mut self, now: Moment) {
+    /// `urgent`: a heal begins right after this, if nothing is found to hold it.
+    fn judge_failures(&mut self, now: Moment, urgent: bool) {
         let limits = self.cx.with_gates(|gates| gates.config()).mass;
         let total = self.slots.len();
         if self.alarm.taken_over {
@@ -130,9 +133,15 @@ impl Supervisor {
             return;
         }
         match self.alarm.failing.cause(limits, total, now) {
-            None => self.alarm.explained = false,
+            None => (self.alarm.explained, self.alarm.showing) = (false, None),
             Some(_) if self.alarm.explained => {}
-            Some(cause) => self.raise(cause, now),
+            Some(cause) => {
+                let since = *self.alarm.showing.get_or_insert(now);
+                match urgent || now.since(since) >= CENSUS_MAX {
+                    true => self.raise(cause, now),
+                    false => self.alarm.failing.news = true,
+                }
+            }
         }
     }
 
@@ -144,8 +153,7 @@ impl Supervisor {
              and run `guardiand resume --all` once it is explained"
         );
         self.cx.with_gates(|gates| gates.mass = Some(MassHold { ground: cause.ground.clone(), words: words.clone() }));
-        self.alarm.cause = Some(cause);
-        self.alarm.over = false;
+        (self.alarm.cause, self.alarm.showing, self.alarm.over) = (Some(cause), None, false);
         // One before it whose incident is still being opened serves for this one too.
         if !self.alarm.opening {
             self.alarm.opening = true;
