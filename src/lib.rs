@@ -20,6 +20,7 @@ pub mod job;
 pub mod journal;
 pub mod model;
 pub mod modes;
+pub mod notify;
 pub mod sqlite;
 pub mod supervisor;
 pub mod telemetry;

@@ -22,6 +22,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("backup", &["model", "format", "clock", "telemetry", "sqlite", "host", "job"]),
     ("pool", &["model", "format", "clock", "telemetry", "sqlite", "host", "job"]),
     ("worker", &["model", "format", "job", "sqlite", "backup", "host", "telemetry"]),
+    ("notify", &["model", "clock", "telemetry", "journal"]),
     (
         "modes",
         &["model", "format", "clock", "telemetry", "job", "host", "probe", "sqlite", "journal", "backup", "pool"],
@@ -29,7 +30,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // Of `modes` only what stands at its root: see `names_a_mode`.
     ("supervisor", &["model", "journal", "clock", "telemetry", "job", "modes"]),
     // Of `modes` only the configurations: see `more_than_a_modes_config`.
-    ("config", &["model", "telemetry", "modes", "backup", "pool"]),
+    ("config", &["model", "telemetry", "modes", "backup", "pool", "notify"]),
     ("api", &["model", "config", "telemetry", "supervisor", "journal", "clock", "job"]),
     ("cli", &["model", "config", "telemetry", "supervisor", "journal", "clock", "job", "api", "daemon"]),
     (
@@ -48,6 +49,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "pool",
             "worker",
             "modes",
+            "notify",
             "supervisor",
             "config",
             "api",

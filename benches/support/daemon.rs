@@ -32,7 +32,7 @@ impl Daemon {
         let level = std::env::var("GUARDIAN_BENCH_LOG").unwrap_or_else(|_| "warn".to_owned());
         let text = format!(
             "[guardian]\nstate_dir = \"state\"\ninterval = \"{interval}\"\nhttp = \"{address}\"\n\
-             [gates]\ncooldown = \"0s\"\nheals = {{ max = 1000000, per = \"1h\" }}\n[log]\nlevel = \"{level}\"\n{tables}"
+             [gates]\ncooldown = \"0s\"\nheals = {{ max = 1000000, per = \"1h\" }}\nrepeat = {{ max = 1000000, within = \"10m\" }}\nmass = {{ min = 1000000 }}\n[log]\nlevel = \"{level}\"\n{tables}"
         );
         let config = folder.join("guardian.toml");
         std::fs::write(&config, text).unwrap();

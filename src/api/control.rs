@@ -71,6 +71,26 @@ pub enum ControlRequest {
         #[serde(default)]
         dry_run: bool,
     },
+    /// Say yes to what an incident's plan would do.
+    Approve {
+        /// The incident.
+        id: String,
+    },
+    /// Heal nothing for a while; looks and backups go on.
+    Pause {
+        /// The configured name, of a target or a glob; everything when there is none.
+        #[serde(default)]
+        target: Option<String>,
+        /// It ends by itself after so many milliseconds.
+        #[serde(default)]
+        for_ms: Option<u64>,
+    },
+    /// End a pause, and look again at once.
+    Resume {
+        /// The configured name, of a target or a glob; everything when there is none.
+        #[serde(default)]
+        target: Option<String>,
+    },
     /// Read the configuration again.
     Reload,
 }
@@ -86,6 +106,9 @@ impl ControlRequest {
             ControlRequest::Incidents { target, .. } => ("incidents", target.as_deref().unwrap_or("")),
             ControlRequest::Incident { id } => ("incident", id),
             ControlRequest::Rollback { id, .. } => ("rollback", id),
+            ControlRequest::Approve { id } => ("approve", id),
+            ControlRequest::Pause { target, .. } => ("pause", target.as_deref().unwrap_or("")),
+            ControlRequest::Resume { target } => ("resume", target.as_deref().unwrap_or("")),
             ControlRequest::Reload => ("reload", ""),
         }
     }

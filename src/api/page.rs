@@ -68,13 +68,20 @@ fn row(target: &TargetStatus) -> String {
         Some(Verdict::Unknown(reason)) => reason.clone(),
         Some(Verdict::Healthy) | None => String::new(),
     };
+    let paused = match &target.paused {
+        None => String::new(),
+        Some(pause) => match pause.until {
+            Some(until) => format!("(paused until {until:.0})"),
+            None => "(paused)".to_owned(),
+        },
+    };
     let reason = target.incident.as_ref().and_then(|incident| incident.reason.clone()).unwrap_or_default();
     let looked = target.last_check.as_ref().map(|check| format!("{:.0}", check.checked_at)).unwrap_or_default();
     let size = |bytes: Option<u64>| bytes.map(|bytes| bytesize::ByteSize(bytes).to_string()).unwrap_or_default();
     let backup = target.last_backup_at.map(|at| format!("{at:.0}")).unwrap_or_default();
     let link = percent(&target.name);
     format!(
-        "<tr><td><a href=\"/api/v1/targets/{link}\">{}</a><td>{}<td><span class=\"{}\">{}</span> <small>{} {}</small>\
+        "<tr><td><a href=\"/api/v1/targets/{link}\">{}</a><td>{}<td><span class=\"{}\">{}</span> {paused} <small>{} {}</small>\
          <td>{looked}<td>{}<td>{}<td>{backup}</tr>",
         escape(&target.name),
         target.mode,

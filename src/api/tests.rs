@@ -53,6 +53,8 @@ fn story(id: &str, target: &str, outcome: Option<Resolution>, mttr: Option<f64>,
         loss: None,
         evidence: None,
         reason: None,
+        plan: Vec::new(),
+        approved_by: None,
         findings: Vec::new(),
     };
     let run = |(n, (playbook, success)): (usize, &(&str, bool))| Run {

@@ -55,6 +55,12 @@ pub(super) enum Command {
     Incident(Incident),
     /// Put the files back as they were before an incident was healed.
     Rollback(Rollback),
+    /// Say yes to what an incident's plan would do.
+    Approve(Approve),
+    /// Heal nothing of a target for a while; looks and backups go on.
+    Pause(Pause),
+    /// End a pause, and look again at once.
+    Resume(Resume),
     /// Let the running daemon read its configuration again.
     Reload,
     /// Work on the configuration.
@@ -170,6 +176,16 @@ pub(super) struct Incident {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct Approve {
+    /// The incident that waits for it, as `guardiand incidents --state awaiting_approval` lists it.
+    pub(super) id: String,
+
+    /// Where the incident is kept when the configuration does not say, for a database healed by its path.
+    #[arg(long, value_name = "DIR")]
+    pub(super) state_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct Rollback {
     /// The incident's name, as `guardiand incidents` lists it.
     #[arg(value_name = "ID")]
@@ -190,6 +206,32 @@ pub(super) struct Rollback {
     /// Where evidence and the journal are kept.
     #[arg(long, value_name = "DIR")]
     pub(super) state_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Pause {
+    /// A configured target, or the name of a glob for all of its targets.
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    pub(super) target: Option<String>,
+
+    /// Everything.
+    #[arg(long)]
+    pub(super) all: bool,
+
+    /// It ends by itself after this, such as "1h 30m" [default: not before `guardiand resume`].
+    #[arg(long = "for", value_name = "DURATION", value_parser = crate::model::parse_duration)]
+    pub(super) span: Option<std::time::Duration>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Resume {
+    /// A configured target, or the name of a glob for all of its targets.
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    pub(super) target: Option<String>,
+
+    /// Everything, and what is held because too many targets failed at once.
+    #[arg(long)]
+    pub(super) all: bool,
 }
 
 #[cfg(test)]

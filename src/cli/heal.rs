@@ -37,7 +37,7 @@ pub(super) fn name(subject: &Subject) -> String {
     }
 }
 
-fn exit(outcome: HealOutcome, nothing_planned: bool) -> ExitCode {
+pub(super) fn exit(outcome: HealOutcome, nothing_planned: bool) -> ExitCode {
     match outcome {
         HealOutcome::Healthy | HealOutcome::Healed => ExitCode::SUCCESS,
         HealOutcome::Planned if !nothing_planned => ExitCode::SUCCESS,
@@ -46,7 +46,7 @@ fn exit(outcome: HealOutcome, nothing_planned: bool) -> ExitCode {
     }
 }
 
-fn text(report: &HealReport) -> String {
+pub(super) fn text(report: &HealReport) -> String {
     let mut text = check::text(std::slice::from_ref(&report.check));
     for (n, playbook) in report.playbooks.iter().enumerate() {
         text.push_str(&format!("\n{}. {}: {}\n", n + 1, playbook.name, playbook.why));
@@ -81,6 +81,6 @@ fn text(report: &HealReport) -> String {
     text
 }
 
-fn delegated(report: &Value) -> String {
+pub(super) fn delegated(report: &Value) -> String {
     format!("(done by the running daemon)\n{}", socket::plain(report))
 }

@@ -3,6 +3,7 @@
 //! Exit status: 0 healthy or done, 1 unhealthy or failed, 2 wrong usage, 3 could not tell, 78 bad configuration.
 //! Facts go to stdout, as a table for eyes or as one JSON document with `--json`; logs and errors go to stderr.
 
+mod approve;
 mod arguments;
 mod backup;
 mod backups;
@@ -12,8 +13,10 @@ mod heal;
 mod incident;
 mod incidents;
 mod output;
+mod pause;
 mod reload;
 mod restore;
+mod resume;
 mod rollback;
 mod run;
 mod socket;
@@ -50,6 +53,9 @@ pub fn main() -> ExitCode {
         Some(Command::Incidents(asked)) => incidents::run(common, &asked, output),
         Some(Command::Incident(asked)) => incident::run(common, &asked, output),
         Some(Command::Rollback(asked)) => rollback::run(common, &asked, output),
+        Some(Command::Approve(asked)) => approve::run(common, &asked, output),
+        Some(Command::Pause(asked)) => pause::run(common, &asked, output),
+        Some(Command::Resume(asked)) => resume::run(common, &asked, output),
         Some(Command::Reload) => reload::run(common, output),
         Some(Command::Config { command: ConfigCommand::Check { file } }) => config_check::run(&file, output),
     };

@@ -22,7 +22,15 @@ pub(super) fn run(common: &Common, asked: &Status, output: Output) -> Done {
 fn rows(targets: &[Value]) -> String {
     let rows = targets.iter().map(|target| {
         let word = |pointer| socket::part::<String>(target, pointer);
-        vec![word("/name"), word("/mode"), word("/state"), word("/last_check/checked_at"), word("/incident/id")]
+        let paused = match target.pointer("/paused") {
+            None => String::new(),
+            Some(pause) => match socket::part::<Option<String>>(pause, "/until") {
+                Some(until) => format!(" (paused until {until})"),
+                None => " (paused)".to_owned(),
+            },
+        };
+        let state = word("/state") + &paused;
+        vec![word("/name"), word("/mode"), state, word("/last_check/checked_at"), word("/incident/id")]
     });
     table(&["TARGET", "MODE", "STATE", "LAST LOOK", "INCIDENT"], rows)
 }

@@ -277,16 +277,16 @@ impl GatesTable {
 }
 
 impl NotifyTable {
-    pub(super) fn settle(self, problems: &mut Vec<KeyProblem>, warnings: &mut Vec<String>) -> Notify {
+    pub(super) fn settle(mut self, folder: &Path, problems: &mut Vec<KeyProblem>) -> Notify {
         if self.command.first().is_some_and(String::is_empty) {
             problems.push(KeyProblem::new(&["command"], "the program's name is empty"));
         }
-        if !self.webhook.is_empty() && !self.webhook.starts_with("http://") && !self.webhook.starts_with("https://") {
-            problems.push(KeyProblem::new(&["webhook"], "must begin with http:// or https://"));
+        // A name alone is looked for in $PATH; a path is one like any other in this file.
+        if let Some(program) = self.command.first_mut().filter(|program| program.contains('/')) {
+            *program = resolve(folder, Path::new(program.as_str())).display().to_string();
         }
-        if !self.command.is_empty() || !self.webhook.is_empty() {
-            warnings.push("this version does not act on `[notify]` yet: alert on the metrics instead".to_owned());
-        }
+        let problem = Some(self.webhook.as_str()).filter(|url| !url.is_empty()).and_then(crate::notify::url_problem);
+        problems.extend(problem.map(|problem| KeyProblem::new(&["webhook"], problem)));
         Notify { command: self.command, webhook: Some(self.webhook).filter(|url| !url.is_empty()) }
     }
 }

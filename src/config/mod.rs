@@ -169,8 +169,8 @@ impl Reading {
             table.settle(&folder, environment, problems, warnings)
         });
         let gates = self.settled(tables.get("gates"), |table: GatesTable, problems, _| table.settle(problems));
-        let notify = self
-            .settled(tables.get("notify"), |table: NotifyTable, problems, warnings| table.settle(problems, warnings));
+        let notify =
+            self.settled(tables.get("notify"), |table: NotifyTable, problems, _| table.settle(&folder, problems));
         let log = self.settled(tables.get("log"), |log: Log, _, _| log);
         let guardian = guardian?;
         let around = Surroundings { folder, state_dir: guardian.state_dir.clone() };

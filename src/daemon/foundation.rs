@@ -8,15 +8,18 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::clock::{Clock, Moment};
 use crate::job::{Client, ClientOptions, WorkerEvents};
-use crate::journal::{Journal, LeftOpen, Remembered, StateLock};
-use crate::model::RestartReason;
-use crate::supervisor::{Context, Gates, GatesConfig};
+use crate::journal::{History, Journal, LeftOpen, Remembered, StateLock};
+use crate::model::{Resolution, RestartReason};
+use crate::supervisor::{Context, Gates, GatesConfig, Notices, PAUSES, Pauses};
 use crate::telemetry;
 
 use super::DaemonError;
 
 /// The kernel's own link to this executable: children are of the same version also after an upgrade replaced the file.
 const OURSELVES: &str = "/proc/self/exe";
+
+/// Heals of longer ago say nothing of whether the present one would last.
+const RECALLED_MAX: Duration = Duration::from_secs(31 * 24 * 3600);
 
 /// Built once per process.
 pub(super) struct Foundation {
@@ -31,7 +34,12 @@ impl Foundation {
     ///
     /// # Errors
     /// When another guardiand holds the directory, or it cannot be used.
-    pub(super) fn lay(state_dir: &Path, workers: usize, gates: GatesConfig) -> Result<Foundation, DaemonError> {
+    pub(super) fn lay(
+        state_dir: &Path,
+        workers: usize,
+        gates: GatesConfig,
+        notices: Notices,
+    ) -> Result<Foundation, DaemonError> {
         let lock = StateLock::acquire(state_dir).map_err(DaemonError::State)?;
         let clock = Clock::system();
         let journal = Journal::start(state_dir, clock.clone()).map_err(DaemonError::Journal)?;
@@ -40,7 +48,7 @@ impl Foundation {
         // With one worker, the lane kept for probes is what keeps looking alive; a heal still needs one that no errand holds.
         let workers = workers.max(2);
         let errands = Arc::new(Semaphore::new(workers - 1));
-        let cx = Context { clock, jobs: client(workers), errands, journal, gates, stopping };
+        let cx = Context { clock, jobs: client(workers), errands, journal, gates, notices, stopping };
         Ok(Foundation { cx, stop, lock })
     }
 
@@ -49,31 +57,45 @@ impl Foundation {
         self.lock.announce(control);
     }
 
-    /// What earlier processes left: memories, open incidents, and attempts that still count against the budget.
-    pub(super) async fn recall(&self, budget: Duration) -> (Vec<Remembered>, Vec<LeftOpen>) {
+    /// What earlier processes left: memories, open incidents, attempts that still count against the budget, heals that did
+    /// not last, and what a person paused.
+    pub(super) async fn recall(&self, limits: GatesConfig) -> (Vec<Remembered>, Vec<LeftOpen>) {
         let journal = &self.cx.journal;
-        let hours = u32::try_from(budget.as_secs().div_ceil(3600)).unwrap_or(u32::MAX);
-        match journal.stats(hours).await {
-            Ok(history) => {
-                let now = self.cx.clock.now();
-                let mut gates = self.cx.gates.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                for past in &history {
-                    for run in &past.runs {
-                        gates.recall(&past.incident.target, &past.incident.mode, at(now, run.began_at));
-                    }
-                }
-            }
-            Err(error) => tracing::warn!(%error, "earlier heals cannot be read: the budget starts afresh"),
-        }
-        let remembered = journal.load_memory().await.unwrap_or_else(|error| {
-            tracing::warn!(%error, "what was remembered of the targets cannot be read: it is learnt again");
-            Vec::new()
-        });
         let left_open = journal.open_incidents().await.unwrap_or_else(|error| {
             tracing::error!(%error, "open incidents cannot be read");
             Vec::new()
         });
+        let now = self.cx.clock.now();
+        // Whether a heal lasted is judged by when its incident was opened.
+        let oldest = left_open.iter().map(|left| left.replayed.incident.opened_at).min().unwrap_or(now.wall);
+        let open_for = Duration::try_from(now.wall.duration_since(oldest)).unwrap_or(Duration::ZERO);
+        let span = limits.heals_per.max(limits.repeat_within.saturating_add(open_for)).min(RECALLED_MAX);
+        let hours = u32::try_from(span.as_secs().div_ceil(3600)).unwrap_or(u32::MAX);
+        let pauses = journal.kept(PAUSES).await.map_err(|error| error.to_string());
+        let history = journal.stats(hours).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "earlier heals cannot be read: the budget starts afresh");
+            Vec::new()
+        });
+        self.recall_gates(&history, Pauses::recall(pauses, now), now);
+        let remembered = journal.load_memory().await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "what was remembered of the targets cannot be read: it is learnt again");
+            Vec::new()
+        });
         (remembered, left_open)
+    }
+
+    fn recall_gates(&self, history: &[History], pauses: Pauses, now: Moment) {
+        let mut gates = self.cx.gates.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        gates.recall_pauses(pauses);
+        for past in history {
+            let incident = &past.incident;
+            for run in &past.runs {
+                gates.recall(&incident.target, &incident.mode, at(now, run.began_at));
+            }
+            if let (Some(Resolution::Healed), Some(closed_at)) = (incident.outcome, incident.closed_at) {
+                gates.healed(&incident.target, &incident.mode, &incident.kind, closed_at);
+            }
+        }
     }
 }
 

@@ -17,8 +17,9 @@ use tokio::sync::{mpsc, watch};
 
 use crate::config::Config;
 use crate::journal::StateError;
-use crate::supervisor::Supervisor;
+use crate::notify;
 use crate::supervisor::status::{Pulse, StatusBoard};
+use crate::supervisor::{Notices, Supervisor};
 use crate::telemetry;
 
 use foundation::Foundation;
@@ -72,7 +73,10 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     for warning in &config.warnings {
         telemetry::ConfigWarning(warning).emit();
     }
-    let mut foundation = Foundation::lay(&config.guardian.state_dir, config.guardian.workers, targets::gates(&config))?;
+    let (notices, to_tell) = mpsc::channel(notify::QUEUE);
+    let (state_dir, notices) = (&config.guardian.state_dir, Notices::into_queue(notices));
+    let mut foundation = Foundation::lay(state_dir, config.guardian.workers, targets::gates(&config), notices)?;
+    let (channels, channels_now) = watch::channel(targets::channels(&config));
     let board = Arc::new(RwLock::new(StatusBoard::default()));
     let pulse = Arc::new(Pulse::default());
     let (outbox, inbox) = mpsc::unbounded_channel();
@@ -81,10 +85,10 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let mut supervisor = Supervisor::new(foundation.cx.clone(), (outbox.clone(), inbox), wanted, Arc::clone(&board));
     supervisor.on_beat(systemd::beat_interval().unwrap_or(BEAT).min(BEAT), beat(&board, &pulse, &foundation));
     foundation.cx.journal.limit(targets::limits(&config));
-    let reloader = Reloader::new(config.clone(), outbox.clone(), foundation.cx.journal.clone());
+    let reloader = Reloader::new(config.clone(), outbox.clone(), foundation.cx.journal.clone(), channels);
     // Before anything answers: who sees HTTP may send a signal, and one that nobody waits for kills.
     let signals = obey_signals(reloader.clone(), foundation.stop.clone()).map_err(DaemonError::Signals)?;
-    let (remembered, left_open) = foundation.recall(config.gates.heals.per).await;
+    let (remembered, left_open) = foundation.recall(targets::gates(&config)).await;
     supervisor.recall(remembered, left_open);
     supervisor.plant(targets::plant(&config));
     for orphan in supervisor.orphans() {
@@ -97,6 +101,8 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     foundation.announce(&config.guardian.control);
     tokio::spawn(watching::watch_files(watches, outbox.clone()));
     tokio::spawn(expire(foundation.cx.journal.clone()));
+    let (journal, clock) = (foundation.cx.journal.clone(), foundation.cx.clock.clone());
+    tokio::spawn(notify::tell(journal, clock, channels_now, to_tell));
     tokio::spawn(signals);
     systemd::ready();
     supervisor.run().await;

@@ -11,11 +11,13 @@ use crate::clock::Clock;
 use crate::config::{Config, Environment};
 use crate::job::{BackupEntry, Client, Job, Outcome, RestoreJob, Restored};
 use crate::journal::{Limits, Remembered};
-use crate::model::{Check, Incident, Playbook, Policy, Resolution, Verdict};
+use crate::model::{Check, Incident, IncidentState, Playbook, Policy, Resolution, Verdict};
 use crate::modes::database::config::{BackupPlan, DatabaseConfig};
 use crate::modes::database::{Database, Defaults, Glob};
 use crate::modes::{Discovery as _, Look, Supervised};
-use crate::supervisor::{Context, GatesConfig, HealAnswer, heal_on_demand, resume};
+use crate::supervisor::{
+    Attended, Context, GatesConfig, HealAnswer, Notices, approve_on_demand, heal_on_demand, resume,
+};
 
 pub use rollback::rollback;
 
@@ -145,7 +147,7 @@ fn private_folder(scope: &Scope) -> Result<Option<tempfile::TempDir>, PassError>
 pub fn heal(scope: &Scope, subject: &Subject, dry_run: bool) -> Result<HealReport, PassError> {
     block_on(async {
         let site = Site::of(scope);
-        let foundation = Foundation::lay(&site.state_dir, site.workers, site.gates)?;
+        let foundation = Foundation::lay(&site.state_dir, site.workers, site.gates, Notices::none())?;
         let cx = &foundation.cx;
         cx.journal.limit(site.limits);
         let mut targets = site.targets(&cx.jobs, std::slice::from_ref(subject)).await?;
@@ -153,7 +155,7 @@ pub fn heal(scope: &Scope, subject: &Subject, dry_run: bool) -> Result<HealRepor
         if !targets.is_empty() {
             return Err(PassError { exit: 2, message: "name one target: several match".to_owned() });
         }
-        let (remembered, left_open) = foundation.recall(site.gates.heals_per).await;
+        let (remembered, left_open) = foundation.recall(site.gates).await;
         let (name, mode) = (target.settings().target.clone(), target.settings().mode);
         let known = remembered.into_iter().find(|memory| memory.target == name && memory.mode == mode);
         if let Some(known) = known {
@@ -176,6 +178,47 @@ async fn saved(cx: &Context, mut target: Box<dyn Supervised>, name: &str, mode: 
     let Some(memory) = target.memory() else { return Ok(()) };
     let saved = Remembered { target: name.to_owned(), mode: mode.to_owned(), memory };
     cx.journal.save_memory(vec![saved]).await.map_err(|error| failed(error.to_string()))
+}
+
+/// Says yes to what the plan of incident `id` would do, and heals; while no daemon runs.
+///
+/// # Errors
+/// When there is no such incident, it waits for no yes, or the plan costs more by now than what it asked for.
+pub fn approve(scope: &Scope, id: &str) -> Result<HealReport, PassError> {
+    block_on(async {
+        let site = Site::of(scope);
+        let foundation = Foundation::lay(&site.state_dir, site.workers, site.gates, Notices::none())?;
+        let cx = &foundation.cx;
+        let (remembered, left_open) = foundation.recall(site.gates).await;
+        let left = left_open.into_iter().find(|left| left.replayed.incident.id.0 == id);
+        let left = left.ok_or_else(|| failed(format!("there is no open incident {id}")))?;
+        let incident = left.replayed.incident.clone();
+        if incident.state != IncidentState::AwaitingApproval {
+            return Err(failed(format!("incident {id} is `{}` and waits for no approval", incident.state.name())));
+        }
+        let subject = match incident.target.starts_with('/') {
+            true => Subject::Path(PathBuf::from(&incident.target)),
+            false => Subject::Named(incident.target.clone()),
+        };
+        let mut targets = site.targets(&cx.jobs, std::slice::from_ref(&subject)).await?;
+        let Some(mut target) = targets.pop() else { return Err(failed("nothing matches".to_owned())) };
+        let known =
+            remembered.into_iter().find(|memory| memory.target == incident.target && memory.mode == incident.mode);
+        if let Some(known) = known {
+            target.remember(known.memory, cx.clock.now());
+        }
+        let attended = resume(cx, target, left).await;
+        let Attended { target, case: Some(case), .. } = attended else {
+            return Err(failed(format!("incident {id} could not be taken up")));
+        };
+        let by = rustix::process::getuid().as_raw();
+        let (answer, mut attended) = approve_on_demand(cx, target, case, by).await;
+        if let Some(memory) = attended.target.memory() {
+            let saved = Remembered { target: incident.target.clone(), mode: incident.mode.clone(), memory };
+            cx.journal.save_memory(vec![saved]).await.map_err(|error| failed(error.to_string()))?;
+        }
+        answer.map(|answer| report(answer, false)).map_err(failed)
+    })?
 }
 
 /// What the command prints of a heal that was asked for.
@@ -305,10 +348,7 @@ impl Site<'_> {
             state_dir,
             workers: config.map_or(1, |config| config.guardian.workers),
             limits: config.map_or_else(Limits::default, targets::limits),
-            gates: config.map_or(
-                GatesConfig { cooldown: Duration::ZERO, heals_max: u32::MAX, heals_per: Duration::from_secs(3600) },
-                targets::gates,
-            ),
+            gates: config.map_or(GatesConfig::OPEN, targets::gates),
             defaults,
         }
     }

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, mpsc, watch};
 
 use crate::config::Config;
 use crate::journal::Journal;
+use crate::notify::Channels;
 use crate::supervisor::{Command, Message};
 use crate::telemetry::{ConfigRefused, ConfigReloaded, ConfigWarning};
 
@@ -17,11 +18,17 @@ pub(super) struct Reloader {
     running: Arc<Mutex<Config>>,
     outbox: mpsc::UnboundedSender<Message>,
     journal: Journal,
+    channels: watch::Sender<Channels>,
 }
 
 impl Reloader {
-    pub(super) fn new(running: Config, outbox: mpsc::UnboundedSender<Message>, journal: Journal) -> Reloader {
-        Reloader { running: Arc::new(Mutex::new(running)), outbox, journal }
+    pub(super) fn new(
+        running: Config,
+        outbox: mpsc::UnboundedSender<Message>,
+        journal: Journal,
+        channels: watch::Sender<Channels>,
+    ) -> Reloader {
+        Reloader { running: Arc::new(Mutex::new(running)), outbox, journal, channels }
     }
 
     /// Reads the file again. A bad one is refused with its errors, and the running configuration stays.
@@ -50,6 +57,8 @@ impl Reloader {
         self.journal.limit(targets::limits(&config));
         let command = Command::Reconfigure { plant: targets::plant(&config), gates: targets::gates(&config) };
         let _ = self.outbox.send(Message::Command(command));
+        let channels = targets::channels(&config);
+        self.channels.send_if_modified(|now| std::mem::replace(now, channels.clone()) != channels);
         let detail = match waiting.is_empty() {
             true => "in force".to_owned(),
             false => format!("in force, but for {}, which need a restart", waiting.join(", ")),

@@ -136,6 +136,13 @@ impl Desk {
                 let incident = IncidentId(id);
                 self.rollback(RollbackAsk { incident, generation, accept_loss, dry_run, by }).await
             }
+            ControlRequest::Approve { id } => self.approve(id, peer.uid).await,
+            ControlRequest::Pause { target, for_ms } => self.pause(target, for_ms, peer.uid).await,
+            ControlRequest::Resume { target } => {
+                let resumed =
+                    self.ask(|reply| Command::Resume { name: target, reply }).await.and_then(|resumed| resumed);
+                resumed.map(|resumed| (0, json!(resumed)))
+            }
             ControlRequest::Reload => match self.reloader.reload().await {
                 Ok(detail) => Ok((0, json!({ "reloaded": detail }))),
                 // As every command that is given a bad configuration (EX_CONFIG).
@@ -159,6 +166,25 @@ impl Desk {
         let answer = self.ask(|reply| Command::Heal { target, dry_run, reply }).await??;
         let report = one_pass::report(answer, dry_run);
         Ok((report.outcome.exit(), json!(report)))
+    }
+
+    async fn approve(&self, id: String, by: u32) -> Result<(u8, serde_json::Value), String> {
+        let incident = IncidentId(id);
+        let answer = self.ask(|reply| Command::Approve { incident, by, reply }).await??;
+        let report = one_pass::report(answer, false);
+        Ok((report.outcome.exit(), json!(report)))
+    }
+
+    async fn pause(
+        &self,
+        name: Option<String>,
+        for_ms: Option<u64>,
+        by: u32,
+    ) -> Result<(u8, serde_json::Value), String> {
+        let span = for_ms.map(Duration::from_millis);
+        let target = name.clone();
+        let pause = self.ask(|reply| Command::Pause { name, span, by, reply }).await??;
+        Ok((0, json!({ "target": target, "paused": pause })))
     }
 
     async fn check(&self, targets: Vec<String>) -> Result<(u8, serde_json::Value), String> {

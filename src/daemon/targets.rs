@@ -3,8 +3,9 @@
 use crate::config::Config;
 use crate::journal::Limits;
 use crate::modes::database::{Database, Defaults, Glob, MODE, kinds};
-use crate::supervisor::{GatesConfig, Plant};
-use crate::telemetry::register_mode;
+use crate::notify::Channels;
+use crate::supervisor::{GUARDIAN, GatesConfig, MASS_FAILURE, MassLimits, Plant};
+use crate::telemetry::{register_incidents_of, register_mode};
 
 /// Everything that `config` wants supervised.
 pub(super) fn plant(config: &Config) -> Plant {
@@ -34,6 +35,13 @@ pub(super) fn gates(config: &Config) -> GatesConfig {
         cooldown: config.gates.cooldown,
         heals_max: config.gates.heals.max,
         heals_per: config.gates.heals.per,
+        repeat_max: config.gates.repeat.max,
+        repeat_within: config.gates.repeat.within,
+        mass: MassLimits {
+            share: config.gates.mass.share,
+            min: config.gates.mass.min,
+            within: config.gates.mass.within,
+        },
     }
 }
 
@@ -42,8 +50,14 @@ pub(super) fn limits(config: &Config) -> Limits {
     Limits { keep: config.guardian.evidence.keep, max_bytes: config.guardian.evidence.max }
 }
 
+/// Where people are told.
+pub(super) fn channels(config: &Config) -> Channels {
+    Channels { command: config.notify.command.clone(), webhook: config.notify.webhook.clone() }
+}
+
 /// Creates the series of every mode, at zero.
 pub(super) fn register_modes() {
     let names = kinds::KINDS.iter().map(crate::model::Kind::as_str).collect::<Vec<_>>();
     register_mode(MODE, kinds::LAYERS, &names);
+    register_incidents_of(GUARDIAN, MODE, MASS_FAILURE.as_str());
 }

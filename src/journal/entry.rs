@@ -31,11 +31,19 @@ pub enum Entry {
     Planned {
         /// The playbooks.
         playbooks: Vec<Playbook>,
+        /// Why a person must say yes to it, whatever the policy.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        approval: Option<String>,
     },
-    /// A person must say yes.
+    /// A person must say yes to what is planned.
     Asked {
         /// To what, and how.
         reason: String,
+    },
+    /// A person said yes to what was planned last.
+    Approved {
+        /// The user, as the kernel told it of the control socket's other end.
+        by: u32,
     },
     /// A playbook begins.
     PlaybookBegan {
@@ -138,6 +146,7 @@ impl Entry {
             Entry::Opened { .. } => "opened",
             Entry::Planned { .. } => "planned",
             Entry::Asked { .. } => "asked",
+            Entry::Approved { .. } => "approved",
             Entry::PlaybookBegan { .. } => "playbook_began",
             Entry::RollingBack { .. } => "rolling_back",
             Entry::StepIntended { .. } => "step_intended",

@@ -53,6 +53,22 @@ pub enum JournalError {
         /// The system's answer.
         source: io::Error,
     },
+    /// A small document could not be made durable.
+    #[error("cannot make {path} durable: {source}; free space on that file system")]
+    Keep {
+        /// The document.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// A small document cannot be read.
+    #[error("cannot read {path}: {reason}")]
+    Kept {
+        /// The document.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// An entry could not be put into words.
     #[error("cannot encode a journal entry: {0}")]
     Encode(serde_json::Error),

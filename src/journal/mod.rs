@@ -4,6 +4,7 @@
 //! ```text
 //! <state_dir>/lock                              one daemon per state directory
 //! <state_dir>/state.db                          the index, and what targets remember
+//! <state_dir>/pauses.json, told.json            what a person paused, what people were told
 //! <state_dir>/incidents/<id>/log.jsonl          an entry is durable before anybody acts on it
 //! <state_dir>/incidents/<id>/evidence/          the files as they were
 //! ```
@@ -15,6 +16,7 @@ mod error;
 mod expire;
 mod ids;
 mod index;
+mod keep;
 mod ledger;
 mod log;
 mod replay;
@@ -183,6 +185,22 @@ impl Journal {
     /// How much evidence is kept from now on.
     pub fn limit(&self, limits: Limits) {
         *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = limits;
+    }
+
+    /// Replaces the small document `name` of the state directory; durable when this returns.
+    ///
+    /// # Errors
+    /// When it cannot be made durable: then the one before it stands.
+    pub async fn keep(&self, name: &'static str, document: serde_json::Value) -> Result<(), JournalError> {
+        self.ask(move |ledger| keep::keep(ledger.root(), name, &document)).await
+    }
+
+    /// The small document `name`; `None` when there is none.
+    ///
+    /// # Errors
+    /// When there is one that cannot be read.
+    pub async fn kept(&self, name: &'static str) -> Result<Option<serde_json::Value>, JournalError> {
+        self.ask(move |ledger| keep::kept(ledger.root(), name)).await
     }
 
     /// Removes evidence of closed incidents that is older than the limits say, then the oldest until all is below them.

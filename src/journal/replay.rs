@@ -5,7 +5,7 @@
 //! opened ─▶ planned ─▶ playbook_began ─▶ (step_intended ─▶ step_ended | step_resumed)* ─▶ verifying ─▶ proved ─▶ closed
 //!   │          ▲            ▲  ▲                                                             └▶ disproved ─▶ (undo steps,
 //!   │          │            │  └────────────────────────────── the next playbook ──────────────── a playbook, escalated)
-//!   ├▶ asked ──┴────────────┤
+//!   ├▶ asked ──┴▶ approved ─┤
 //!   ├▶ deferred             │
 //!   ├▶ escalated ───────────┘   (from anywhere but with a step unfinished or after the end)
 //!   └▶ recovered ─▶ closed ─▶ rolled_back
@@ -22,8 +22,8 @@ use super::entry::{Entry, Read, Record};
 use crate::clock::Moment;
 use crate::job::Phase;
 use crate::model::{
-    Incident, IncidentEvent, IncidentId, IncidentState, Loss, Playbook, Resolution, Risk, StepOutcome, StepRecord,
-    StepSpec,
+    Incident, IncidentEvent, IncidentId, IncidentState, Loss, Plan, Playbook, Resolution, Risk, Rung, StepOutcome,
+    StepRecord, StepSpec,
 };
 
 /// A step that was begun, and of which nobody knows how far it got.
@@ -67,6 +67,10 @@ pub struct Replayed {
     pub last: Moment,
     /// The plan.
     pub playbooks: Vec<Playbook>,
+    /// Why a person must say yes to it, whatever the policy.
+    pub approval: Option<String>,
+    /// What a person said yes to.
+    pub approved: Option<Plan>,
     /// The playbook that ran last.
     pub current: Option<usize>,
     /// A step without an end.
@@ -139,6 +143,8 @@ impl Replayed {
             seq: 0,
             last: at,
             playbooks: Vec::new(),
+            approval: None,
+            approved: None,
             current: None,
             unfinished: None,
             runs: Vec::new(),
@@ -150,6 +156,11 @@ impl Replayed {
             skipped: Vec::new(),
             run_began_ms: at.boot_ms,
         }
+    }
+
+    /// The plan as it was last made.
+    pub fn plan(&self) -> Plan {
+        Plan { playbooks: self.playbooks.clone(), approval: self.approval.clone() }
     }
 
     /// Moves on by one entry.
@@ -191,8 +202,10 @@ impl Replayed {
         }
         match (self.incident.state, entry) {
             (_, Entry::Opened { .. }) => Err("it is open already".into()),
-            (S::Open | S::AwaitingApproval | S::Escalated | S::Healing, Entry::Planned { playbooks }) => {
+            (S::Open | S::AwaitingApproval | S::Escalated | S::Healing, Entry::Planned { playbooks, approval }) => {
                 self.playbooks.clone_from(playbooks);
+                self.approval.clone_from(approval);
+                self.incident.plan = playbooks.iter().map(Rung::from).collect();
                 self.current = None;
                 self.rolling_back = None;
                 Ok(())
@@ -203,7 +216,14 @@ impl Replayed {
             }
             (_, Entry::Asked { reason }) => {
                 self.incident.reason = Some(reason.clone());
+                self.incident.approved_by = None;
+                self.approved = None;
                 self.advance(E::Ask)
+            }
+            (S::AwaitingApproval, Entry::Approved { by }) => {
+                self.incident.approved_by = Some(*by);
+                self.approved = Some(self.plan());
+                Ok(())
             }
             (S::Open | S::AwaitingApproval | S::Escalated | S::Healing, Entry::PlaybookBegan { index, name }) => {
                 self.playbook_began(at, *index, name)
@@ -246,6 +266,8 @@ impl Replayed {
             (_, Entry::Escalated { reason }) => {
                 self.advance(E::Escalate)?;
                 self.end_run(at, false);
+                // A yes is for one attempt: what did not heal is asked about again.
+                self.approved = None;
                 self.incident.reason = Some(reason.clone());
                 Ok(())
             }

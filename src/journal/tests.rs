@@ -28,6 +28,8 @@ fn incident(id: &str) -> Incident {
         loss: None,
         evidence: None,
         reason: None,
+        plan: Vec::new(),
+        approved_by: None,
         findings: Vec::new(),
     }
 }
@@ -69,7 +71,7 @@ fn life(id: &str) -> Vec<Entry> {
     over.loss = Some(loss());
     vec![
         Entry::Opened { incident: Box::new(incident(id)) },
-        Entry::Planned { playbooks: plan() },
+        Entry::Planned { playbooks: plan(), approval: None },
         Entry::PlaybookBegan { index: 0, name: "restore_backup".into() },
         intended(0, "preserve"),
         ended(0, "preserve", None),

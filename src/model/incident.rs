@@ -7,7 +7,7 @@
 //!   │ ▲                │  ▲                       │                             ▲
 //!   │ │                │  └────── Disproved ──────┘                             │
 //!   │ └── Interrupted ─┘ (resume after a crash)                                 │
-//!   ├── Ask ──▶ awaiting_approval ── Begin ──▶ healing                          │
+//!   ├── Ask ──▶ awaiting_approval ── Begin ──▶ healing    (Ask: from escalated too) │
 //!   └── Escalate (from any state but closed) ──▶ escalated ── Recovered ────────┘
 //!                                                    └────── Begin (operator, resume) ──▶ healing
 //! ```
@@ -18,7 +18,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{Kind, Loss};
+use super::{Kind, Loss, Playbook, Risk};
 use crate::model::Finding;
 
 /// Names an incident, its evidence folder and its log: sorts by time.
@@ -116,7 +116,9 @@ impl IncidentState {
         use IncidentEvent as E;
         use IncidentState as S;
         match (self, event) {
-            (S::Open, E::Ask) => Ok(S::AwaitingApproval),
+            // Asked again when the plan changed; after an escalation when what forbade a plan is gone; after a restart in the
+            // middle of a playbook when what is left to do costs more than what was approved.
+            (S::Open | S::AwaitingApproval | S::Escalated, E::Ask) => Ok(S::AwaitingApproval),
             (S::Open | S::AwaitingApproval | S::Escalated, E::Begin) => Ok(S::Healing),
             (S::Healing, E::StepsDone) => Ok(S::Verifying),
             (S::Healing | S::Verifying, E::Interrupted) => Ok(S::Open),
@@ -225,12 +227,42 @@ pub struct Incident {
     /// The folder with the files as they were.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub evidence: Option<String>,
-    /// Why a person is needed and what to type next; set while escalated or awaiting approval.
+    /// Why a person is needed and what to type next, or what holds the heal back.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub reason: Option<String>,
+    /// What will be tried, or would be if policy and gates allowed it, the least lossy first; empty before the first plan.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub plan: Vec<Rung>,
+    /// The user who said yes to that plan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approved_by: Option<u32>,
     /// What was found, the worst first.
     #[serde(default)]
     pub findings: Vec<Finding>,
+}
+
+/// One playbook of an incident's plan, in short.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Rung {
+    /// Its name.
+    pub playbook: String,
+    /// Why it is here and what it costs.
+    pub why: String,
+    /// What it can cost at worst.
+    pub risk: Risk,
+    /// Its steps' names, in order.
+    pub steps: Vec<String>,
+}
+
+impl From<&Playbook> for Rung {
+    fn from(playbook: &Playbook) -> Rung {
+        Rung {
+            playbook: playbook.name.clone(),
+            why: playbook.why.clone(),
+            risk: playbook.risk(),
+            steps: playbook.steps.iter().map(|step| step.name.clone()).collect(),
+        }
+    }
 }
 
 impl Incident {

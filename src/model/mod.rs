@@ -7,6 +7,7 @@ mod finding;
 mod in_use;
 mod incident;
 mod loss;
+mod notice;
 mod plan;
 mod restart;
 mod spelled;
@@ -17,9 +18,12 @@ pub use fault::FaultClass;
 pub use finding::{Finding, Kind, Layer, Severity};
 pub use in_use::{Holder, InUse, LockHeld, Standstill};
 pub(crate) use incident::millis;
-pub use incident::{Illegal, Incident, IncidentEvent, IncidentId, IncidentState, Resolution, StepOutcome, StepRecord};
+pub use incident::{
+    Illegal, Incident, IncidentEvent, IncidentId, IncidentState, Resolution, Rung, StepOutcome, StepRecord,
+};
 pub(crate) use incident::{millis_option, rfc3339_millis};
 pub use loss::{Loss, TableLoss};
+pub use notice::{Notice, Occasion};
 pub use plan::{Plan, Playbook, Policy, Risk, StepSpec};
 pub use restart::RestartReason;
 pub use spelled::{Bytes, Delay, Period, parse_duration, parse_size};

@@ -63,7 +63,7 @@ impl Playbook {
 }
 
 /// What shall be done about an incident.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Plan {
     /// What to try, the least lossy first.
     pub playbooks: Vec<Playbook>,
@@ -75,5 +75,80 @@ impl Plan {
     /// A plan that nobody needs to be asked about.
     pub fn of(playbooks: Vec<Playbook>) -> Plan {
         Plan { playbooks, approval: None }
+    }
+
+    /// True when a person who was asked about the one was asked about the other: the same steps, for the same reason.
+    pub fn is_like(&self, other: &Plan) -> bool {
+        let reason = |plan: &Plan| plan.approval.as_deref().map(words);
+        let steps = |plan: &Plan| -> Vec<(String, Vec<StepSpec>)> {
+            plan.playbooks.iter().map(|playbook| (playbook.name.clone(), playbook.steps.clone())).collect()
+        };
+        reason(self) == reason(other) && steps(self) == steps(other)
+    }
+
+    /// Why a yes to `approved` is no yes to this plan: what costs more than what was approved, or touches somebody else.
+    /// `None`: it may run. What costs nothing may come or go.
+    pub fn exceeds(&self, approved: &Plan) -> Option<String> {
+        if let Some(now) = &self.approval
+            && approved.approval.as_ref().is_none_or(|then| words(then) != words(now))
+        {
+            return Some(format!("it needs a yes for another reason now: {now}"));
+        }
+        let lossy = |plan: &Plan| -> Vec<Playbook> {
+            plan.playbooks.iter().filter(|playbook| playbook.risk() > Risk::Lossless).cloned().collect()
+        };
+        let (now, then) = (lossy(self), lossy(approved));
+        let same = |a: &Playbook, b: &Playbook| a.name == b.name && a.steps == b.steps;
+        if let Some(new) = now.iter().find(|new| !then.iter().any(|old| same(old, new))) {
+            return Some(format!("`{}` ({}) is not what was approved", new.name, new.why));
+        }
+        match (now.first(), then.first()) {
+            // A later rung may lose more than the one before it.
+            (Some(new), Some(old)) if !same(old, new) => {
+                Some(format!("`{}` ({}) would come first now, and `{}` ({}) did", new.name, new.why, old.name, old.why))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// A reason without its numbers: pids, counts and times change while it stays the same reason.
+fn words(reason: &str) -> String {
+    reason.chars().filter(|c| !c.is_ascii_digit()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn playbook(name: &str, risk: Risk, args: &str) -> Playbook {
+        let step = StepSpec { name: "step".to_owned(), version: 1, risk, args: args.into(), finally: false };
+        Playbook { name: name.to_owned(), why: format!("{name} {args}"), steps: vec![step] }
+    }
+
+    #[test]
+    fn a_yes_covers_what_it_was_said_to_and_nothing_lossier() {
+        let (wait, index) = (playbook("wait", Risk::Harmless, ""), playbook("index", Risk::Lossless, ""));
+        let (new, old) = (playbook("backup", Risk::Lossy, "03:00"), playbook("backup", Risk::Lossy, "02:00"));
+        let empty = playbook("recreate", Risk::Lossy, "");
+        let of = |playbooks: &[&Playbook]| Plan::of(playbooks.iter().map(|playbook| (*playbook).clone()).collect());
+        let approved = of(&[&index, &new, &old]);
+        for (fresh, covered) in [
+            (approved.clone(), true),
+            (of(&[&wait]), true),
+            (of(&[&wait, &index, &new]), true),
+            (of(&[&new, &old]), true),
+            (of(&[]), true),
+            (of(&[&index, &new, &old, &empty]), false),
+            (of(&[&old]), false),
+            (of(&[&old, &new]), false),
+            (of(&[&empty]), false),
+            (Plan { approval: Some("it is in use".to_owned()), ..approved.clone() }, false),
+        ] {
+            assert_eq!(fresh.exceeds(&approved).is_none(), covered, "{fresh:?}");
+        }
+        let in_use = |who: &str| Plan { approval: Some(format!("{who} has it open")), ..approved.clone() };
+        assert_eq!(in_use("app (pid 7)").exceeds(&in_use("app (pid 5)")), None, "the same program, started anew");
+        assert!(in_use("cron (pid 5)").exceeds(&in_use("app (pid 5)")).is_some(), "another program");
     }
 }

@@ -121,6 +121,9 @@ pub fn period(written: Option<Period>, default: Duration) -> Duration {
     written.map_or(default, |period| period.0)
 }
 
+/// What concerns all targets together has an incident under this name.
+const RESERVED_NAME: &str = "guardian";
+
 /// Names become labels, folders and command-line arguments, and a glob's targets are `<name>/<match>`.
 pub fn name_problem(name: &str) -> Option<KeyProblem> {
     let message = if name.is_empty() {
@@ -129,6 +132,8 @@ pub fn name_problem(name: &str) -> Option<KeyProblem> {
         "must not be longer than 100 characters"
     } else if name.contains('/') || name.chars().any(char::is_control) {
         "must not contain `/` or control characters"
+    } else if name == RESERVED_NAME {
+        "is guardiand's own name, for what concerns all targets: choose another"
     } else if name.starts_with(['-', '.']) || name.trim() != name {
         "must not begin with `-` or `.`, nor begin or end with a space"
     } else {
@@ -157,7 +162,7 @@ mod tests {
 
     #[test]
     fn names_that_break_labels_or_arguments_are_refused() {
-        for name in ["", "a/b", "-x", ".hidden", " a", "a\nb"] {
+        for name in ["", "a/b", "-x", ".hidden", " a", "a\nb", "guardian"] {
             assert!(name_problem(name).is_some(), "{name:?}");
         }
         for name in ["app", "Shop 2", "datenbank-ä", "a.b"] {

@@ -173,6 +173,9 @@ pub trait Supervised: Send {
     /// What it stands on, where that is known: targets with the same ground hang together when its disk does not answer.
     fn ground(&self) -> Option<&str>;
 
+    /// True when it was seen healthy once, by this process or an earlier one: only then it can have begun to fail.
+    fn seen_healthy(&self) -> bool;
+
     /// Figures for people.
     fn vitals(&self) -> Vitals;
 

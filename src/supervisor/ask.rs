@@ -1,10 +1,11 @@
 //! A person asks for a heal: look in full, then plan or heal, whatever policy and gates say.
 
-use crate::journal::JournalError;
-use crate::model::{Plan, Playbook, Verdict};
+use crate::journal::{Entry, JournalError};
+use crate::model::{IncidentState, Plan, Playbook, Verdict};
 use crate::modes::{Look, Supervised};
+use crate::telemetry::ApprovalGiven;
 
-use super::attend::{Mandate, recovered};
+use super::attend::{Mandate, close_if_proven, recovered};
 use super::{Attended, Case, Context, HealAnswer, attend};
 
 /// Looks at `target` in full and heals it; with `dry_run` only says what would be done.
@@ -38,6 +39,41 @@ pub async fn heal_on_demand(
     let refused = incident.as_ref().and_then(|incident| incident.reason.clone());
     let playbooks = attended.case.as_ref().map(|case| case.story().playbooks.clone()).unwrap_or_default();
     (HealAnswer { check: attended.check.clone(), incident, playbooks, refused }, attended)
+}
+
+/// A person says yes to what the incident's plan would do: a fresh look, a fresh plan, and the heal, unless it would cost
+/// more than what the yes was said to. Then it is asked about again.
+pub async fn approve_on_demand(
+    cx: &Context,
+    mut target: Box<dyn Supervised>,
+    mut case: Case,
+    by: u32,
+) -> (Result<HealAnswer, String>, Attended) {
+    let answer = cx.look(target.as_ref(), Look::Sweep).await;
+    let check = target.judge(Look::Sweep, &answer, cx.now());
+    if let Err(error) = case.tell(cx, Entry::Approved { by }).await {
+        let refused = Err(format!("the approval could not be made durable: {error}"));
+        return (refused, Attended { target, case: Some(case), check, retry_in: None });
+    }
+    ApprovalGiven { incident: case.incident(), by }.emit();
+    let attended = match check.verdict {
+        Verdict::Unhealthy(_) => {
+            let opened = cx.now();
+            attend(cx, target, Some(case), check, opened, Mandate::Own).await
+        }
+        Verdict::Healthy => close_if_proven(cx, target, case).await,
+        // Begun as soon as it can be told.
+        Verdict::Unknown(_) => Attended { target, case: Some(case), check, retry_in: None },
+    };
+    let incident = attended.case.as_ref().map(|case| case.incident().clone());
+    let reason = incident.as_ref().and_then(|incident| incident.reason.clone());
+    let again = incident
+        .as_ref()
+        .is_some_and(|incident| incident.state == IncidentState::AwaitingApproval && incident.approved_by.is_none());
+    if let (true, Some(reason)) = (again, reason.clone()) {
+        return (Err(reason), attended);
+    }
+    (Ok(HealAnswer { check: attended.check.clone(), incident, playbooks: Vec::new(), refused: reason }), attended)
 }
 
 /// Looks at `target` in full, and heals nothing.

@@ -4,19 +4,19 @@ use std::time::Duration;
 
 use crate::clock::Moment;
 use crate::journal::{Entry, JournalError};
-use crate::model::{Check, IncidentState, Plan, Playbook, Policy, Resolution, Risk, Verdict};
+use crate::model::{Check, IncidentState, Plan, Policy, Resolution, Risk, Verdict};
 use crate::modes::{Look, Supervised};
 use crate::telemetry::{DeferReason, HealDeferred};
 
 use super::execute::{Ended, describe, prove, run_playbook};
-use super::policy::Admission;
+use super::policy::{Admission, Candidate};
 use super::{Case, Context};
 
 /// When the second look could not tell, or the journal could not write, look again after this.
 const UNSURE_RETRY: Duration = Duration::from_secs(5);
 
-/// Nothing will be done about it: the costly second look is not made at every sweep.
-const OBSERVED_RETRY: Duration = Duration::from_secs(300);
+/// Nothing will be done about it until a person says so: the costly second look is not made at every sweep.
+const HELD_RETRY: Duration = Duration::from_secs(300);
 
 /// On whose word a heal begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +25,8 @@ pub enum Mandate {
     Own,
     /// A crash interrupted it, and it had passed the gates.
     Resumed,
-    /// A person asked for it: policy and gates give way.
+    /// A person asked for it: policy and gates give way. What a plan itself asks approval for it does not cover: the person
+    /// has not seen yet what it costs and whom it touches.
     Operator,
 }
 
@@ -100,6 +101,9 @@ impl Visit<'_> {
         if rolled_back && self.mandate == Mandate::Own {
             return Ok(());
         }
+        if self.held().await? {
+            return Ok(());
+        }
         let kind = self.check.verdict.findings().first().map(|finding| finding.kind.clone());
         let destructive = kind.as_ref().is_some_and(|kind| self.target.needs_second_look(kind));
         if destructive && !self.look_again().await {
@@ -108,15 +112,36 @@ impl Visit<'_> {
         if self.case.is_none() {
             let fault = self.target.fault_time();
             *self.case = Some(Case::open(self.cx, &self.check, self.opened, fault).await?);
+            if self.held().await? {
+                return Ok(());
+            }
         }
         if !destructive && !self.look_again().await {
             return self.end_if_healthy().await;
         }
         let Some(plan) = self.plan().await? else { return Ok(()) };
         if self.admitted(&plan).await? {
-            self.heal(plan.playbooks).await?;
+            self.heal(plan).await?;
         }
         Ok(())
+    }
+
+    /// True when nothing is begun for an open incident, whatever a plan would say: it is not even looked at again, nor is a
+    /// person called for each of a thousand.
+    async fn held(&mut self) -> Result<bool, JournalError> {
+        let Some(case) = self.case.as_mut().filter(|_| self.mandate != Mandate::Operator) else { return Ok(false) };
+        // The person who approved this one knew.
+        if case.story().approved.is_some() {
+            return Ok(false);
+        }
+        let (target, ground) = (&self.target.settings().target, self.target.ground());
+        let Some((reason, words)) = self.cx.with_gates(|gates| gates.hold(target, ground)) else { return Ok(false) };
+        // Why it needs a person is not forgotten over that.
+        let before = case.incident().reason.as_ref().filter(|_| case.state() == IncidentState::Escalated);
+        let words = before.map_or_else(|| words.clone(), |before| format!("{words} (before that: {before})"));
+        defer(self.cx, case, reason, words).await?;
+        self.retry_in = Some(HELD_RETRY);
+        Ok(true)
     }
 
     /// The independent second look. True when it agrees that something is wrong.
@@ -167,37 +192,44 @@ impl Visit<'_> {
         }
     }
 
-    /// Policy and gates.
+    /// Policy, approval and gates.
     async fn admitted(&mut self, plan: &Plan) -> Result<bool, JournalError> {
-        let settings = self.target.settings().clone();
+        let settings = self.target.settings();
+        let (target, mode, policy) = (settings.target.as_str(), settings.mode, settings.policy);
         let Some(case) = self.case.as_mut() else { return Ok(false) };
         let now = self.cx.now();
+        let pass = || self.cx.with_gates(|gates| gates.note(target, mode, now));
+        if policy == Policy::Observe && self.mandate != Mandate::Operator {
+            case.planned(self.cx, plan).await?;
+            let reason = "the policy is `observe`: nothing is touched".to_owned();
+            defer(self.cx, case, DeferReason::Policy, reason).await?;
+            self.retry_in = Some(HELD_RETRY);
+            return Ok(false);
+        }
+        let by_policy = policy == Policy::Approve && self.mandate != Mandate::Operator;
+        if plan.approval.is_some() || by_policy {
+            let why = match case.story().approved.as_ref().map(|approved| plan.exceeds(approved)) {
+                Some(None) => {
+                    pass();
+                    return Ok(true);
+                }
+                Some(Some(change)) => format!("the plan is no longer the one that was approved: {change}"),
+                None => plan.approval.clone().unwrap_or_else(|| "the policy is `approve`".to_owned()),
+            };
+            // What was approved and did not heal is not asked about for ever.
+            let in_vain = case.state() == IncidentState::Escalated && !case.held && !case.story().runs.is_empty();
+            if !(in_vain && self.mandate == Mandate::Own) && case.ask(self.cx, plan, &why).await? {
+                emit_deferred(case, DeferReason::Policy, "waits for approval");
+            }
+            return Ok(false);
+        }
         if self.mandate != Mandate::Own {
-            self.cx.with_gates(|gates| gates.note(&settings.target, settings.mode, now));
+            pass();
             return Ok(true);
         }
-        match (settings.policy, &plan.approval) {
-            (Policy::Heal, None) => {}
-            (Policy::Observe, _) => {
-                let reason = "the policy is `observe`: nothing is touched".to_owned();
-                defer(self.cx, case, DeferReason::Policy, reason).await?;
-                self.retry_in = Some(OBSERVED_RETRY);
-                return Ok(false);
-            }
-            (Policy::Approve | Policy::Heal, approval) => {
-                if case.state() == IncidentState::Open {
-                    case.tell(self.cx, Entry::Planned { playbooks: plan.playbooks.clone() }).await?;
-                    let names =
-                        plan.playbooks.iter().map(|playbook| playbook.name.as_str()).collect::<Vec<_>>().join(", ");
-                    let why = approval.as_deref().unwrap_or("the policy is `approve`");
-                    let reason = format!("{why}: run `guardiand heal {}` to try {names}", settings.target);
-                    case.tell(self.cx, Entry::Asked { reason }).await?;
-                    emit_deferred(case, DeferReason::Policy, "waits for approval");
-                }
-                return Ok(false);
-            }
-        }
-        match self.cx.with_gates(|gates| gates.admit(&settings.target, settings.mode, now)) {
+        let (kind, opened_at) = (&case.incident().kind, case.incident().opened_at);
+        let candidate = Candidate { target, mode, kind, opened_at };
+        match self.cx.with_gates(|gates| gates.admit(candidate, now)) {
             Admission::Go => Ok(true),
             Admission::Hold { reason, left } => {
                 self.retry_in = Some(left);
@@ -221,12 +253,27 @@ impl Visit<'_> {
                 }
                 Ok(false)
             }
+            Admission::GiveUp { times, within } => {
+                case.planned(self.cx, plan).await?;
+                if case.state() != IncidentState::Escalated {
+                    emit_deferred(case, DeferReason::Repeat, "the heal does not last");
+                }
+                let words = format!(
+                    "repeat: {} was healed {times} times within {} s and came back, so the heal does not last and is not tried \
+                     again; find what breaks it, then run `guardiand resume {target}`, or `guardiand heal {target}` to heal once more",
+                    case.incident().kind,
+                    within.as_secs()
+                );
+                case.escalate(self.cx, words).await?;
+                Ok(false)
+            }
         }
     }
 
-    async fn heal(&mut self, playbooks: Vec<Playbook>) -> Result<(), JournalError> {
+    async fn heal(&mut self, plan: Plan) -> Result<(), JournalError> {
         let Some(case) = self.case.as_mut() else { return Ok(()) };
-        case.tell(self.cx, Entry::Planned { playbooks: playbooks.clone() }).await?;
+        let Plan { playbooks, approval } = plan;
+        case.tell(self.cx, Entry::Planned { playbooks: playbooks.clone(), approval }).await?;
         let mut tried = Vec::new();
         case.held = false;
         for (index, playbook) in playbooks.iter().enumerate() {

@@ -2,8 +2,8 @@
 
 use crate::clock::Moment;
 use crate::journal::{Entry, JournalError, LeftOpen, Replayed};
-use crate::model::{Check, Finding, Incident, IncidentId, IncidentState, Resolution};
-use crate::telemetry::{IncidentClosed, IncidentEscalated, IncidentOpened};
+use crate::model::{Check, Finding, Incident, IncidentId, IncidentState, Plan, Resolution};
+use crate::telemetry::{ApprovalAsked, IncidentClosed, IncidentEscalated, IncidentOpened};
 
 use super::Context;
 
@@ -77,6 +77,8 @@ impl Case {
             loss: None,
             evidence: None,
             reason: None,
+            plan: Vec::new(),
+            approved_by: None,
             findings,
         }
     }
@@ -142,7 +144,12 @@ impl Case {
         incident.reason = None;
         self.tell(cx, Entry::Closed { incident: Box::new(incident.clone()) }).await?;
         self.story.incident = incident;
-        IncidentClosed(&self.story.incident).emit();
+        let incident = &self.story.incident;
+        IncidentClosed(incident).emit();
+        if resolution == Resolution::Healed {
+            cx.with_gates(|gates| gates.healed(&incident.target, &incident.mode, &incident.kind, now.wall));
+        }
+        cx.notices.tell(incident);
         Ok(())
     }
 
@@ -158,9 +165,43 @@ impl Case {
         // Tried again by itself meanwhile, and to no other end: nobody is called twice for that.
         if self.told.as_ref() != Some(&reason) {
             IncidentEscalated { incident: &self.story.incident, reason: &reason }.emit();
+            cx.notices.tell(&self.story.incident);
             self.told = Some(reason);
         }
         Ok(())
+    }
+
+    /// Makes `plan` what the incident's next decision is about; written once while it stays the same.
+    ///
+    /// # Errors
+    /// As [`Case::tell`].
+    pub(super) async fn planned(&mut self, cx: &Context, plan: &Plan) -> Result<(), JournalError> {
+        if self.story.plan() == *plan {
+            return Ok(());
+        }
+        self.tell(cx, Entry::Planned { playbooks: plan.playbooks.clone(), approval: plan.approval.clone() }).await
+    }
+
+    /// Puts `plan` before a person, and says `why`. Said once for the same plan; true when it was said now.
+    ///
+    /// # Errors
+    /// As [`Case::tell`].
+    pub(super) async fn ask(&mut self, cx: &Context, plan: &Plan, why: &str) -> Result<bool, JournalError> {
+        let approve = format!("run `guardiand approve {}`", self.id());
+        let incident = &self.story.incident;
+        // What a gate said meanwhile took the place of the question.
+        let stands = incident.reason.as_ref().is_some_and(|reason| reason.contains(&approve));
+        let waits = incident.state == IncidentState::AwaitingApproval && self.story.approved.is_none();
+        if waits && stands && plan.is_like(&self.story.plan()) {
+            return Ok(false);
+        }
+        self.planned(cx, plan).await?;
+        let rungs = plan.playbooks.iter().map(|playbook| format!("`{}` ({})", playbook.name, playbook.why));
+        let reason = format!("{why}; planned: {}; {approve}", rungs.collect::<Vec<_>>().join(", then "));
+        self.tell(cx, Entry::Asked { reason: reason.clone() }).await?;
+        ApprovalAsked { incident: &self.story.incident, reason: &reason }.emit();
+        cx.notices.tell(&self.story.incident);
+        Ok(true)
     }
 }
 

@@ -27,6 +27,9 @@ impl Supervisor {
             Command::Who { target, reply } => self.who_now(&target, reply),
             Command::Backup { target, reply } => self.backup_now(&target, reply),
             Command::Rollback { ask, of, reply } => self.rollback_now(ask, of, reply),
+            Command::Approve { incident, by, reply } => self.approve(incident, by, reply),
+            Command::Pause { name, span, by, reply } => self.pause(name.as_deref(), span, by, reply),
+            Command::Resume { name, reply } => self.resume(name.as_deref(), reply),
             Command::Reconfigure { plant, gates } => self.reconfigure(plant, gates),
         }
     }

@@ -1,13 +1,15 @@
 //! What can happen to the supervisor: everything arrives in one inbox, so that nothing happens at the same time.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
+use serde::Serialize;
 use tokio::sync::oneshot;
 
-use crate::model::{Check, Incident, Playbook};
+use crate::model::{Check, Incident, IncidentId, Playbook};
 use crate::modes::Answer;
 
-use super::{Attended, GatesConfig, Plant, RollbackAnswer, RollbackAsk};
+use super::{Attended, Case, GatesConfig, Pause, Plant, RollbackAnswer, RollbackAsk};
 
 /// Names a slot for as long as the daemon runs.
 pub(super) type SlotId = u64;
@@ -40,6 +42,9 @@ pub enum Message {
     Listed(usize, Answer),
     /// A person or the daemon asks for something.
     Command(Command),
+    /// The incident for what many failures have in common is open; or could not be opened.
+    #[doc(hidden)]
+    CauseOpened(Option<Box<Case>>),
 }
 
 /// What can be asked of a running supervisor.
@@ -83,6 +88,33 @@ pub enum Command {
         /// The answer; an error when its target is not there, or is being attended.
         reply: oneshot::Sender<Result<RollbackAnswer, String>>,
     },
+    /// A person says yes to what an incident's plan would do.
+    Approve {
+        /// The incident.
+        incident: IncidentId,
+        /// The user who says so.
+        by: u32,
+        /// What came of it; an error when it waits for no yes, or when the plan costs more by now.
+        reply: oneshot::Sender<Result<HealAnswer, String>>,
+    },
+    /// Heal nothing of a target until further notice; looks and backups go on.
+    Pause {
+        /// The configured name, of a target or a glob; everything when there is none.
+        name: Option<String>,
+        /// It ends by itself after this.
+        span: Option<Duration>,
+        /// The user who says so.
+        by: u32,
+        /// As it is in force.
+        reply: oneshot::Sender<Result<Pause, String>>,
+    },
+    /// End a pause, let go of what a gate holds until a person looked, and look again at once.
+    Resume {
+        /// The configured name, of a target or a glob; everything when there is none.
+        name: Option<String>,
+        /// What was held back.
+        reply: oneshot::Sender<Result<Resumed, String>>,
+    },
     /// Another configuration from now on.
     Reconfigure {
         /// All targets and globs of it.
@@ -103,4 +135,15 @@ pub struct HealAnswer {
     pub playbooks: Vec<Playbook>,
     /// Why nothing may be tried.
     pub refused: Option<String>,
+}
+
+/// What a resume ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Resumed {
+    /// Targets that are looked at again at once.
+    pub targets: Vec<String>,
+    /// A pause was in force.
+    pub was_paused: bool,
+    /// They were held because too many failed at once.
+    pub was_held: bool,
 }

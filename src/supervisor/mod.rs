@@ -8,6 +8,7 @@
 //!
 //! [`Supervisor`] is one loop over one inbox; while a target is attended it has left its slot, so nothing else can touch it.
 
+mod alarm;
 mod aside;
 mod ask;
 mod attend;
@@ -15,6 +16,9 @@ mod case;
 mod commands;
 mod execute;
 mod inbox;
+mod mass;
+mod notices;
+mod pause;
 mod planting;
 mod policy;
 mod resume;
@@ -24,12 +28,16 @@ mod slot;
 pub mod status;
 mod sweep;
 mod tending;
+mod word;
 
-pub use ask::{check_on_demand, heal_on_demand};
+pub use ask::{approve_on_demand, check_on_demand, heal_on_demand};
 pub use attend::{Attended, Mandate, attend};
 pub use case::Case;
-pub use inbox::{Command, HealAnswer, Message};
-pub use policy::{Admission, Gates, GatesConfig};
+pub use inbox::{Command, HealAnswer, Message, Resumed};
+pub use mass::{GUARDIAN, MASS_FAILURE, MassLimits};
+pub use notices::Notices;
+pub use pause::{PAUSES, Pause, Pauses};
+pub use policy::{Admission, Candidate, Gates, GatesConfig};
 pub use resume::resume;
 pub use rollback::{RollbackAnswer, RollbackAsk, RollbackOutcome, rollback_on_demand};
 pub use sweep::{Plant, Supervisor};
@@ -57,6 +65,8 @@ pub struct Context {
     pub journal: Journal,
     /// Who may heal now.
     pub gates: Arc<Mutex<Gates>>,
+    /// Tells people.
+    pub notices: Notices,
     /// True once guardiand shall stop: nothing new begins, what runs is parked at its next durable point.
     pub stopping: watch::Receiver<bool>,
 }

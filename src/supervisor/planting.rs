@@ -158,6 +158,7 @@ impl Supervisor {
         }
         register_target(&name, mode);
         self.board.write().unwrap_or_else(PoisonError::into_inner).add(&name, mode);
+        self.show_pause(&name);
         let due = Due::first(index, of, target.settings().interval, now, self.seed.hash_one(&key));
         let id = self.next_id;
         self.next_id += 1;
@@ -193,7 +194,7 @@ impl Supervisor {
             target.remember(old.whole_memory(), now);
         }
         slot.due.reinterval(target.settings().interval);
-        slot.due.now(now);
+        slot.recheck(now);
         slot.path = target.settings().watches.first().cloned();
         if let Some(case) = slot.open_case() {
             target.take_up(case.incident());
@@ -217,6 +218,7 @@ impl Supervisor {
     pub(super) fn drop_slot(&mut self, id: SlotId) {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         forget_target(&slot.name, slot.mode);
+        self.alarm.failing.forget(id);
         self.board.write().unwrap_or_else(PoisonError::into_inner).remove(&slot.name);
         if let Some(errand) = slot.errand.take() {
             errand.abort();

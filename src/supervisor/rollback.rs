@@ -163,7 +163,7 @@ async fn try_it(
         None => case.insert(open(cx, of, ask).await?),
     };
     target.take_up(case.incident());
-    case.tell(cx, Entry::Planned { playbooks: vec![playbook.clone()] }).await?;
+    case.tell(cx, Entry::Planned { playbooks: vec![playbook.clone()], approval: None }).await?;
     case.tell(cx, Entry::RollingBack { of: of.id.clone(), by: ask.by.clone() }).await?;
     case.tell(cx, Entry::PlaybookBegan { index: 0, name: playbook.name.clone() }).await?;
     let incident = case.incident();

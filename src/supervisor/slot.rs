@@ -6,14 +6,25 @@ use std::time::Duration;
 use tokio::task::AbortHandle;
 
 use crate::clock::Moment;
-use crate::model::IncidentState;
+use crate::model::{Check, IncidentState};
 use crate::modes::Supervised;
 
-use super::Case;
 use super::schedule::{Due, Urgency};
+use super::{Case, Command};
 
 /// An incident that a person must look at is looked at again by itself after this at first, and then less and less often.
 const ESCALATED_RETRY_MAX: Duration = Duration::from_secs(3600);
+
+/// One that waits for a person's yes is planned anew after this at most: it may need none any more…
+const WAITING_RETRY_MAX: Duration = Duration::from_secs(300);
+/// … and when a file of it comes or goes, but no more often than this.
+const WAITING_RETRY_MIN: Duration = Duration::from_secs(10);
+
+/// An unhealthy look that is not attended yet: the others are looked at first, whether they fail too.
+pub(super) struct Suspicion {
+    pub(super) check: Check,
+    pub(super) since: Moment,
+}
 
 /// One target under supervision. While it is attended, the target itself is away: nothing else can touch it.
 pub(super) struct Slot {
@@ -37,6 +48,10 @@ pub(super) struct Slot {
     pub(super) changed_meanwhile: Option<Urgency>,
     pub(super) errand: Option<AbortHandle>,
     pub(super) case: Option<Case>,
+    pub(super) suspicion: Option<Suspicion>,
+    /// What was asked of it while it was away.
+    pub(super) asked_meanwhile: Vec<Command>,
+    attended: Option<Moment>,
     retry_at: Option<Moment>,
     retry_gap: Duration,
 }
@@ -59,6 +74,9 @@ impl Slot {
             changed_meanwhile: None,
             errand: None,
             case: None,
+            suspicion: None,
+            asked_meanwhile: Vec::new(),
+            attended: None,
             retry_at: None,
         }
     }
@@ -72,17 +90,23 @@ impl Slot {
     pub(super) fn wants_attention(&self, now: Moment) -> bool {
         match self.open_case().map(Case::state) {
             None => true,
-            Some(IncidentState::AwaitingApproval) => false,
             Some(_) => self.retry_at.is_none_or(|at| at.boot_ms <= now.boot_ms),
         }
     }
 
     /// After attending: when to attend again if the incident is still open.
     pub(super) fn pace(&mut self, now: Moment, retry_in: Option<Duration>, interval: Duration) {
+        self.attended = Some(now);
+        let longest = |state| if state == IncidentState::Escalated { ESCALATED_RETRY_MAX } else { WAITING_RETRY_MAX };
         match self.open_case().map(Case::state) {
-            Some(IncidentState::Escalated) => {
-                self.retry_at = Some(now.after(self.retry_gap.max(retry_in.unwrap_or_default())));
-                self.retry_gap = (self.retry_gap * 2).min(ESCALATED_RETRY_MAX);
+            Some(state @ (IncidentState::Escalated | IncidentState::AwaitingApproval)) => {
+                let gap = match state {
+                    IncidentState::Escalated => self.retry_gap.max(retry_in.unwrap_or_default()),
+                    // A yes that came just before a death is acted on at once.
+                    _ => retry_in.unwrap_or(self.retry_gap),
+                };
+                self.retry_at = Some(now.after(gap));
+                self.retry_gap = (self.retry_gap * 2).min(longest(state));
             }
             Some(_) => self.retry_at = retry_in.map(|left| now.after(left)),
             None => {
@@ -98,10 +122,24 @@ impl Slot {
         left.filter(|_| self.open_case().is_some())
     }
 
-    /// Something changed: what was given up may be worth another look.
-    pub(super) fn forget_pace(&mut self) {
-        if self.open_case().is_some_and(|case| case.state() == IncidentState::Escalated) {
-            self.retry_at = None;
+    /// Something changed: what was given up may be worth another look, and what waits for a yes may need none any more. `came`
+    /// says that a file came or went, as when a program ends; a program that goes on writing must not be read through at
+    /// each of its commits.
+    pub(super) fn forget_pace(&mut self, now: Moment, came: bool) {
+        match self.open_case().map(Case::state) {
+            Some(IncidentState::Escalated) => self.retry_at = None,
+            Some(IncidentState::AwaitingApproval)
+                if came && self.attended.is_none_or(|at| now.since(at) >= WAITING_RETRY_MIN) =>
+            {
+                self.retry_at = None;
+            }
+            _ => {}
         }
+    }
+
+    /// A person, or the end of what held it back, calls for another look at once.
+    pub(super) fn recheck(&mut self, now: Moment) {
+        self.retry_at = None;
+        self.due.now(now);
     }
 }

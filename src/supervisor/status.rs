@@ -14,6 +14,8 @@ use crate::clock::Moment;
 use crate::model::{Check, InUse, Incident, IncidentId, IncidentState, Kind, Verdict, millis_option};
 use crate::modes::Vitals;
 
+use super::Pause;
+
 /// Every target, by its configured name.
 #[derive(Debug, Default)]
 pub struct StatusBoard {
@@ -37,6 +39,9 @@ pub struct TargetStatus {
     pub consecutive_failures: u64,
     /// The open incident.
     pub incident: Option<OpenIncident>,
+    /// A person's word that nothing is healed for now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub paused: Option<Pause>,
     /// The main file's size, for databases.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub database_size_bytes: Option<u64>,
@@ -100,6 +105,7 @@ impl StatusBoard {
             total_failures: 0,
             consecutive_failures: 0,
             incident: None,
+            paused: None,
             database_size_bytes: None,
             database_wal_bytes: None,
             last_backup_at: None,
@@ -148,6 +154,13 @@ impl StatusBoard {
             reason: incident.reason.clone(),
         });
         target.settle();
+    }
+
+    /// Takes in a pause, or its end.
+    pub fn paused(&mut self, name: &str, pause: Option<Pause>) {
+        if let Some(target) = self.targets.get_mut(name) {
+            target.paused = pause;
+        }
     }
 
     /// Takes in the figures that a target has.

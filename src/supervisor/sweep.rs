@@ -15,6 +15,7 @@ use crate::model::{Check, Verdict};
 use crate::modes::{Answer, Discovery, Look, Supervised};
 use crate::telemetry::CheckDone;
 
+use super::alarm::Alarm;
 use super::aside::Aside;
 use super::inbox::SlotId;
 use super::schedule::Urgency;
@@ -69,6 +70,9 @@ pub struct Supervisor {
     pub(super) aside: Aside,
     pub(super) beat: Beat,
     pub(super) swept: bool,
+    /// Every target that there was at the start has been looked at.
+    pub(super) looked_at_all: bool,
+    pub(super) alarm: Alarm,
 }
 
 /// What the loop does each time it comes round; told whether a sweep has ended since.
@@ -103,6 +107,8 @@ impl Supervisor {
             aside: Aside::default(),
             beat: Beat { every: IDLE, tell: Box::new(|_| {}) },
             swept: false,
+            looked_at_all: false,
+            alarm: Alarm::default(),
         }
     }
 
@@ -114,6 +120,8 @@ impl Supervisor {
     /// What earlier processes remembered and left open. Before [`Supervisor::plant`].
     pub fn recall(&mut self, remembered: Vec<Remembered>, left_open: Vec<LeftOpen>) {
         self.remembered = remembered.into_iter().map(|memory| ((memory.target, memory.mode), memory.memory)).collect();
+        let mut left_open = left_open;
+        self.take_over_cause(&mut left_open);
         self.left_open = left_open;
     }
 
@@ -122,6 +130,8 @@ impl Supervisor {
         let mut stopping = self.cx.stopping.clone();
         loop {
             self.list();
+            self.end_pauses();
+            self.review();
             self.sweep();
             (self.beat.tell)(std::mem::take(&mut self.swept));
             let next = self.next_due().min(self.beat.every);
@@ -166,7 +176,15 @@ impl Supervisor {
         let now = self.cx.now();
         let slots = self.slots.values().filter(|slot| slot.target.is_some() && !slot.looking).map(|slot| slot.due.at());
         let listings = self.listings.iter().filter(|listing| !listing.under_way).map(|listing| listing.due);
-        slots.chain(listings).map(|at| at.since(now)).min().unwrap_or(IDLE).min(IDLE)
+        let pauses = self.cx.with_gates(|gates| gates.pauses.next_end());
+        slots
+            .chain(listings)
+            .chain(pauses)
+            .chain(self.next_review())
+            .map(|at| at.since(now))
+            .min()
+            .unwrap_or(IDLE)
+            .min(IDLE)
     }
 
     /// Looks at all that is due, in one child.
@@ -212,6 +230,7 @@ impl Supervisor {
             Message::Looked(id, answer) => self.looked(id, &answer),
             Message::SweepDone => {
                 self.swept = true;
+                self.looked_at_all |= self.slots.keys().all(|id| self.alarm.failing.is_known(*id));
                 self.flush_later();
             }
             Message::Attended(id, attended) => {
@@ -221,6 +240,7 @@ impl Supervisor {
             Message::ErrandDone(id, name, answer, reply) => self.errand_done(id, name, answer, reply),
             Message::Listed(index, answer) => self.listed(index, &answer),
             Message::Command(command) => self.obey(command),
+            Message::CauseOpened(case) => self.cause_opened(case),
         }
     }
 
@@ -243,7 +263,7 @@ impl Supervisor {
                     slot.changed_meanwhile = slot.changed_meanwhile.max(Some(urgency));
                 }
                 slot.due.wake(now, urgency);
-                slot.forget_pace();
+                slot.forget_pace(now, !written);
             }
         }
         // Bytes written make no file match that did not.
@@ -283,10 +303,14 @@ impl Supervisor {
         } else if !self.aside.answered(&ground) {
             return;
         }
-        let on_it = |slot: &&mut Slot| slot.target.as_ref().and_then(|target| target.ground()) == Some(&ground);
-        for slot in self.slots.values_mut().filter(on_it) {
+        let on_it = |slot: &Slot| slot.target.as_ref().and_then(|target| target.ground()) == Some(&ground);
+        for (id, slot) in self.slots.iter_mut().filter(|(_, slot)| on_it(slot)) {
             match (stuck, &mut slot.target) {
-                (true, Some(target)) => observe(&self.board, &target.judge(Look::Sweep, answer, now)),
+                (true, Some(target)) => {
+                    let check = target.judge(Look::Sweep, answer, now);
+                    self.alarm.failing.saw(*id, &check.verdict, target.seen_healthy(), Some(&ground), now);
+                    observe(&self.board, &check);
+                }
                 _ => slot.due.now(now),
             }
         }
@@ -296,13 +320,19 @@ impl Supervisor {
     pub(super) fn judged(&mut self, id: SlotId, check: &Check, now: Moment) {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         observe(&self.board, check);
+        if let Some(target) = &slot.target {
+            self.alarm.failing.saw(id, &check.verdict, target.seen_healthy(), target.ground(), now);
+        }
+        if !matches!(check.verdict, Verdict::Unhealthy(_)) {
+            slot.suspicion = None;
+        }
         if let Some(target) = slot.target.as_mut()
             && let Some(memory) = target.memory()
         {
             self.unsaved.push(Remembered { target: slot.name.clone(), mode: slot.mode.to_owned(), memory });
         }
         match &check.verdict {
-            Verdict::Unhealthy(_) if slot.wants_attention(now) => self.attend(id, check.clone()),
+            Verdict::Unhealthy(_) if slot.wants_attention(now) => self.suspect(id, check.clone(), now),
             Verdict::Healthy if slot.open_case().is_some() => self.close(id),
             // What an unhealthy target may still be asked for is its mode's to say.
             Verdict::Healthy | Verdict::Unhealthy(_) if slot.errand.is_none() => {

@@ -2,6 +2,7 @@
 
 use tokio::sync::oneshot;
 
+use crate::clock::Moment;
 use crate::journal::Remembered;
 use crate::model::Check;
 use crate::modes::{Answer, Errand};
@@ -12,8 +13,8 @@ use super::sweep::{Supervisor, observe};
 use super::{Attended, Case, Message, attend};
 
 impl Supervisor {
-    pub(super) fn attend(&mut self, id: SlotId, check: Check) {
-        let now = self.cx.now();
+    /// Attends to what `check` found wrong, first seen at `opened`.
+    pub(super) fn attend(&mut self, id: SlotId, check: Check, opened: Moment) {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         let Some(target) = slot.target.take() else { return };
         // Its child has the database open, which would look like a user of it.
@@ -23,7 +24,7 @@ impl Supervisor {
         let case = slot.case.take().filter(Case::is_open);
         let (cx, outbox) = (self.cx.clone(), self.outbox.clone());
         tokio::spawn(async move {
-            let attended = attend(&cx, target, case, check, now, Mandate::Own).await;
+            let attended = attend(&cx, target, case, check, opened, Mandate::Own).await;
             let _ = outbox.send(Message::Attended(id, Box::new(attended)));
         });
     }
@@ -53,7 +54,9 @@ impl Supervisor {
         if let Some(urgency) = slot.changed_meanwhile.take() {
             slot.due.wake(now, urgency);
         }
+        self.alarm.failing.saw(id, &check.verdict, target.seen_healthy(), target.ground(), now);
         slot.target = Some(target);
+        let asked = std::mem::take(&mut slot.asked_meanwhile);
         observe(&self.board, &check);
         self.swap_in_replacement(id);
         if let Some(slot) = self.slots.get_mut(&id)
@@ -62,6 +65,7 @@ impl Supervisor {
             self.unsaved.push(Remembered { target: slot.name.clone(), mode: slot.mode.to_owned(), memory });
         }
         self.show(id);
+        asked.into_iter().for_each(|command| self.obey(command));
     }
 
     pub(super) fn run_errand(&mut self, id: SlotId, errand: Errand, reply: Option<oneshot::Sender<Answer>>) {

@@ -37,6 +37,7 @@ pub struct Metrics {
     pub(super) backup_size: GaugeVec,
     pub(super) backups: IntCounterVec,
     pub(super) worker_restarts: IntCounterVec,
+    pub(super) notifications: IntCounterVec,
 }
 
 /// The labels of what is counted per (target, mode).
@@ -184,6 +185,11 @@ impl Metrics {
                 "Worker children that were ended or died before their work was done.",
                 &["reason"],
             )?,
+            notifications: define.counter(
+                "guardian_notifications_total",
+                "Attempts to tell people, and notices that were given up.",
+                &["channel", "outcome"],
+            )?,
             registry,
         })
     }
@@ -262,6 +268,7 @@ mod tests {
             "guardian_backup_size_bytes",
             "guardian_backups_total",
             "guardian_worker_restarts_total",
+            "guardian_notifications_total",
             "process_cpu_seconds_total",
             "process_open_fds",
             "process_max_fds",

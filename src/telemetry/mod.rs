@@ -12,14 +12,15 @@ mod recovery;
 mod targets;
 
 pub use events::{
-    BackupBlocked, BackupFailed, BackupOutcome, BackupTaken, BackupsKnown, CheckDone, ConfigRefused, ConfigReloaded,
-    ConfigWarning, ControlAsked, DatabaseMeasured, DeferReason, HealDeferred, IncidentClosed, IncidentEscalated,
-    IncidentOpened, IncidentResumed, PlaybookBegan, PlaybookEnded, PlaybookOutcome, StepEnded, WorkerRestarted,
+    ApprovalAsked, ApprovalGiven, BackupBlocked, BackupFailed, BackupOutcome, BackupTaken, BackupsKnown, CheckDone,
+    ConfigRefused, ConfigReloaded, ConfigWarning, ControlAsked, DatabaseMeasured, DeferReason, HealDeferred,
+    IncidentClosed, IncidentEscalated, IncidentOpened, IncidentResumed, Notified, NotifyChannel, NotifyFailed,
+    NotifyGaveUp, NotifyOutcome, PlaybookBegan, PlaybookEnded, PlaybookOutcome, StepEnded, WorkerRestarted,
 };
 pub use logs::{LogFormat, LogLevel, start_logs};
 pub use metrics::Metrics;
 pub use process::ProcessSample;
-pub use targets::{forget_target, register_mode, register_target};
+pub use targets::{forget_target, register_incidents_of, register_mode, register_target};
 
 use std::sync::OnceLock;
 

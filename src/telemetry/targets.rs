@@ -1,7 +1,7 @@
 //! A target's series exist from the first scrape, at zero, and go when the target goes: an alert on a rate must not wait
 //! for the first failure, and a removed target must not look like a dead one.
 
-use super::events::{BackupOutcome, DeferReason};
+use super::events::{BackupOutcome, DeferReason, NotifyChannel, NotifyOutcome};
 use super::{Metrics, metrics};
 use crate::model::{Resolution, RestartReason};
 
@@ -26,6 +26,20 @@ pub fn register_mode(mode: &str, layers: &[&str], kinds: &[&str]) {
     if let Some(metrics) = metrics() {
         register_mode_in(metrics, mode, layers, kinds);
     }
+}
+
+/// Creates the series of incidents that are of no configured target, at zero.
+pub fn register_incidents_of(target: &str, mode: &str, kind: &str) {
+    let Some(metrics) = metrics() else { return };
+    let both = [target, mode];
+    metrics.incidents.with_label_values(&both);
+    metrics.incidents_escalated.with_label_values(&both);
+    metrics.incidents_open.with_label_values(&both);
+    metrics.incidents_by_kind.with_label_values(&[mode, kind]);
+    for resolution in RESOLUTIONS {
+        metrics.incidents_closed.with_label_values(&[target, mode, resolution.name()]);
+    }
+    metrics.heals_deferred.with_label_values(&[target, mode, DeferReason::Mass.name()]);
 }
 
 /// Removes every series of a target that is no longer configured.
@@ -74,6 +88,11 @@ pub(super) fn register_mode_in(metrics: &Metrics, mode: &str, layers: &[&str], k
     for kind in kinds {
         metrics.incidents_by_kind.with_label_values(&[mode, kind]);
         metrics.recovery.with_label_values(&[mode, kind]);
+    }
+    for channel in NotifyChannel::ALL {
+        for outcome in NotifyOutcome::ALL {
+            metrics.notifications.with_label_values(&[channel.name(), outcome.name()]);
+        }
     }
     for reason in RestartReason::ALL {
         metrics.worker_restarts.with_label_values(&[reason.name()]);

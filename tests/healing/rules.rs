@@ -144,7 +144,8 @@ fn a_new_file_in_the_place_of_the_old_one_is_never_overwritten() {
 #[test]
 fn a_database_that_is_damaged_again_and_again_uses_up_its_budget_and_calls_a_person_once() {
     let mut scene = Scene::of(BACKUP);
-    scene.gates("cooldown = \"0s\"\nheals = { max = 2, per = \"1h\" }");
+    // The budget, and not that the heals did not last.
+    scene.gates("cooldown = \"0s\"\nheals = { max = 2, per = \"1h\" }\nrepeat = { max = 9, within = \"10m\" }");
     scene.commit("delete", 40, &[]);
     let mut daemon = scene.daemon();
     daemon.backed_up("app");

@@ -5,6 +5,7 @@
 mod attributes;
 mod frozen;
 mod ladder;
+mod masses;
 mod room;
 mod standing;
 #[path = "../support/mod.rs"]

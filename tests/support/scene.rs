@@ -32,7 +32,8 @@ impl Scene {
             address: address(),
             guardian: String::new(),
             // A test is patient with the machine, not with a cooldown that it is not about.
-            gates: "cooldown = \"0s\"\nheals = { max = 1000, per = \"1h\" }".to_owned(),
+            gates: "cooldown = \"0s\"\nheals = { max = 1000, per = \"1h\" }\nrepeat = { max = 1000, within = \"10m\" }"
+                .to_owned(),
             tables: String::new(),
         }
     }
@@ -57,6 +58,11 @@ impl Scene {
     /// One more `[[database]]`.
     pub fn database(&mut self, name: &str, path: &str, lines: &str) {
         self.tables += &format!("[[database]]\nname = \"{name}\"\npath = \"{path}\"\n{lines}\n");
+    }
+
+    /// Further tables, as they are.
+    pub fn raw(&mut self, tables: &str) {
+        self.tables += tables;
     }
 
     /// Forgets every `[[database]]`, to write them anew.

@@ -4,7 +4,7 @@ use super::{PassError, Scope, Site, Subject, failed, saved};
 use crate::daemon::block_on;
 use crate::daemon::foundation::Foundation;
 use crate::model::{Incident, IncidentId};
-use crate::supervisor::{RollbackAnswer, RollbackAsk, resume, rollback_on_demand};
+use crate::supervisor::{Notices, RollbackAnswer, RollbackAsk, resume, rollback_on_demand};
 
 /// Puts the files back as they were before incident `id` was healed; `accept_loss` and `dry_run` as the command has them.
 ///
@@ -18,7 +18,7 @@ pub fn rollback(
 ) -> Result<RollbackAnswer, PassError> {
     block_on(async {
         let site = Site::of(scope);
-        let foundation = Foundation::lay(&site.state_dir, site.workers, site.gates)?;
+        let foundation = Foundation::lay(&site.state_dir, site.workers, site.gates, Notices::none())?;
         let cx = &foundation.cx;
         cx.journal.limit(site.limits);
         let incident = IncidentId(id.to_owned());
@@ -32,7 +32,7 @@ pub fn rollback(
         let subject = subject(&of, scope)?;
         let mut targets = site.targets(&cx.jobs, std::slice::from_ref(&subject)).await?;
         let Some(mut target) = targets.pop() else { return Err(failed("nothing matches".to_owned())) };
-        let (remembered, left_open) = foundation.recall(site.gates.heals_per).await;
+        let (remembered, left_open) = foundation.recall(site.gates).await;
         let known = remembered.into_iter().find(|memory| memory.target == of.target && memory.mode == of.mode);
         if let Some(known) = known {
             target.remember(known.memory, cx.clock.now());

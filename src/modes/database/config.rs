@@ -340,7 +340,6 @@ impl DatabaseConfig {
             warnings.push(format!("database `{name}`: `integrity.full` is more frequent than `integrity.quick`"));
         }
         let waiting = [
-            (self.policy == Some(Policy::Approve), "policy = \"approve\" (it only observes)"),
             (self.app.is_some(), "app"),
             (self.group.is_some(), "group"),
             (matches!(self.when_in_use, Some(WhenInUse::InPlace | WhenInUse::StopApp)), "when_in_use (it refuses)"),

@@ -58,6 +58,10 @@ impl Supervised for Database {
         known.or(self.facts.as_ref().map(|facts| facts.place.fs_id.as_str())).filter(|id| !id.is_empty())
     }
 
+    fn seen_healthy(&self) -> bool {
+        self.memory.ever_healthy
+    }
+
     fn vitals(&self) -> Vitals {
         let facts = self.facts.as_ref();
         Vitals {

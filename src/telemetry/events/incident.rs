@@ -20,6 +20,41 @@ pub struct IncidentEscalated<'a> {
     pub reason: &'a str,
 }
 
+/// A plan waits for a person's yes.
+#[derive(Debug)]
+pub struct ApprovalAsked<'a> {
+    /// The incident.
+    pub incident: &'a Incident,
+    /// To what, and how.
+    pub reason: &'a str,
+}
+
+/// A person said yes to a plan.
+#[derive(Debug)]
+pub struct ApprovalGiven<'a> {
+    /// The incident.
+    pub incident: &'a Incident,
+    /// The user.
+    pub by: u32,
+}
+
+impl ApprovalAsked<'_> {
+    /// Logs.
+    pub fn emit(&self) {
+        let Incident { id, target, mode, kind, .. } = self.incident;
+        let outcome = "awaiting_approval";
+        tracing::warn!(incident = %id, target, mode, kind = %kind, outcome, reason = self.reason, "a plan waits for approval");
+    }
+}
+
+impl ApprovalGiven<'_> {
+    /// Logs.
+    pub fn emit(&self) {
+        let Incident { id, target, mode, kind, .. } = self.incident;
+        tracing::info!(incident = %id, target, mode, kind = %kind, uid = self.by, outcome = "approved", "a plan was approved");
+    }
+}
+
 /// An incident is over.
 #[derive(Debug)]
 pub struct IncidentClosed<'a>(pub &'a Incident);
@@ -141,6 +176,8 @@ mod tests {
             }),
             evidence: None,
             reason: None,
+            plan: Vec::new(),
+            approved_by: None,
             findings: Vec::new(),
         }
     }

@@ -7,12 +7,14 @@ mod check;
 mod daemon;
 mod heal;
 mod incident;
+mod notify;
 
 pub use backup::{BackupBlocked, BackupFailed, BackupOutcome, BackupTaken, BackupsKnown, DatabaseMeasured};
 pub use check::CheckDone;
 pub use daemon::{ConfigRefused, ConfigReloaded, ConfigWarning, ControlAsked, WorkerRestarted};
 pub use heal::{DeferReason, HealDeferred, PlaybookBegan, PlaybookEnded, PlaybookOutcome, StepEnded};
-pub use incident::{IncidentClosed, IncidentEscalated, IncidentOpened, IncidentResumed};
+pub use incident::{ApprovalAsked, ApprovalGiven, IncidentClosed, IncidentEscalated, IncidentOpened, IncidentResumed};
+pub use notify::{Notified, NotifyChannel, NotifyFailed, NotifyGaveUp, NotifyOutcome};
 
 /// Seconds since the epoch, with a fraction: what Prometheus takes for a time.
 fn epoch_seconds(at: jiff::Timestamp) -> f64 {

@@ -1,0 +1,175 @@
+//! A person's word on what may be healed: approve, pause, resume.
+
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use crate::model::{IncidentId, IncidentState};
+
+use super::inbox::SlotId;
+use super::pause::PAUSES;
+use super::slot::Slot;
+use super::sweep::Supervisor;
+use super::{Case, Command, HealAnswer, Message, Pause, Resumed, approve_on_demand};
+
+impl Supervisor {
+    pub(super) fn approve(
+        &mut self,
+        incident: IncidentId,
+        by: u32,
+        reply: oneshot::Sender<Result<HealAnswer, String>>,
+    ) {
+        let shown = |slot: &Slot| {
+            let board = self.board.read().unwrap_or_else(PoisonError::into_inner);
+            board.target(&slot.name).and_then(|target| target.incident.as_ref()).is_some_and(|open| open.id == incident)
+        };
+        let here = |slot: &Slot| slot.open_case().is_some_and(|case| *case.id() == incident);
+        let found = self.slots.iter().find(|(_, slot)| here(slot) || slot.target.is_none() && shown(slot));
+        let Some(id) = found.map(|(id, _)| *id) else {
+            return drop(reply.send(Err(format!("there is no open incident {incident}"))));
+        };
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        if slot.target.is_none() {
+            // It is being looked at; what follows from that may need no yes any more.
+            return slot.asked_meanwhile.push(Command::Approve { incident, by, reply });
+        }
+        match slot.case.take() {
+            Some(case) if case.state() == IncidentState::AwaitingApproval => self.run_approved(id, case, by, reply),
+            case => {
+                let state = case.as_ref().map_or(IncidentState::Closed, Case::state).name();
+                let next = format!("see `guardiand incident {incident}`, or run `guardiand heal {}`", slot.name);
+                slot.case = case;
+                drop(reply.send(Err(format!("incident {incident} is `{state}` and waits for no approval; {next}"))));
+            }
+        }
+    }
+
+    fn run_approved(&mut self, id: SlotId, case: Case, by: u32, reply: oneshot::Sender<Result<HealAnswer, String>>) {
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let Some(target) = slot.target.take() else { return };
+        if let Some(errand) = slot.errand.take() {
+            errand.abort();
+        }
+        let (cx, outbox) = (self.cx.clone(), self.outbox.clone());
+        tokio::spawn(async move {
+            let (answer, attended) = approve_on_demand(&cx, target, case, by).await;
+            let _ = reply.send(answer);
+            let _ = outbox.send(Message::Attended(id, Box::new(attended)));
+        });
+    }
+
+    pub(super) fn pause(
+        &mut self,
+        name: Option<&str>,
+        span: Option<Duration>,
+        by: u32,
+        reply: oneshot::Sender<Result<Pause, String>>,
+    ) {
+        let now = self.cx.now();
+        let name = match name.map(|name| self.known_as(name)).transpose() {
+            Ok(name) => name,
+            Err(error) => return drop(reply.send(Err(error))),
+        };
+        let pause = self.cx.with_gates(|gates| gates.pauses.pause(name.as_deref(), span, by, now).clone());
+        self.show_pauses();
+        self.keep_pauses(move |kept| {
+            let _ = reply.send(kept.map(|()| pause).map_err(|error| {
+                format!(
+                    "it is paused, but only until the next restart, because that could not be made durable: {error}"
+                )
+            }));
+        });
+    }
+
+    pub(super) fn resume(&mut self, name: Option<&str>, reply: oneshot::Sender<Result<Resumed, String>>) {
+        let now = self.cx.now();
+        let ended = match name.map(|name| self.known_as(name)).transpose() {
+            Err(error) => Err(error),
+            Ok(name) => {
+                let ended = self.cx.with_gates(|gates| gates.pauses.resume(name.as_deref()));
+                ended.map(|was_paused| (name, was_paused))
+            }
+        };
+        let (name, was_paused) = match ended {
+            Ok(ended) => ended,
+            Err(error) => return drop(reply.send(Err(error))),
+        };
+        let was_held = name.is_none() && self.explained(now);
+        self.cx.with_gates(|gates| gates.forgive(name.as_deref()));
+        let mut targets = Vec::new();
+        for slot in self.slots.values_mut() {
+            let named = |name: &String| slot.name == *name || slot.origin.as_ref() == Some(name);
+            if name.as_ref().is_none_or(named) {
+                slot.recheck(now);
+                targets.push(slot.name.clone());
+            }
+        }
+        self.show_pauses();
+        self.keep_pauses(move |kept| {
+            let _ = reply.send(kept.map(|()| Resumed { targets, was_paused, was_held }).map_err(|error| {
+                format!(
+                    "it goes on, but a restart would find it paused, because that could not be made durable: {error}"
+                )
+            }));
+        });
+    }
+
+    /// The configured name of a target or a glob that a person means.
+    fn known_as(&self, name: &str) -> Result<String, String> {
+        let is_path =
+            |slot: &Slot| slot.watches.first().is_some_and(|path| path.as_path() == std::path::Path::new(name));
+        let glob = self.listings.iter().any(|listing| listing.discovery.name() == name);
+        let found = self.slots.values().find(|slot| slot.name == name || is_path(slot));
+        match found {
+            Some(slot) => Ok(slot.name.clone()),
+            None if glob => Ok(name.to_owned()),
+            None => Err(format!("there is no target named `{name}`")),
+        }
+    }
+
+    /// Pauses that are over by themselves: what they held is looked at again at once.
+    pub(super) fn end_pauses(&mut self) {
+        let now = self.cx.now();
+        let of_slots = |supervisor: &Supervisor| {
+            let paused = |slot: &Slot| supervisor.cx.with_gates(|gates| gates.pauses.of(&slot.name).is_some());
+            supervisor.slots.iter().filter(|(_, slot)| paused(slot)).map(|(id, _)| *id).collect::<Vec<_>>()
+        };
+        if self.cx.with_gates(|gates| gates.pauses.next_end()).is_none_or(|end| end.boot_ms > now.boot_ms) {
+            return;
+        }
+        let before = of_slots(self);
+        self.cx.with_gates(|gates| gates.pauses.drop_ended(now));
+        let still = of_slots(self);
+        for id in before.into_iter().filter(|id| !still.contains(id)) {
+            if let Some(slot) = self.slots.get_mut(&id) {
+                tracing::info!(target = slot.name, "the pause is over");
+                slot.recheck(now);
+            }
+        }
+        self.show_pauses();
+        self.keep_pauses(|_| {});
+    }
+
+    fn show_pauses(&self) {
+        let names = self.slots.values().map(|slot| slot.name.as_str());
+        names.for_each(|name| self.show_pause(name));
+    }
+
+    pub(super) fn show_pause(&self, name: &str) {
+        let pause = self.cx.with_gates(|gates| gates.pauses.of(name).cloned());
+        self.board.write().unwrap_or_else(PoisonError::into_inner).paused(name, pause);
+    }
+
+    /// Makes what is paused durable, in the order of the commands, and tells `done` how that went.
+    fn keep_pauses(&self, done: impl FnOnce(Result<(), String>) + Send + 'static) {
+        let (journal, document) = (self.cx.journal.clone(), self.cx.with_gates(|gates| gates.pauses.document()));
+        tokio::spawn(async move {
+            let kept = journal.keep(PAUSES, document).await.map_err(|error| error.to_string());
+            if let Err(error) = &kept {
+                tracing::error!(error, "what a person paused could not be made durable");
+            }
+            done(kept);
+        });
+    }
+}
