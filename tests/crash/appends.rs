@@ -194,7 +194,8 @@ fn a_main_file_rebuilt_from_its_wal() {
         assert!(daemon.stop().success());
         fs::remove_file(scene.db()).unwrap();
         let playbook = "rebuild_from_wal";
-        Broken { scene, mode: "wal", evidence: None, lost: 0..=0, playbook, holder: None }.expect_evidence()
+        Broken { scene, mode: "wal", evidence: None, lost: 0..=0, playbook, holder: None, left_alone: None }
+            .expect_evidence()
     });
 }
 
@@ -212,7 +213,8 @@ fn a_restored_backup_with_the_wal_of_its_time() {
         scene.writer("wal", "20", &["--no-checkpoint", "--die"]).ended();
         fs::remove_file(scene.db()).unwrap();
         let playbook = "restore_backup_and_wal";
-        Broken { scene, mode: "wal", evidence: None, lost: 0..=0, playbook, holder: None }.expect_evidence()
+        Broken { scene, mode: "wal", evidence: None, lost: 0..=0, playbook, holder: None, left_alone: None }
+            .expect_evidence()
     });
 }
 
