@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Database, heal};
-use crate::job::{DatabaseStep, FailureKind, Job, Outcome, Phase, Progress, StepJob};
+use super::{Database, heal, kinds};
+use crate::job::{DatabaseStep, FailureKind, Job, Outcome, Phase, Progress, StepJob, WalBase};
 use crate::model::{Incident, StepOutcome, StepSpec};
 use crate::modes::{Action, Answer, StepResult};
 
@@ -82,7 +82,11 @@ impl Database {
                 })
             }
             DatabaseStep::BuildFromCopy { .. } => Some(heal::loss_of_copy(&candidate.tables)),
-            DatabaseStep::BuildFromWal { .. } => Some(heal::loss_of_wal(candidate)),
+            DatabaseStep::BuildFromWal { onto, .. } => {
+                // A main file that is hurt itself proves nothing of what the WAL does not have.
+                let below = *onto != WalBase::Main || self.kind.as_ref() == Some(&kinds::WAL_CORRUPTED);
+                Some(heal::loss_of_wal(candidate, below))
+            }
             DatabaseStep::BuildFromSchema { .. } => Some(heal::loss_of_recreation(&self.memory, self.facts.as_ref())),
             DatabaseStep::Preserve
             | DatabaseStep::RestoreAccess { .. }

@@ -25,9 +25,9 @@ pub fn loss_of_copy(tables: &[TableRows]) -> Loss {
     loss("the database's own files, as far as their WAL or journal is sound".to_owned(), tables, None)
 }
 
-/// What is lost when all that can be read of the WAL takes their place.
-pub fn loss_of_wal(candidate: &Candidate) -> Loss {
-    loss(candidate.source.clone(), &candidate.tables, candidate.proven.then_some(0))
+/// What is lost when all that can be read of the WAL takes their place, over a main file or backup that is `sound`.
+pub fn loss_of_wal(candidate: &Candidate, sound: bool) -> Loss {
+    loss(candidate.source.clone(), &candidate.tables, (sound && candidate.proven).then_some(0))
 }
 
 /// What is lost when an empty database takes its place.

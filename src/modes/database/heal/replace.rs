@@ -74,11 +74,9 @@ impl Site<'_> {
     pub(super) fn replace(&self, may_recreate: bool) -> Result<Vec<Playbook>, String> {
         self.may_replace()?;
         let (mut before, mut after) = self.rebuilt_from_wal();
-        match self.settled() {
-            Some((own, true)) => before.push(own),
-            Some((own, false)) => after.push(own),
-            None => {}
-        }
+        let (better, worse) = self.own_files();
+        before.extend(better);
+        after.extend(worse);
         let of_its_own = before.len() + after.len();
         let ladder = self.backups();
         if let Some(known) = self.memory.backup.as_ref().filter(|_| ladder.is_empty() && of_its_own == 0) {
@@ -131,15 +129,22 @@ impl Site<'_> {
         self.listed().first().is_none_or(|backup| rows(tables) >= rows(&backup.manifest.tables))
     }
 
-    /// The database's own files, mended or settled on a copy, against the newest backup: the one with more rows goes first, and
-    /// what is proven to lack nothing before all.
+    /// The database's own files, mended or settled on a copy: those that have no fewer rows than the newest backup, and those
+    /// that have.
+    fn own_files(&self) -> (Vec<Playbook>, Vec<Playbook>) {
+        // Deleted rows may make fewer of more commits: what is proven to lack none goes first all the same.
+        let mended = self.mended_wal().map(|(own, mended)| (own, mended.proven || self.is_no_less(&mended.tables)));
+        let own = mended.filter(|_| self.facts.main.size() > 0).into_iter().chain(self.settled());
+        let (better, worse): (Vec<_>, Vec<_>) = own.partition(|(_, better)| *better);
+        let rungs = |own: Vec<(Playbook, bool)>| own.into_iter().map(|(rung, _)| rung).collect();
+        (rungs(better), rungs(worse))
+    }
+
+    /// The database's own files against the newest backup: the one with more rows goes first.
     pub(super) fn replace_or_settle(&self) -> Result<Vec<Playbook>, String> {
         self.may_replace()?;
-        let mended = self.mended_wal().map(|(own, mended)| (own, mended.proven || self.is_no_less(&mended.tables)));
-        let own = mended.into_iter().chain(self.settled());
-        let (better, worse): (Vec<_>, Vec<_>) = own.partition(|(_, better)| *better);
-        let rungs = |own: Vec<(Playbook, bool)>| own.into_iter().map(|(rung, _)| rung);
-        let ladder: Vec<_> = rungs(better).chain(self.backups()).chain(rungs(worse)).collect();
+        let (better, worse) = self.own_files();
+        let ladder: Vec<_> = better.into_iter().chain(self.backups()).chain(worse).collect();
         if ladder.is_empty() {
             return Err(format!(
                 "neither the files of {} nor any backup pass; its files are left as they are",
