@@ -189,6 +189,7 @@ pub fn approve(scope: &Scope, id: &str) -> Result<HealReport, PassError> {
         let site = Site::of(scope);
         let foundation = Foundation::lay(&site.state_dir, site.workers, site.gates, Notices::none())?;
         let cx = &foundation.cx;
+        cx.journal.limit(site.limits);
         let (remembered, left_open) = foundation.recall(site.gates).await;
         let left = left_open.into_iter().find(|left| left.replayed.incident.id.0 == id);
         let left = left.ok_or_else(|| failed(format!("there is no open incident {id}")))?;
@@ -212,11 +213,8 @@ pub fn approve(scope: &Scope, id: &str) -> Result<HealReport, PassError> {
             return Err(failed(format!("incident {id} could not be taken up")));
         };
         let by = rustix::process::getuid().as_raw();
-        let (answer, mut attended) = approve_on_demand(cx, target, case, by).await;
-        if let Some(memory) = attended.target.memory() {
-            let saved = Remembered { target: incident.target.clone(), mode: incident.mode.clone(), memory };
-            cx.journal.save_memory(vec![saved]).await.map_err(|error| failed(error.to_string()))?;
-        }
+        let (answer, attended) = approve_on_demand(cx, target, case, by).await;
+        saved(cx, attended.target, &incident.target, &incident.mode).await?;
         answer.map(|answer| report(answer, false)).map_err(failed)
     })?
 }

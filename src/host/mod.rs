@@ -10,7 +10,7 @@
 //! | which file system, and may it be healed? | [`Mounts`], [`Space`], [`FsId`], [`boot_id`] |
 //! | who locks it? | [`LockTable`] for names, [`ask_lock`] for the truth |
 //! | who has it open? | [`find_holders`] |
-//! | does its holder stand still, and why? | [`standstill`] |
+//! | does its holder stand still, and why? | [`standstill()`] |
 //! | may the program's user open it? | [`User`], [`Access`] |
 //! | when does it change? | [`Watcher`] |
 //! | does its program run, and how is that stopped? | [`UnitState`], [`stop_app`], [`start_app`] |
