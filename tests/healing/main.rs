@@ -7,6 +7,7 @@ mod attacks;
 mod content;
 mod corpus;
 mod files;
+mod in_use;
 mod locks;
 mod programs;
 mod rollback;

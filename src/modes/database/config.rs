@@ -341,9 +341,7 @@ impl DatabaseConfig {
         }
         let waiting = [
             (self.policy == Some(Policy::Approve), "policy = \"approve\" (it only observes)"),
-            (self.app.is_some(), "app"),
             (self.group.is_some(), "group"),
-            (matches!(self.when_in_use, Some(WhenInUse::InPlace | WhenInUse::StopApp)), "when_in_use (it refuses)"),
         ];
         for (_, key) in waiting.iter().filter(|(set, _)| *set) {
             warnings.push(format!("database `{name}`: this version does not act on `{key}` yet"));
