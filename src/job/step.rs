@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DatabaseSite, FileFacts, Owner, TableRows, WalPosition};
+use super::{DatabaseSite, FileFacts, Member, Owner, TableRows, WalPosition};
 use crate::model::App;
 
 /// One step on a database. Its serialized shape is what the journal keeps: add fields with defaults, never rename.
@@ -81,6 +81,16 @@ pub enum DatabaseStep {
     },
     /// Guarded swap: side files into evidence, fsync, then the candidate over the path (section 2).
     Install,
+    /// Copy a backup's content into the file that programs have open, through SQLite's own locking (section 4).
+    RestoreInPlace {
+        /// The backup's database file.
+        backup: PathBuf,
+        /// Its manifest's BLAKE3.
+        blake3: String,
+        /// Its journal mode when it was healthy, to be put back.
+        #[serde(default)]
+        journal_mode: Option<String>,
+    },
     /// Guarded swap, the other way: a preservation's files in the place of those that are there, which were preserved before.
     RollBack {
         /// The incident whose heal is taken back.
@@ -93,6 +103,13 @@ pub enum DatabaseStep {
         present: Vec<(String, FileFacts)>,
         /// Whatever was committed since then may be in evidence alone.
         accept_loss: bool,
+    },
+    /// The same on another database of its group, which is kept and restored with it.
+    OnMember {
+        /// Which.
+        member: Member,
+        /// What is done with it.
+        does: Box<DatabaseStep>,
     },
     /// Stop the program that uses it, once it is written down whether it ran; done when nobody has the files any more.
     StopApp {
@@ -145,6 +162,8 @@ impl DatabaseStep {
             DatabaseStep::ResumeStopped { .. } => "resume_stopped",
             DatabaseStep::MoveLockAside { .. } => "move_lock_aside",
             DatabaseStep::Install => "install",
+            DatabaseStep::RestoreInPlace { .. } => "restore_in_place",
+            DatabaseStep::OnMember { does, .. } => does.name(),
             DatabaseStep::StopApp { .. } => "stop_app",
             DatabaseStep::StartApp { .. } => "start_app",
             DatabaseStep::RollBack { .. } => "roll_back",

@@ -4,11 +4,13 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
+use super::support::command::guardiand;
 use super::support::daemon::Daemon;
 use super::support::damage::{self, Dice};
 use super::support::program::Program;
 use super::support::scene::Scene;
-use super::support::truth::{Bytes, beside, ownership};
+use super::support::service::Service;
+use super::support::truth::{Bytes, beside, ownership, promised};
 
 /// No playbook writes so many entries; more means that it turns in circles.
 const APPENDS_MAX: u32 = 60;
@@ -29,21 +31,32 @@ struct Broken {
     holder: Option<Program>,
     /// A program that nobody but the daemon may touch.
     left_alone: Option<Program>,
+    /// A program that is stopped for the heal, and its arguments.
+    service: Option<(Service, Option<Vec<String>>)>,
 }
 
 impl Broken {
     /// A scene where the daemon has seen 60 commits, and has a backup of them where `lines` say so.
     fn after_60_commits(mode: &'static str, lines: &str, playbook: &'static str) -> Broken {
-        let scene = Scene::of(lines);
+        Broken::of(Scene::of(lines), mode, playbook)
+    }
+
+    /// The same, in this scene.
+    fn of(scene: Scene, mode: &'static str, playbook: &'static str) -> Broken {
         scene.commit(mode, 60, &["--rows-per-commit", "5"]);
         scene.give_away_if_root();
         let mut daemon = scene.daemon();
-        if lines.contains("backup") {
+        if std::fs::read_to_string(scene.path("guardian.toml")).unwrap().contains("backup") {
             daemon.backed_up("app");
         }
         daemon.healthy("app");
         assert!(daemon.stop().success());
-        Broken { scene, mode, evidence: None, lost: 0..=0, playbook, holder: None, left_alone: None }
+        Broken::in_scene(scene, mode, playbook)
+    }
+
+    /// What is broken already, and was never seen by a daemon of this process.
+    fn in_scene(scene: Scene, mode: &'static str, playbook: &'static str) -> Broken {
+        Broken { scene, mode, evidence: None, lost: 0..=0, playbook, holder: None, left_alone: None, service: None }
     }
 
     /// What is there now is what evidence must hold.
@@ -54,6 +67,12 @@ impl Broken {
 
     fn check(&self, daemon: &mut Daemon, killed_after: u32) {
         daemon.healthy("app");
+        if let Some((service, arguments)) = &self.service {
+            service.wait_for("the program to run again", || service.arguments() == *arguments);
+            let last = || daemon.incidents("app")[0]["state"].clone();
+            assert_eq!(last(), "closed", "killed after {killed_after}");
+            service.stop();
+        }
         let incidents = daemon.incidents("app");
         assert_eq!(incidents.len(), 1, "killed after {killed_after}: {incidents:#?}");
         let incident = &incidents[0];
@@ -70,7 +89,13 @@ impl Broken {
         assert!(incident["mttr_seconds"].is_number() && incident["closed_at"].is_string(), "{incident:#}");
         let lost = self.scene.lost();
         assert!(self.lost.contains(&lost), "killed after {killed_after}: {lost} commits are lost: {incident:#}");
-        self.scene.assert_honest(incident, &self.scene.db());
+        let of_a_group = incident["loss"]["source"].as_str().is_some_and(|source| source.contains("stock"));
+        match self.service {
+            None if of_a_group => assert_eq!(incident["loss"]["rows_kept"], 60 + 60 * 5 + 50 + 50, "{incident:#}"),
+            None => self.scene.assert_honest(incident, &self.scene.db()),
+            // It has committed since: what is there now is more than what was kept.
+            Some(_) => assert_ne!(incident["loss"]["rows_lost"].as_u64(), Some(0), "{incident:#}"),
+        }
         if let Some([main, wal, journal]) = &self.evidence {
             let files = [("main", main.as_deref()), ("wal", wal.as_deref()), ("journal", journal.as_deref())];
             self.scene.assert_evidence(incident, &files);
@@ -153,6 +178,60 @@ fn a_restored_backup_in_rollback_mode() {
 }
 
 #[test]
+fn a_restore_in_place_under_a_program() {
+    for mode in ["wal", "delete"] {
+        survives_every_kill(|| {
+            let mut broken =
+                Broken::after_60_commits(mode, &format!("when_in_use = \"in-place\"\n{BACKUP}"), "restore_in_place");
+            broken.left_alone = Some(broken.scene.writer(mode, "0", &["--open-idle"]));
+            let main = damage::first_leaf(&broken.scene.db(), "rows", &mut Dice::new());
+            broken.evidence = Some([Some(main), None, None]);
+            broken
+        });
+    }
+}
+
+#[test]
+fn a_program_that_is_stopped_for_the_swap_and_started_again() {
+    survives_every_kill(|| {
+        let mut scene = Scene::new();
+        let service = Service::of(&scene, "wal", &["--pause", "3600000"]);
+        // It committed since the last look: a change of its pages alone would be no reason to look closer.
+        let often = "integrity = { quick = \"300ms\", full = \"300ms\" }";
+        let lines = format!("when_in_use = \"stop-app\"\n{}\n{BACKUP}\n{often}", service.app());
+        scene.database("app", "data/app.db", &lines);
+        let mut broken = Broken::of(scene, "wal", "restore_backup");
+        service.start();
+        let log = broken.scene.log_of(&broken.scene.db());
+        service.wait_for("its one commit", || promised(&log).len() == 61);
+        damage::first_leaf(&broken.scene.db(), "rows", &mut Dice::new());
+        // Each start of it is one commit, and those before the swap are in evidence alone.
+        broken.lost = 1..=4;
+        let arguments = service.arguments();
+        broken.service = Some((service, arguments));
+        broken
+    });
+}
+
+#[test]
+fn a_group_that_is_restored_together() {
+    survives_every_kill(|| {
+        let mut scene = Scene::new();
+        let lines = format!("group = \"shop\"\n{BACKUP}");
+        scene.database("app", "data/app.db", &lines);
+        scene.database("stock", "stock.db", &lines);
+        let stock = scene.path("stock.db");
+        assert!(scene.writer_of(&stock, "wal", "50", &[]).finish().success());
+        let broken = Broken::of(scene, "wal", "restore_backup");
+        let mut daemon = broken.scene.daemon();
+        daemon.backed_up("stock");
+        assert!(daemon.stop().success());
+        damage::header(&broken.scene.db(), &mut Dice::new());
+        broken.expect_evidence()
+    });
+}
+
+#[test]
 fn rebuilt_indexes() {
     for mode in ["wal", "delete"] {
         survives_every_kill(|| {
@@ -195,8 +274,7 @@ fn a_main_file_rebuilt_from_its_wal() {
         assert!(daemon.stop().success());
         fs::remove_file(scene.db()).unwrap();
         let playbook = "rebuild_from_wal";
-        Broken { scene, mode: "wal", evidence: None, lost: 0..=0, playbook, holder: None, left_alone: None }
-            .expect_evidence()
+        Broken::in_scene(scene, "wal", playbook).expect_evidence()
     });
 }
 
@@ -214,8 +292,7 @@ fn a_restored_backup_with_the_wal_of_its_time() {
         scene.writer("wal", "20", &["--no-checkpoint", "--die"]).ended();
         fs::remove_file(scene.db()).unwrap();
         let playbook = "restore_backup_and_wal";
-        Broken { scene, mode: "wal", evidence: None, lost: 0..=0, playbook, holder: None, left_alone: None }
-            .expect_evidence()
+        Broken::in_scene(scene, "wal", playbook).expect_evidence()
     });
 }
 
@@ -249,6 +326,32 @@ fn a_mode_that_is_put_back() {
         broken.scene.give_away_if_root();
         broken
     });
+}
+
+#[test]
+fn an_interrupted_heal_is_finished_by_a_command_alone() {
+    let broken = Broken::after_60_commits("wal", BACKUP, "restore_backup");
+    damage::header(&broken.scene.db(), &mut Dice::new());
+    let config = broken.scene.write_config().display().to_string();
+    let finish = || {
+        guardiand(&broken.scene.path(""), &["heal", "--interrupted", "--config", &config, "--json"]).json_of(0)["incidents"]
+            .as_array()
+            .unwrap()
+            .clone()
+    };
+    assert_eq!(finish().len(), 0, "what was not begun is not healed by it");
+    let mut daemon = broken.scene.launch(&[("GUARDIAND_KILL_AFTER_APPEND", "7")]);
+    daemon.wait_for_end_or("the kill", &mut |daemon| daemon.ended().map(drop));
+    let incidents = finish();
+    assert_eq!(incidents.len(), 1, "{incidents:#?}");
+    assert_eq!(
+        (&incidents[0]["state"], &incidents[0]["outcome"]),
+        (&"closed".into(), &"healed".into()),
+        "{incidents:#?}"
+    );
+    assert_eq!(finish().len(), 0);
+    let mut daemon = broken.scene.daemon();
+    broken.check(&mut daemon, 7);
 }
 
 #[test]
