@@ -43,6 +43,7 @@ mod standstill;
 mod user;
 mod wake;
 mod watch;
+mod way;
 
 pub use access::{Access, Evidence};
 pub use app::{Starting, UnitState, start_app, stop_app};
@@ -68,3 +69,4 @@ pub use standstill::{not_ours_to_signal, standstill};
 pub use user::User;
 pub use wake::Wake;
 pub use watch::{Blind, Watcher};
+pub use way::planted_name;
