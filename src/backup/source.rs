@@ -74,6 +74,10 @@ impl Look {
         if opened.id.ino != facts.ino {
             return Err(refuse("it was replaced while it was being looked at".into()));
         }
+        let around = host::FileFacts::of_fd(folder).map_err(BackupError::host("looking at a database's folder"))?;
+        if let Some(why) = host::planted_name(&opened, &around) {
+            return Err(refuse(why));
+        }
         let mut head = [0_u8; 100];
         let read = main.read_at(&mut head, 0).map_err(|error| refuse(format!("its header cannot be read: {error}")))?;
         let header = Header::parse(head.get(..read).unwrap_or_default())

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::os::unix::fs::{DirBuilderExt as _, FileExt as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -251,13 +251,7 @@ fn enough_space(folder: &Folder, needed: u64, floor: u64) -> Result<(), BackupEr
 }
 
 fn make_folder(path: &Path) -> Result<Folder, BackupError> {
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(|source| HostError::OpenFolder { path: path.to_owned(), source })
-        .and_then(|()| Folder::open(path))
-        .map_err(BackupError::host("making the backups' folder"))
+    Folder::make_all(path, 0o700).map_err(BackupError::host("making the backups' folder"))
 }
 
 fn lock(folder: &Folder) -> Result<OfdLock, BackupError> {

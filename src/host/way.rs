@@ -83,7 +83,10 @@ enum Next {
     Enter(OsString),
     Up,
     /// The end of a link of this user's.
-    Judge { owner: u32, link: PathBuf },
+    Judge {
+        owner: u32,
+        link: PathBuf,
+    },
 }
 
 struct Walk {
@@ -146,7 +149,9 @@ impl Walk {
                 self.name.push(name);
                 Ok(())
             }
-            FileKind::Symlink if !(self.ahead.is_empty() && last == Last::Refuse) => self.follow(name, entry, facts.uid),
+            FileKind::Symlink if !(self.ahead.is_empty() && last == Last::Refuse) => {
+                self.follow(name, entry, facts.uid)
+            }
             _ => Err(self.failed(Errno::NOTDIR)),
         }
     }

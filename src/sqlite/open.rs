@@ -242,7 +242,8 @@ fn refuse_orphaned_side_files(path: &Path, access: Access, operation: &str) -> R
 fn open_fault(operation: &str, error: &rusqlite::Error, pinned: &Pinned) -> SqliteFault {
     let mut fault = SqliteFault::new(operation, error, None);
     fault.message = pinned.in_words(&fault.message);
-    if fault.class == FaultClass::CannotOpen && std::fs::symlink_metadata(&pinned.path).is_ok_and(|meta| meta.is_file()) {
+    if fault.class == FaultClass::CannotOpen && std::fs::symlink_metadata(&pinned.path).is_ok_and(|meta| meta.is_file())
+    {
         // The failed connection, which kept the system's error, is gone; ask the system again.
         let readable = rustix::fs::access(&pinned.path, rustix::fs::Access::READ_OK);
         fault.errno = readable.err().map(rustix::io::Errno::raw_os_error);

@@ -177,7 +177,8 @@ mod tests {
         std::fs::remove_file(&link).unwrap();
         std::fs::copy(&secret, &link).unwrap();
         for suffix in ["-wal", "-shm", "-journal"] {
-            symlink(super::super::open::side_file(&secret, "-wal"), home.path().join(format!("app.db{suffix}"))).unwrap();
+            symlink(super::super::open::side_file(&secret, "-wal"), home.path().join(format!("app.db{suffix}")))
+                .unwrap();
         }
         if let Ok(db) = Database::open(&link, Access::Repair, Duration::ZERO, Deadline::never()) {
             let _refused = db.batch("CREATE TABLE planted(a); PRAGMA wal_checkpoint(TRUNCATE)");

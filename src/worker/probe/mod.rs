@@ -88,6 +88,7 @@ impl<'a> Look<'a> {
         if look.is_unchanged() {
             return look;
         }
+        look.pin();
         look.access();
         look.raw();
         look.locks();
@@ -175,6 +176,15 @@ impl<'a> Look<'a> {
             self.facts.users = Some(self.users(None));
         }
         true
+    }
+
+    /// From here on files are opened.
+    fn pin(&mut self) {
+        self.files = Files::pinned(&self.probe.site.path);
+        self.facts.main = self.files.main.state.clone();
+        self.facts.wal_file = self.files.wal.state.clone();
+        self.facts.shm_file = self.files.shm.state.clone();
+        self.facts.journal_file = self.files.journal.state.clone();
     }
 
     fn access(&mut self) {
