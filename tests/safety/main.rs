@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod corpus;
+mod false_alarms;
 mod live;
 mod opens;
 mod picture;

@@ -62,7 +62,7 @@ pub(super) struct WhoLocks {
 
 /// Looks. Opens and closes descriptors: before SQLite, never beside it (rule 7).
 pub(super) fn who_locks(path: &Path) -> WhoLocks {
-    let (files, sweep) = (Files::look(path), Sweep::default());
+    let (files, sweep) = (Files::pinned(path), Sweep::default());
     let header = raw::header(&files.main).and_then(Result::ok).map(|header| header.facts);
     let wal_mode = matches!(header, Some(HeaderFacts::Good { wal_mode: true, .. }));
     let index = raw::wal_index(&files.shm, booted_ns());
