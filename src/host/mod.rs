@@ -60,7 +60,7 @@ pub use ofd::{Bytes, Conflict, OfdLock, ask_lock};
 pub use ours::{OUR_PREFIX, is_our_state, is_ours};
 pub use ownership::Ownership;
 pub use process::{ProcessFacts, ProcessHandle, die_with_parent, limit_memory, no_core_dumps, resident_bytes};
-pub use read_ahead::{ReadAhead, forget_cached, read_ahead};
+pub use read_ahead::{ReadAhead, forget_cached, forget_cached_range, read_ahead};
 pub use sample::process_sample;
 pub use siblings::supervisor_and_siblings;
 pub use space::Space;

@@ -49,10 +49,19 @@ pub fn forget_cached(fd: impl AsFd) {
     let _only_a_hint = fadvise(fd, 0, None, Advice::DontNeed);
 }
 
+/// The same for some bytes alone, so that they are read from the disk next: pages that are mapped or not written yet stay.
+pub fn forget_cached_range(fd: impl AsFd, offset: u64, length: u64) {
+    if let Some(length) = std::num::NonZeroU64::new(length) {
+        let _only_a_hint = fadvise(fd, offset, Some(length), Advice::DontNeed);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs::File;
     use std::time::Duration;
+
+    use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
     use super::*;
 
@@ -69,5 +78,28 @@ mod tests {
         let late = read_ahead(open(), u64::MAX, Instant::now()).unwrap();
         assert_eq!(late, ReadAhead { bytes: 0, complete: false });
         forget_cached(open());
+    }
+
+    #[test]
+    fn what_is_forgotten_is_read_from_the_disk_again_and_nothing_else_is() {
+        // Beside the sources: /tmp may be memory, which forgets nothing.
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let path = dir.path().join("pages");
+        std::fs::write(&path, vec![7_u8; 64 * 4096]).unwrap();
+        let file = File::open(&path).unwrap();
+        file.sync_all().unwrap();
+        // The cache's alone, or EAGAIN.
+        let cached = |page: u64| {
+            let mut byte = [0_u8];
+            let mut buffers = [std::io::IoSliceMut::new(&mut byte)];
+            preadv2(&file, &mut buffers, page * 4096, ReadWriteFlags::NOWAIT).map(|_| ())
+        };
+        if cached(3).is_err() {
+            return println!("skipped: this file system does not tell what it has cached");
+        }
+        forget_cached_range(&file, 8 * 4096, 16 * 4096);
+        let gone: Vec<u64> = (0..64).filter(|page| cached(*page) == Err(Errno::AGAIN)).collect();
+        // The kernel keeps cached memory in larger pieces, of which only whole ones go.
+        assert!(!gone.is_empty() && gone.iter().all(|page| (8..24).contains(page)), "{gone:?}");
     }
 }

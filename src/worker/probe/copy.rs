@@ -2,7 +2,7 @@
 
 use std::fs::{DirBuilder, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -126,7 +126,7 @@ fn share(main: &File, busy: Duration) -> io::Result<OfdLock> {
 
 /// Copies the bytes, by reflink where the file system can. Not made durable: it is deleted soon.
 pub(super) fn duplicate(from: &File, to: &Path, until: Option<Instant>) -> io::Result<()> {
-    let target = File::options().write(true).create_new(true).open(to)?;
+    let target = File::options().write(true).create_new(true).mode(0o600).open(to)?;
     if ioctl_ficlone(&target, from).is_ok() {
         return Ok(());
     }

@@ -89,6 +89,7 @@ impl<'a> Look<'a> {
             return look;
         }
         look.pin();
+        look.forget_what_is_doubted();
         look.access();
         look.raw();
         look.locks();
@@ -185,6 +186,19 @@ impl<'a> Look<'a> {
         self.facts.wal_file = self.files.wal.state.clone();
         self.facts.shm_file = self.files.shm.state.clone();
         self.facts.journal_file = self.files.journal.state.clone();
+    }
+
+    /// The second look shall not find again what is only in the kernel's memory.
+    fn forget_what_is_doubted(&self) {
+        let doubted = &self.probe.doubted;
+        if let (false, Ok(main)) = (doubted.main.is_empty(), files::open_raw(&self.files.main)) {
+            doubted.main.iter().for_each(|(at, length)| host::forget_cached_range(&main, *at, *length));
+        }
+        for side in [&self.files.wal, &self.files.journal].into_iter().filter(|_| doubted.sides) {
+            if let Ok(side) = files::open_raw(side) {
+                host::forget_cached(side);
+            }
+        }
     }
 
     fn access(&mut self) {
