@@ -112,12 +112,11 @@ impl Database {
         let real = &pinned.path;
         refuse_orphaned_side_files(real, access, &operation)?;
         let keep_wal = access == Access::Probe && std::fs::symlink_metadata(side_file(real, "-wal")).is_ok();
-        let (uri, flags) = (uri(real, access), flags(access));
-        let connection = match pinned::vfs() {
-            Some(vfs) => Connection::open_with_flags_and_vfs(uri, flags, vfs),
-            None => Connection::open_with_flags(uri, flags | OpenFlags::SQLITE_OPEN_NOFOLLOW),
-        }
-        .map_err(|error| open_fault(&operation, &error, &pinned))?;
+        let vfs = pinned::vfs().ok_or_else(|| {
+            SqliteFault::other(&operation, FaultClass::CannotOpen, "SQLite's file access could not be wrapped")
+        })?;
+        let connection = Connection::open_with_flags_and_vfs(uri(real, access), flags(access), vfs)
+            .map_err(|error| open_fault(&operation, &error, &pinned))?;
         let path = path.to_owned();
         let mut database = Database { connection, path, access, deadline, busy_timeout, _pinned: pinned };
         database

@@ -45,7 +45,7 @@ impl Pinned {
     }
 }
 
-/// The name of the VFS to open with, once it is registered; `None` means SQLite's own, where that failed.
+/// The name of the VFS to open with; `None` where it could not be registered, and then nothing can be opened safely.
 pub(super) fn vfs() -> Option<&'static CStr> {
     static REGISTERED: OnceLock<bool> = OnceLock::new();
     REGISTERED.get_or_init(register).then_some(NAME)

@@ -15,7 +15,7 @@ use super::support::command::guardiand;
 use super::support::daemon::Daemon;
 use super::support::damage::{self, Dice};
 use super::support::scene::Scene;
-use super::support::truth::{beside, is_root, ownership};
+use super::support::truth::{Bytes, beside, is_root, ownership};
 
 /// The user who owns the database and its folder.
 const USER: u32 = 65_534;
@@ -66,18 +66,18 @@ impl House {
         daemon
     }
 
-    fn roots(&self) -> Vec<(PathBuf, Vec<u8>, (u32, u32, u32))> {
+    fn roots(&self) -> Vec<(PathBuf, Bytes, (u32, u32, u32))> {
         let mut all: Vec<_> = fs::read_dir(self.scene.path("roots"))
             .unwrap()
             .map(|entry| entry.unwrap().path())
-            .map(|path| (path.clone(), fs::read(&path).unwrap(), ownership(&path)))
+            .map(|path| (path.clone(), Bytes(fs::read(&path).unwrap()), ownership(&path)))
             .collect();
-        all.sort();
+        all.sort_by(|one, other| one.0.cmp(&other.0));
         all
     }
 
     /// Nothing of root's changed hands or content, and no one else's file has a word of it.
-    fn assert_closed(&self, before: &[(PathBuf, Vec<u8>, (u32, u32, u32))], what: &str) {
+    fn assert_closed(&self, before: &[(PathBuf, Bytes, (u32, u32, u32))], what: &str) {
         assert_eq!(self.roots(), before, "{what}");
         let mut folders = vec![self.scene.path("")];
         while let Some(folder) = folders.pop() {
