@@ -171,3 +171,24 @@ pub(super) fn wal_is_damaged(folder: &Folder, name: &OsStr) -> Result<Option<Wal
     }
     Ok(damaged)
 }
+
+/// Why the database must not be opened through SQLite, if its programs go on with other files than these; see [`host::apart`].
+///
+/// # Errors
+/// [`host::HostError`].
+pub fn apart_in(folder: &Folder, name: &OsStr) -> Result<Option<&'static str>, host::HostError> {
+    let mut head = [0_u8; 100];
+    let read = folder.open_in(name)?.read_at(&mut head, 0).unwrap_or(0);
+    // In rollback mode there is no -shm, and an idle program holds no lock at all.
+    if !Header::parse(head.get(..read).unwrap_or_default()).is_ok_and(|header| header.is_wal()) {
+        return Ok(None);
+    }
+    host::apart(|| {
+        let shm = match folder.open_in(side_name(name, "-shm")) {
+            Ok(shm) => Some(shm),
+            Err(error) if error.is_absent() => None,
+            Err(error) => return Err(error),
+        };
+        Ok((folder.open_in(name)?, shm))
+    })
+}

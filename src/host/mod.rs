@@ -16,6 +16,7 @@
 //! | does its program run, and how is that stopped? | [`UnitState`], [`stop_app`], [`start_app`] |
 
 mod access;
+mod apart;
 mod app;
 mod arm;
 mod boot;
@@ -46,6 +47,7 @@ mod watch;
 mod way;
 
 pub use access::{Access, Evidence};
+pub use apart::apart;
 pub use app::{Starting, UnitState, start_app, stop_app};
 pub use boot::{FsId, boot_id};
 pub use copy::{Copied, CopyMethod, copy_file};

@@ -8,6 +8,7 @@ mod false_alarms;
 mod live;
 mod opens;
 mod picture;
+mod promises;
 #[path = "../support/mod.rs"]
 mod support;
 mod workers;

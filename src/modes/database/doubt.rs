@@ -38,7 +38,7 @@ fn pages(facts: &DatabaseFacts, size: u64) -> Vec<(u64, u64)> {
 fn named_in(messages: &[String]) -> Vec<u64> {
     let mut pages = Vec::new();
     for message in messages {
-        let words: Vec<&str> = message.split(|c: char| !c.is_ascii_alphanumeric()).collect();
+        let words: Vec<&str> = message.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).collect();
         let numbers = words.windows(2).filter(|pair| pair[0].eq_ignore_ascii_case("page"));
         pages.extend(numbers.filter_map(|pair| pair[1].parse::<u64>().ok()).filter(|page| *page > 0));
     }
