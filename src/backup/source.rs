@@ -74,6 +74,10 @@ impl Look {
         if opened.id.ino != facts.ino {
             return Err(refuse("it was replaced while it was being looked at".into()));
         }
+        let around = host::FileFacts::of_fd(folder).map_err(BackupError::host("looking at a database's folder"))?;
+        if let Some(why) = host::planted_name(&opened, &around) {
+            return Err(refuse(why));
+        }
         let mut head = [0_u8; 100];
         let read = main.read_at(&mut head, 0).map_err(|error| refuse(format!("its header cannot be read: {error}")))?;
         let header = Header::parse(head.get(..read).unwrap_or_default())
@@ -166,4 +170,25 @@ pub(super) fn wal_is_damaged(folder: &Folder, name: &OsStr) -> Result<Option<Wal
         }
     }
     Ok(damaged)
+}
+
+/// Why the database must not be opened through SQLite, if its programs go on with other files than these; see [`host::apart`].
+///
+/// # Errors
+/// [`host::HostError`].
+pub fn apart_in(folder: &Folder, name: &OsStr) -> Result<Option<&'static str>, host::HostError> {
+    let mut head = [0_u8; 100];
+    let read = folder.open_in(name)?.read_at(&mut head, 0).unwrap_or(0);
+    // In rollback mode there is no -shm, and an idle program holds no lock at all.
+    if !Header::parse(head.get(..read).unwrap_or_default()).is_ok_and(|header| header.is_wal()) {
+        return Ok(None);
+    }
+    host::apart(|| {
+        let shm = match folder.open_in(side_name(name, "-shm")) {
+            Ok(shm) => Some(shm),
+            Err(error) if error.is_absent() => None,
+            Err(error) => return Err(error),
+        };
+        Ok((folder.open_in(name)?, shm))
+    })
 }

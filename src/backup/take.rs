@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::os::unix::fs::{DirBuilderExt as _, FileExt as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use super::manifest::{self, VERSION, file_name, list_in, remove_leftovers};
 use super::raw::{Bounded, copy_bounded, shared_lock};
-use super::source::{Look, journal_is_hot, wal_is_damaged, wal_position};
+use super::source::{Look, apart_in, journal_is_hot, wal_is_damaged, wal_position};
 use super::{BackupError, Examined, examine, hash, to_delete};
 use crate::host::{Bytes, Folder, HostError, OfdLock, Space};
 use crate::job::{BackupEntry, BackupJob, BackupManifest, Owner, PruneJob, WalPosition};
@@ -85,6 +85,11 @@ fn online_copy(
         return Err(BackupError::Damaged { path: source.path.clone(), reason });
     }
     let begun = wal_position(&source.folder, &source.name)?;
+    let apart =
+        apart_in(&source.folder, &source.name).map_err(BackupError::host("asking who has the database open"))?;
+    if let Some(why) = apart {
+        return Err(BackupError::Source { path: source.path.clone(), reason: why.to_owned() });
+    }
     let busy = Duration::from_millis(job.site.busy_ms);
     let database = Database::open(&source.path, Access::Probe, busy, deadline.clone())
         .map_err(BackupError::sqlite("opening the database"))?;
@@ -251,13 +256,7 @@ fn enough_space(folder: &Folder, needed: u64, floor: u64) -> Result<(), BackupEr
 }
 
 fn make_folder(path: &Path) -> Result<Folder, BackupError> {
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(|source| HostError::OpenFolder { path: path.to_owned(), source })
-        .and_then(|()| Folder::open(path))
-        .map_err(BackupError::host("making the backups' folder"))
+    Folder::make_all(path, 0o700).map_err(BackupError::host("making the backups' folder"))
 }
 
 fn lock(folder: &Folder) -> Result<OfdLock, BackupError> {

@@ -35,6 +35,21 @@ pub enum HostError {
         /// The system's answer; `ENOTDIR` where the last component is a link, which is never followed.
         source: io::Error,
     },
+    /// A link on the way to a folder is of a user's, and leads to what is not theirs.
+    #[error(
+        "{path} leads through {link}, a link of uid {owner}'s, to a folder of uid {leads_to}'s: it is not followed, for it may have \
+         been planted. Name the folder that it leads to, or let root own the link"
+    )]
+    Planted {
+        /// The path as it was given.
+        path: PathBuf,
+        /// The link.
+        link: PathBuf,
+        /// Whose it is.
+        owner: u32,
+        /// Whose the folder is.
+        leads_to: u32,
+    },
     /// A file could not be opened or created.
     #[error("cannot open {path}: {source}")]
     Open {

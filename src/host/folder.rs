@@ -4,18 +4,19 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, RenameFlags, fchmod, fsync, linkat, mkdirat, openat};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, RenameFlags, fchmod, fsync, linkat, mkdirat, openat};
 use rustix::fs::{renameat, renameat_with, statx, unlinkat};
 use rustix::io::Errno;
 
 use super::error::{HostError, at};
 use super::facts::{FileFacts, FileKind};
 use super::ours::OUR_PREFIX;
+use super::way::{self, Last};
 
 /// A folder that stays the same one, whatever happens to its name.
 #[derive(Debug)]
@@ -25,26 +26,49 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// Opens a folder; links above it are followed, one in its own last component is not.
+    /// Opens a folder; links above it are followed where nobody can have planted them, one in its own last component is not.
     ///
     /// # Errors
-    /// [`HostError::OpenFolder`]: `ENOTDIR` for a file or a link.
+    /// [`HostError::OpenFolder`]: `ENOTDIR` for a file or a link; [`HostError::Planted`].
     pub fn open(path: &Path) -> Result<Folder, HostError> {
-        // Rebuilt from components, because "link/" with its slash would be followed.
-        let path: PathBuf = path.components().collect();
-        let target = if path.as_os_str().is_empty() { Path::new(".") } else { &path };
-        let fd = openat(CWD, target, Self::flags(), Mode::empty()).map_err(at(target, HostError::open_folder))?;
-        Ok(Folder { fd, path })
+        Folder::by_way(path, Last::Refuse, None)
     }
 
-    /// The folder that an entry of that path is in, and the entry's name: `/srv/app.db` gives `/srv` and `app.db`.
+    /// As [`Folder::open`]; folders on the way that are missing are made, with this mode.
+    ///
+    /// # Errors
+    /// As [`Folder::open`].
+    pub fn make_all(path: &Path, mode: u32) -> Result<Folder, HostError> {
+        Folder::by_way(path, Last::Refuse, Some(Mode::from_raw_mode(mode)))
+    }
+
+    /// The folder that an entry of that path is in, and the entry's name: `/srv/app.db` gives `/srv` and `app.db`. Links on the
+    /// way are followed where nobody can have planted them; the entry itself is not touched.
     ///
     /// # Errors
     /// [`HostError::BadName`] for a path without a file name, else that of [`Folder::open`].
     pub fn of_entry(path: &Path) -> Result<(Folder, OsString), HostError> {
         let bad = || HostError::BadName { folder: path.into(), name: PathBuf::new() };
         let name = path.file_name().ok_or_else(bad)?;
-        Ok((Folder::open(path.parent().ok_or_else(bad)?)?, name.to_owned()))
+        Ok((Folder::by_way(path.parent().ok_or_else(bad)?, Last::Follow, None)?, name.to_owned()))
+    }
+
+    fn by_way(path: &Path, last: Last, make: Option<Mode>) -> Result<Folder, HostError> {
+        // Rebuilt from components, because "link/" with its slash would be followed.
+        let path: PathBuf = path.components().collect();
+        let target = if path.as_os_str().is_empty() { Path::new(".") } else { &path };
+        let fd = way::open(target, last, make)?;
+        Ok(Folder { fd, path })
+    }
+
+    /// A path to an entry that leads through this very folder, whatever happens to its name, as long as this lives: for what
+    /// only takes paths.
+    ///
+    /// # Errors
+    /// [`HostError::BadName`].
+    pub fn through(&self, name: impl AsRef<OsStr>) -> Result<PathBuf, HostError> {
+        self.entry(name.as_ref())?;
+        Ok(Path::new(&format!("/proc/self/fd/{}", self.fd.as_raw_fd())).join(name.as_ref()))
     }
 
     /// Opens a folder in this one; a link is not followed.
@@ -65,7 +89,12 @@ impl Folder {
     pub fn make_folder_in(&self, name: impl AsRef<OsStr>, mode: u32) -> Result<Folder, HostError> {
         let path = self.entry(name.as_ref())?;
         mkdirat(&self.fd, name.as_ref(), Mode::from_raw_mode(mode)).map_err(at(&path, HostError::open))?;
-        self.open_folder_in(name)
+        let folder = self.open_folder_in(name)?;
+        // Its name may have been given to another folder between the two calls, by whom this one belongs to.
+        if FileFacts::of_fd(&folder)?.uid != rustix::process::geteuid().as_raw() {
+            return Err(at(&path, HostError::open_folder)(Errno::STALE));
+        }
+        Ok(folder)
     }
 
     /// The path under which it was opened.

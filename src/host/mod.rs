@@ -16,6 +16,7 @@
 //! | does its program run, and how is that stopped? | [`UnitState`], [`stop_app`], [`start_app`] |
 
 mod access;
+mod apart;
 mod app;
 mod arm;
 mod boot;
@@ -44,8 +45,10 @@ mod standstill;
 mod user;
 mod wake;
 mod watch;
+mod way;
 
 pub use access::{Access, Evidence};
+pub use apart::apart;
 pub use app::{Starting, UnitState, start_app, stop_app};
 pub use boot::{FsId, boot_id};
 pub use copy::{Copied, CopyMethod, copy_file};
@@ -61,7 +64,7 @@ pub use ofd::{Bytes, Conflict, OfdLock, ask_lock};
 pub use ours::{OUR_PREFIX, is_our_state, is_ours};
 pub use ownership::Ownership;
 pub use process::{ProcessFacts, ProcessHandle, die_with_parent, limit_memory, no_core_dumps, resident_bytes};
-pub use read_ahead::{ReadAhead, forget_cached, read_ahead};
+pub use read_ahead::{ReadAhead, forget_cached, forget_cached_range, read_ahead};
 pub use sample::process_sample;
 pub use siblings::supervisor_and_siblings;
 pub use space::Space;
@@ -70,3 +73,4 @@ pub use standstill::{not_ours_to_signal, standstill};
 pub use user::User;
 pub use wake::Wake;
 pub use watch::{Blind, Watcher};
+pub use way::planted_name;

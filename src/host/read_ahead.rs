@@ -49,10 +49,25 @@ pub fn forget_cached(fd: impl AsFd) {
     let _only_a_hint = fadvise(fd, 0, None, Advice::DontNeed);
 }
 
+/// The kernel caches in pieces of up to so many bytes, each at a multiple of its size, and lets only whole ones go.
+const PIECE_BYTES: u64 = 2 << 20;
+
+/// The same for the pieces that some bytes are in, so that they are read from the disk next: what is mapped or not written yet
+/// stays.
+pub fn forget_cached_range(fd: impl AsFd, offset: u64, length: u64) {
+    let first = offset / PIECE_BYTES * PIECE_BYTES;
+    let end = offset.saturating_add(length).div_ceil(PIECE_BYTES).saturating_mul(PIECE_BYTES);
+    if let Some(length) = std::num::NonZeroU64::new(end.saturating_sub(first)).filter(|_| length > 0) {
+        let _only_a_hint = fadvise(fd, first, Some(length), Advice::DontNeed);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs::File;
     use std::time::Duration;
+
+    use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
     use super::*;
 
@@ -69,5 +84,28 @@ mod tests {
         let late = read_ahead(open(), u64::MAX, Instant::now()).unwrap();
         assert_eq!(late, ReadAhead { bytes: 0, complete: false });
         forget_cached(open());
+    }
+
+    #[test]
+    fn what_is_forgotten_is_read_from_the_disk_again_and_nothing_else_is() {
+        // Beside the sources: /tmp may be memory, which forgets nothing.
+        let dir = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let path = dir.path().join("pages");
+        std::fs::write(&path, vec![7_u8; 2048 * 4096]).unwrap();
+        let file = File::open(&path).unwrap();
+        file.sync_all().unwrap();
+        // The cache's alone, or EAGAIN.
+        let cached = |page: u64| {
+            let mut byte = [0_u8];
+            let mut buffers = [std::io::IoSliceMut::new(&mut byte)];
+            preadv2(&file, &mut buffers, page * 4096, ReadWriteFlags::NOWAIT).map(|_| ())
+        };
+        if cached(3).is_err() {
+            return println!("skipped: this file system does not tell what it has cached");
+        }
+        forget_cached_range(&file, 600 * 4096, 8 * 4096);
+        let gone: Vec<u64> = (0..2048).filter(|page| cached(*page) == Err(Errno::AGAIN)).collect();
+        assert!((600..608).all(|page| gone.contains(&page)), "{gone:?}");
+        assert!(gone.iter().all(|page| (512..1024).contains(page)), "{gone:?}");
     }
 }

@@ -17,6 +17,9 @@ pub enum DatabaseStep {
     RestoreAccess {
         /// As they were when the database was last seen healthy.
         owner: Owner,
+        /// The file that was; another one under its name is not given away.
+        #[serde(default)]
+        inode: Option<u64>,
     },
     /// `wal_checkpoint(TRUNCATE)` after a read (rule 15).
     Checkpoint {

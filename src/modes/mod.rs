@@ -186,6 +186,12 @@ pub trait Supervised: Send {
     /// True when healing this kind replaces or rewrites the user's bytes, so that a second look must agree first.
     fn needs_second_look(&self, kind: &Kind) -> bool;
 
+    /// What `look` saw may have been written just then, and read half: nothing is done about it before another look, this much
+    /// later.
+    fn unsettled(&self, _look: Look) -> Option<Duration> {
+        None
+    }
+
     /// Playbooks for what [`Look::Confirm`] found, the least lossy first; empty with a reason where there is nothing to try.
     ///
     /// # Errors

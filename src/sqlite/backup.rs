@@ -1,6 +1,8 @@
 //! The online backup, in one pass: a stepped one starts over with each commit of a foreign writer and never ends
 //! (BASELINES, section 4).
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -19,9 +21,9 @@ impl Database {
     /// SQLite's; BUSY when the lock was not to be had before `deadline`; a destination that exists.
     pub fn backup_to(&self, destination: &Path, deadline: &Deadline) -> Result<(), SqliteFault> {
         let operation = || format!("backing up {} to {}", self.path.display(), destination.display());
-        if std::fs::symlink_metadata(destination).is_ok() {
-            return Err(SqliteFault::other(operation(), FaultClass::CannotOpen, "refused: the destination exists"));
-        }
+        // SQLite would make it readable for everybody, as far as the umask lets it.
+        let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(destination);
+        made.map_err(|error| SqliteFault::other(operation(), FaultClass::CannotOpen, error.to_string()))?;
         let mut target = Database::open(destination, Access::Create, Duration::ZERO, deadline.clone())?;
         let copied = self.backup_into(&mut target, deadline).and_then(|()| target.close());
         if copied.is_err() {

@@ -11,6 +11,7 @@ mod fault;
 mod messages;
 mod open;
 mod owners;
+mod pinned;
 mod probe;
 mod rebuild;
 mod restore;

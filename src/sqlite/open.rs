@@ -13,6 +13,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
 use rusqlite::{Connection, OpenFlags, ffi};
 
+use super::pinned::{self, Pinned};
 use super::{FaultClass, SqliteFault};
 
 /// What the connection is for, and so what it may do.
@@ -79,6 +80,8 @@ pub struct Database {
     pub(super) access: Access,
     pub(super) deadline: Deadline,
     pub(super) busy_timeout: Duration,
+    /// Outlives the connection, whose paths lead through it.
+    _pinned: Pinned,
 }
 
 impl std::fmt::Debug for Database {
@@ -104,12 +107,18 @@ impl Database {
         deadline: Deadline,
     ) -> Result<Database, SqliteFault> {
         let operation = format!("opening {}", path.display());
-        let real = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        refuse_orphaned_side_files(&real, access, &operation)?;
-        let keep_wal = access == Access::Probe && std::fs::metadata(side_file(&real, "-wal")).is_ok();
-        let connection = Connection::open_with_flags(uri(path, access), flags(access))
-            .map_err(|error| open_fault(&operation, &error, &real))?;
-        let mut database = Database { connection, path: path.to_owned(), access, deadline, busy_timeout };
+        let pinned = Pinned::of(path)
+            .map_err(|error| SqliteFault::other(&operation, FaultClass::CannotOpen, error.to_string()))?;
+        let real = &pinned.path;
+        refuse_orphaned_side_files(real, access, &operation)?;
+        let keep_wal = access == Access::Probe && std::fs::symlink_metadata(side_file(real, "-wal")).is_ok();
+        let vfs = pinned::vfs().ok_or_else(|| {
+            SqliteFault::other(&operation, FaultClass::CannotOpen, "SQLite's file access could not be wrapped")
+        })?;
+        let connection = Connection::open_with_flags_and_vfs(uri(real, access), flags(access), vfs)
+            .map_err(|error| open_fault(&operation, &error, &pinned))?;
+        let path = path.to_owned();
+        let mut database = Database { connection, path, access, deadline, busy_timeout, _pinned: pinned };
         database
             .configure(keep_wal)
             .map_err(|error| SqliteFault::new(operation, &error, Some(&database.connection)))?;
@@ -215,7 +224,7 @@ fn refuse_orphaned_side_files(path: &Path, access: Access, operation: &str) -> R
     if access == Access::Immutable {
         return Ok(());
     }
-    let length = |path: &Path| std::fs::metadata(path).map(|meta| meta.len()).unwrap_or(0);
+    let length = |path: &Path| std::fs::symlink_metadata(path).map(|meta| meta.len()).unwrap_or(0);
     let orphan = ["-wal", "-journal"].into_iter().find(|suffix| length(&side_file(path, suffix)) > 0);
     match orphan {
         Some(suffix) if length(path) == 0 => Err(SqliteFault::other(
@@ -229,11 +238,13 @@ fn refuse_orphaned_side_files(path: &Path, access: Access, operation: &str) -> R
     }
 }
 
-fn open_fault(operation: &str, error: &rusqlite::Error, path: &Path) -> SqliteFault {
+fn open_fault(operation: &str, error: &rusqlite::Error, pinned: &Pinned) -> SqliteFault {
     let mut fault = SqliteFault::new(operation, error, None);
-    if fault.class == FaultClass::CannotOpen && std::fs::metadata(path).is_ok_and(|meta| meta.is_file()) {
+    fault.message = pinned.in_words(&fault.message);
+    if fault.class == FaultClass::CannotOpen && std::fs::symlink_metadata(&pinned.path).is_ok_and(|meta| meta.is_file())
+    {
         // The failed connection, which kept the system's error, is gone; ask the system again.
-        let readable = rustix::fs::access(path, rustix::fs::Access::READ_OK);
+        let readable = rustix::fs::access(&pinned.path, rustix::fs::Access::READ_OK);
         fault.errno = readable.err().map(rustix::io::Errno::raw_os_error);
         fault.class = FaultClass::of(fault.code, fault.errno);
     }

@@ -106,7 +106,7 @@ impl Visit<'_> {
         }
         let kind = self.check.verdict.findings().first().map(|finding| finding.kind.clone());
         let destructive = kind.as_ref().is_some_and(|kind| self.target.needs_second_look(kind));
-        if destructive && !self.look_again().await {
+        if destructive && !self.look_again_unhurried().await {
             return Ok(());
         }
         if self.case.is_none() {
@@ -142,6 +142,21 @@ impl Visit<'_> {
         defer(self.cx, case, reason, words).await?;
         self.retry_in = Some(HELD_RETRY);
         Ok(true)
+    }
+
+    /// The second look before bytes are replaced. What was read while it was written may be torn: whoever writes is given the
+    /// time that its own programs would give it.
+    async fn look_again_unhurried(&mut self) -> bool {
+        if let Some(wait) = self.target.unsettled(Look::Sweep)
+            && !self.cx.rest(wait).await
+        {
+            return false;
+        }
+        let agrees = self.look_again().await;
+        match self.target.unsettled(Look::Confirm).filter(|_| agrees) {
+            Some(wait) => self.cx.rest(wait).await && self.look_again().await,
+            None => agrees,
+        }
     }
 
     /// The independent second look. True when it agrees that something is wrong.

@@ -232,6 +232,17 @@ fn a_group_that_is_restored_together() {
 }
 
 #[test]
+fn a_restored_backup_with_a_stale_journal_beside_it() {
+    survives_every_kill(|| {
+        let broken = Broken::after_60_commits("delete", BACKUP, "restore_backup");
+        // The program died in the middle of a transaction: rolled back onto the restored file, the journal would tear it.
+        broken.scene.writer("delete", "0", &["--leave-hot-journal"]).ended();
+        fs::remove_file(broken.scene.db()).unwrap();
+        broken.expect_evidence()
+    });
+}
+
+#[test]
 fn rebuilt_indexes() {
     for mode in ["wal", "delete"] {
         survives_every_kill(|| {

@@ -4,9 +4,11 @@
 
 mod bad_input;
 mod corpus;
+mod false_alarms;
 mod live;
 mod opens;
 mod picture;
+mod promises;
 #[path = "../support/mod.rs"]
 mod support;
 mod workers;

@@ -56,6 +56,7 @@ impl Host {
             users: false,
             backups: None,
             members: Vec::new(),
+            doubted: guardian::job::Doubted::default(),
         }
     }
 

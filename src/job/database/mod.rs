@@ -79,6 +79,24 @@ pub struct DatabaseProbe {
     /// The other databases of its group, for `diagnose`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub members: Vec<Member>,
+    /// What an earlier look found damaged: read from the disk anew, past the page cache, as far as the kernel lets go of it.
+    #[serde(default, skip_serializing_if = "Doubted::is_nothing")]
+    pub doubted: Doubted,
+}
+
+/// Bytes whose cached content is not believed.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Doubted {
+    /// Of the main file: offset and length.
+    pub main: Vec<(u64, u64)>,
+    /// All of the WAL and of the rollback journal.
+    pub sides: bool,
+}
+
+impl Doubted {
+    fn is_nothing(&self) -> bool {
+        self.main.is_empty() && !self.sides
+    }
 }
 
 impl DatabaseProbe {

@@ -7,6 +7,7 @@ pub mod blame;
 pub mod config;
 pub mod detect;
 mod discover;
+mod doubt;
 mod errands;
 pub mod heal;
 pub mod kinds;
@@ -64,6 +65,8 @@ pub struct Database {
     facts: Option<DatabaseFacts>,
     /// Who used it when that was last seen.
     in_use: Option<InUse>,
+    /// The files changed between the last two looks.
+    moved: bool,
     healthy: bool,
     /// The worst that the last look found.
     found: Option<Kind>,
@@ -110,6 +113,7 @@ impl Database {
             config,
             facts: None,
             in_use: None,
+            moved: false,
             healthy: false,
             found: None,
             kind: None,
@@ -165,6 +169,7 @@ impl Database {
             users: look == Look::Inspect,
             backups: self.backup_folder(),
             members: self.config.members.clone(),
+            doubted: self.facts.as_ref().filter(|_| look == Look::Confirm).map(doubt::of).unwrap_or_default(),
         }
     }
 
@@ -249,6 +254,7 @@ impl Database {
             if !facts.unchanged {
                 let (size, wal) = (facts.main.size(), facts.wal_file.size());
                 DatabaseMeasured { target: &self.settings.target, size, wal }.emit();
+                self.moved = self.facts.as_ref().is_some_and(|before| doubt::have_moved(before, facts));
                 self.facts = Some(facts.clone());
             }
         }

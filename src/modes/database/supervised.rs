@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::memory::Memory;
-use super::{BUSY_LOOK_AGAIN, Database, ROLLBACK_PATIENCE, SWEEP_PATIENCE, heal, kinds, rollback, steps};
+use super::{BUSY_LOOK_AGAIN, Database, ROLLBACK_PATIENCE, SWEEP_PATIENCE, doubt, heal, kinds, rollback, steps};
 use crate::clock::Moment;
 use crate::job::{FileState, Job, Phase};
 use crate::model::{Check, Incident, Kind, Plan, StepSpec};
@@ -85,6 +85,12 @@ impl Supervised for Database {
 
     fn needs_second_look(&self, kind: &Kind) -> bool {
         kinds::is_destructive(kind)
+    }
+
+    fn unsettled(&self, look: Look) -> Option<Duration> {
+        let facts = self.facts.as_ref()?;
+        let torn = doubt::is_being_written(facts) || look == Look::Confirm && self.moved;
+        torn.then_some(self.config.busy_timeout)
     }
 
     fn plan(&self, incident: &Incident) -> Result<Plan, String> {

@@ -2,7 +2,7 @@
 
 use std::fs::{DirBuilder, File};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -43,7 +43,7 @@ impl PrivateCopy {
 /// Copies main, WAL and journal as they are, without locks; files that changed while they were copied are copied again.
 pub(in crate::worker) fn of_all(site: &DatabaseSite) -> io::Result<PrivateCopy> {
     for _ in 0..TRIES {
-        let files = Files::look(&site.path);
+        let files = Files::pinned(&site.path);
         let copy = begin(site, &files)?;
         for (looked, suffix) in [(&files.main, ""), (&files.wal, "-wal"), (&files.journal, "-journal")] {
             if matches!(looked.state, FileState::File(_)) {
@@ -60,7 +60,7 @@ pub(in crate::worker) fn of_all(site: &DatabaseSite) -> io::Result<PrivateCopy> 
 /// Copies the main file of a rollback-mode database while SHARED is held on it, so that no program writes meanwhile
 /// (rule 24). Programs that write wait at most `busy` for nothing, and `block_max` for the copy.
 pub(super) fn under_shared_lock(site: &DatabaseSite) -> io::Result<PrivateCopy> {
-    let files = Files::look(&site.path);
+    let files = Files::pinned(&site.path);
     let copy = begin(site, &files)?;
     let main = open_raw(&files.main)?;
     let _shared = share(&main, Duration::from_millis(site.busy_ms))?;
@@ -126,7 +126,7 @@ fn share(main: &File, busy: Duration) -> io::Result<OfdLock> {
 
 /// Copies the bytes, by reflink where the file system can. Not made durable: it is deleted soon.
 pub(super) fn duplicate(from: &File, to: &Path, until: Option<Instant>) -> io::Result<()> {
-    let target = File::options().write(true).create_new(true).open(to)?;
+    let target = File::options().write(true).create_new(true).mode(0o600).open(to)?;
     if ioctl_ficlone(&target, from).is_ok() {
         return Ok(());
     }

@@ -2,8 +2,9 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::host::{self, Device, FileKind, FsId, HostError, Space};
+use crate::host::{self, Device, FileKind, Folder, FsId, HostError, Space, planted_name};
 use crate::job::{FileFacts, FileState, Fingerprint, Place};
 use crate::worker::sweep::Sweep;
 
@@ -11,6 +12,9 @@ use crate::worker::sweep::Sweep;
 pub(super) struct Looked {
     /// Where.
     pub(super) path: PathBuf,
+    /// What the system is asked for: the path, or one through the folder as it was opened.
+    real: PathBuf,
+    folder: Option<Arc<Folder>>,
     /// For the facts.
     pub(super) state: FileState,
     /// For the host's own tables of locks and mounts.
@@ -34,6 +38,37 @@ impl Files {
             shm: Looked::at(with_suffix(main, "-shm")),
             journal: Looked::at(with_suffix(main, "-journal")),
         }
+    }
+
+    /// Looks at all four through their folder, opened on a way that nobody can have planted: what is opened then is what was
+    /// looked at, whatever happens to the names above it. A file with a planted name is none of the program's.
+    pub(super) fn pinned(main: &Path) -> Files {
+        let folder = match Folder::of_entry(main) {
+            Ok((folder, _)) => Arc::new(folder),
+            Err(error @ HostError::Planted { .. }) => return Files::refused(main, &error),
+            // What `stat` says of it is more to the point.
+            Err(_) => return Files::look(main),
+        };
+        let look = |suffix: &str| Looked::through(&folder, with_suffix(main, suffix));
+        let mut files = Files { main: look(""), wal: look("-wal"), shm: look("-shm"), journal: look("-journal") };
+        let Ok(facts) = host::FileFacts::of_fd(folder.as_ref()) else { return files };
+        if let Some(why) = files.main.host.as_ref().and_then(|main| planted_name(main, &facts)) {
+            let message = format!("{} is not looked into: {why}", main.display());
+            files.main = Looked { state: FileState::Unreadable { errno: 0, message }, host: None, ..files.main };
+        }
+        for side in [&mut files.wal, &mut files.shm, &mut files.journal] {
+            if let Some(why) = side.host.as_ref().and_then(|side| planted_name(side, &facts)) {
+                side.state = FileState::Other { what: format!("a file that others may have planted: {why}") };
+            }
+        }
+        files
+    }
+
+    fn refused(main: &Path, error: &HostError) -> Files {
+        let looked = |path: PathBuf, state| Looked { real: path.clone(), path, folder: None, state, host: None };
+        let side = |suffix: &str| looked(with_suffix(main, suffix), FileState::Missing);
+        let state = FileState::Unreadable { errno: 0, message: error.to_string() };
+        Files { main: looked(main.to_owned(), state), wal: side("-wal"), shm: side("-shm"), journal: side("-journal") }
     }
 
     /// What of a fingerprint `stat` can tell; counters are those of `known`, which were read when it was like this.
@@ -63,15 +98,33 @@ pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 
 impl Looked {
     pub(super) fn at(path: PathBuf) -> Looked {
-        match host::FileFacts::of_path(&path, false) {
-            Ok(facts) => Looked { state: state(&path, &facts), host: Some(facts), path },
-            Err(error) => Looked { state: failed(&path, &error), host: None, path },
+        Looked::by(path.clone(), path, None)
+    }
+
+    /// Looks at an entry of an open folder.
+    fn through(folder: &Arc<Folder>, path: PathBuf) -> Looked {
+        match path.file_name().map(|name| folder.through(name)) {
+            Some(Ok(real)) => Looked::by(path, real, Some(Arc::clone(folder))),
+            _ => Looked::at(path),
         }
+    }
+
+    fn by(path: PathBuf, real: PathBuf, folder: Option<Arc<Folder>>) -> Looked {
+        let (state, host) = match host::FileFacts::of_path(&real, false) {
+            Ok(facts) => (state(&real, &facts), Some(facts)),
+            Err(error) => (failed(&path, &error), None),
+        };
+        Looked { path, real, folder, state, host }
+    }
+
+    /// Looks again.
+    pub(super) fn again(&self) -> Looked {
+        Looked::by(self.path.clone(), self.real.clone(), self.folder.clone())
     }
 
     /// Looks again and tells whether it is still the same.
     pub(super) fn is_still_so(&self) -> bool {
-        Looked::at(self.path.clone()).state == self.state
+        self.again().state == self.state
     }
 }
 
@@ -167,7 +220,7 @@ fn ground(folder: &Path, dev: Device, facts: &host::FileFacts, path: &Path, swee
 pub(super) fn open_raw(looked: &Looked) -> io::Result<std::fs::File> {
     use rustix::fs::{Mode, OFlags};
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = std::fs::File::from(rustix::fs::open(&looked.path, flags, Mode::empty())?);
+    let file = std::fs::File::from(rustix::fs::open(&looked.real, flags, Mode::empty())?);
     let facts = host::FileFacts::of_fd(&file).map_err(io::Error::other)?;
     if facts.kind != FileKind::Regular {
         return Err(io::Error::other(format!("{} is {}", looked.path.display(), facts.kind.words())));

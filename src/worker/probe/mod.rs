@@ -62,7 +62,7 @@ pub(super) struct WhoLocks {
 
 /// Looks. Opens and closes descriptors: before SQLite, never beside it (rule 7).
 pub(super) fn who_locks(path: &Path) -> WhoLocks {
-    let (files, sweep) = (Files::look(path), Sweep::default());
+    let (files, sweep) = (Files::pinned(path), Sweep::default());
     let header = raw::header(&files.main).and_then(Result::ok).map(|header| header.facts);
     let wal_mode = matches!(header, Some(HeaderFacts::Good { wal_mode: true, .. }));
     let index = raw::wal_index(&files.shm, booted_ns());
@@ -88,6 +88,8 @@ impl<'a> Look<'a> {
         if look.is_unchanged() {
             return look;
         }
+        look.pin();
+        look.forget_what_is_doubted();
         look.access();
         look.raw();
         look.locks();
@@ -175,6 +177,28 @@ impl<'a> Look<'a> {
             self.facts.users = Some(self.users(None));
         }
         true
+    }
+
+    /// From here on files are opened.
+    fn pin(&mut self) {
+        self.files = Files::pinned(&self.probe.site.path);
+        self.facts.main = self.files.main.state.clone();
+        self.facts.wal_file = self.files.wal.state.clone();
+        self.facts.shm_file = self.files.shm.state.clone();
+        self.facts.journal_file = self.files.journal.state.clone();
+    }
+
+    /// The second look shall not find again what is only in the kernel's memory.
+    fn forget_what_is_doubted(&self) {
+        let doubted = &self.probe.doubted;
+        if let (false, Ok(main)) = (doubted.main.is_empty(), files::open_raw(&self.files.main)) {
+            doubted.main.iter().for_each(|(at, length)| host::forget_cached_range(&main, *at, *length));
+        }
+        for side in [&self.files.wal, &self.files.journal].into_iter().filter(|_| doubted.sides) {
+            if let Ok(side) = files::open_raw(side) {
+                host::forget_cached(side);
+            }
+        }
     }
 
     fn access(&mut self) {

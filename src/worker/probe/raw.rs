@@ -284,7 +284,7 @@ pub(super) fn journal(files: &Files, page_size: Option<u32>, dotfile: bool) -> i
     let facts =
         |state, detail: &str| Ok(JournalFacts { state, detail: detail.to_owned(), nonce: None, outlived_one: false });
     for _ in 0..LOOKS {
-        let journal = Looked::at(files.journal.path.clone());
+        let journal = files.journal.again();
         let at_rest = |detail: &str| {
             let outlived_one = has_outlived_one(&files.main, &journal);
             Ok(JournalFacts { state: JournalState::Absent, detail: detail.to_owned(), nonce: None, outlived_one })

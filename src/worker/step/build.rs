@@ -29,6 +29,7 @@ pub(super) fn from_backup(
         // Neither is the backup's fault: an older one, or none at all, would not be the answer to a full disk.
         let here = |doing: &'static str| move |error: HostError| refused(format!("while {doing}: {error}"));
         let target = place.folder.create_in(&part, 0o600).map_err(here("creating the candidate"))?;
+        place.made(&target)?;
         let mut ownership = ownership(place, owner)?;
         // Of a file that is gone, the backup remembers what the target does not.
         if place.stat(&place.name)?.is_none()
@@ -127,7 +128,9 @@ pub(super) fn from_schema(
     let built = (|| {
         // SQLite opens by name: the file is made by us first, and by nobody else.
         let ownership = ownership(place, owner)?;
-        ownership.prepare(place.folder.create_in(&part, 0o600).map_err(while_("creating the candidate"))?);
+        let file = place.folder.create_in(&part, 0o600).map_err(while_("creating the candidate"))?;
+        place.made(&file)?;
+        ownership.prepare(file);
         let path = place.path_of(&part);
         let database = Database::open(&path, Access::Create, Duration::ZERO, Deadline::never())
             .map_err(while_("opening the candidate"))?;
@@ -179,6 +182,7 @@ fn finish(place: &Place<'_>, part: &OsStr, ownership: &Ownership, source: String
         }
     }
     let target = place.folder.open_for_writing_in(part).map_err(while_("opening the candidate"))?;
+    place.is_made(&target)?;
     let remarks = ownership.apply(&target);
     target.sync_all().map_err(while_("making the candidate durable"))?;
     let size = target.metadata().map_err(while_("looking at the candidate"))?.len();

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::place::Place;
 use super::{done, failed, nothing, refused, while_};
+use crate::backup::apart_in;
 use crate::job::{JobFailure, StepReport};
 use crate::sqlite::{Access, Database, Deadline, FaultClass, Which};
 
@@ -67,6 +68,10 @@ fn open(place: &Place<'_>) -> Result<Database, JobFailure> {
 fn open_with(place: &Place<'_>, access: Access, deadline: Deadline) -> Result<Database, JobFailure> {
     if place.stat(&place.name)?.is_none_or(|main| main.size == 0) {
         return Err(refused(format!("{} is not there, or empty: it is not opened", place.path().display())));
+    }
+    let apart = apart_in(&place.folder, &place.name).map_err(while_("asking who has the database open"))?;
+    if let Some(why) = apart {
+        return Err(refused(format!("{} is not opened: {why}", place.path().display())));
     }
     let busy = Duration::from_millis(place.job.site.busy_ms);
     Database::open(place.path(), access, busy, deadline).map_err(while_("opening the database"))

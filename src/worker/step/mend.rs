@@ -34,6 +34,7 @@ pub(super) fn put_together(place: &Place<'_>, onto: &WalBase, part: &OsStr) -> R
     let is_its_own = *onto == WalBase::Main;
     let sources = Sources { wal: &wal, index: index(place)?, below: below.as_ref(), is_its_own, frames_min };
     let mended = mend(&folder, &sources).map_err(failed)?;
+    place.made(&folder.open_in(mended.name).map_err(while_("opening the mended copy"))?)?;
     folder.rename_noreplace(mended.name, &place.folder, part).map_err(while_("taking the mended copy"))?;
     Ok(mended)
 }

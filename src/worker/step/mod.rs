@@ -62,10 +62,15 @@ pub fn run(job: &StepJob) -> Result<StepReport, JobFailure> {
         return member::run_on(job, member, does);
     }
     let place = Place::of(job)?;
+    if job.phase == Phase::Apply {
+        place.refuse_planted()?;
+    }
     match (&job.step, job.phase) {
         (DatabaseStep::Preserve, Phase::Apply | Phase::Resume) => preserve::apply(&place),
         (DatabaseStep::Preserve, Phase::Undo) => Ok(nothing("evidence is kept")),
-        (DatabaseStep::RestoreAccess { owner }, Phase::Apply | Phase::Resume) => access::restore(&place, owner),
+        (DatabaseStep::RestoreAccess { owner, inode }, Phase::Apply | Phase::Resume) => {
+            access::restore(&place, owner, *inode)
+        }
         (DatabaseStep::RestoreAccess { .. }, Phase::Undo) => {
             Ok(nothing("owner and mode stay as they were when healthy"))
         }

@@ -1,12 +1,12 @@
 //! Where a step works: the target's folder, the names in it, the evidence.
 
+use std::cell::Cell;
 use std::ffi::{OsStr, OsString};
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use super::{failed, refused, while_};
 use crate::backup::{BackupError, side_name, stat_of};
-use crate::host::{Folder, Space};
+use crate::host::{self, FileId, Folder, Space, planted_name};
 use crate::job::{DatabaseStep, FileFacts, JobFailure, StepJob};
 
 /// The side files of a database, with the names they have in evidence.
@@ -25,6 +25,8 @@ pub(super) struct Place<'a> {
     pub name: OsString,
     /// The incident's evidence.
     pub evidence: Folder,
+    /// The file that is being built, whatever stands under its name.
+    made: Cell<Option<FileId>>,
 }
 
 impl<'a> Place<'a> {
@@ -33,13 +35,8 @@ impl<'a> Place<'a> {
             return Err(failed(format!("{:?} is no incident's name", job.incident)));
         }
         let (folder, name) = Folder::of_entry(&job.site.path).map_err(while_("opening the database's folder"))?;
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&job.evidence)
-            .map_err(while_("making the evidence folder"))?;
-        let evidence = Folder::open(&job.evidence).map_err(while_("opening the evidence folder"))?;
-        Ok(Place { job, folder, name, evidence })
+        let evidence = Folder::make_all(&job.evidence, 0o700).map_err(while_("making the evidence folder"))?;
+        Ok(Place { job, folder, name, evidence, made: Cell::default() })
     }
 
     /// A name of ours in the target's folder.
@@ -83,6 +80,37 @@ impl<'a> Place<'a> {
             }
             other => other.into(),
         })
+    }
+
+    /// Refuses a main file that others may have given its name, to lead us to what is not theirs.
+    pub(super) fn refuse_planted(&self) -> Result<(), JobFailure> {
+        let Ok(mut main) = self.folder.stat_in(&self.name) else { return Ok(()) };
+        let around = host::FileFacts::of_fd(&self.folder).map_err(while_("looking at the database's folder"))?;
+        // An install that was interrupted may have left the second name that it gave it.
+        if self.folder.stat_in(self.ours(super::install::OLD_MAIN)).is_ok_and(|old| old.id == main.id) {
+            main.nlink = main.nlink.saturating_sub(1);
+        }
+        match planted_name(&main, &around) {
+            Some(why) => Err(refused(format!("{} is not touched: {why}", self.path().display()))),
+            None => Ok(()),
+        }
+    }
+
+    /// Remembers the file that was created for a candidate.
+    pub(super) fn made(&self, file: &std::fs::File) -> Result<(), JobFailure> {
+        let facts = host::FileFacts::of_fd(file).map_err(while_("looking at the candidate"))?;
+        self.made.set(Some(facts.id));
+        Ok(())
+    }
+
+    /// Refuses another file than the one that was made: who owns the folder can have given its name to one that shall not be
+    /// theirs.
+    pub(super) fn is_made(&self, file: &std::fs::File) -> Result<(), JobFailure> {
+        let facts = host::FileFacts::of_fd(file).map_err(while_("looking at the candidate"))?;
+        if self.made.get().is_none_or(|made| made == facts.id && facts.nlink == 1) {
+            return Ok(());
+        }
+        Err(refused(format!("somebody put another file in the place of the candidate for {}", self.path().display())))
     }
 
     /// Removes an entry of ours if it is there.

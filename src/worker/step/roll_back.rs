@@ -22,7 +22,7 @@ use super::in_use::{Look, holders_of, nobody_has_any};
 use super::install::{Gap, OLD_MAIN, archive, change_counter, gap, lock_all, preserved, sides_aside, sides_home};
 use super::place::{Place, SIDES, need_space};
 use super::{done, failed, refused, undone, while_};
-use crate::host::{Folder, Mounts, Ownership, give};
+use crate::host::{self, Folder, Mounts, Ownership, give};
 use crate::job::{DatabaseStep, FileFacts, JobFailure, StepReport};
 
 /// The record's name in evidence while the swap is under way.
@@ -446,7 +446,12 @@ fn sides_back(place: &Place<'_>, record: &Record) -> Result<(), JobFailure> {
 fn open_up(place: &Place<'_>, record: &Record) -> Result<(), JobFailure> {
     let (Some(ownership), false) = (&record.ownership, record.sides.is_empty()) else { return Ok(()) };
     set_mode(place, &place.name, ownership.mode)?;
-    if let Ok(file) = place.folder.open_for_writing_in(&place.name) {
+    let is_back = |file: &std::fs::File| {
+        let facts = host::FileFacts::of_fd(file);
+        record.main.is_some_and(|main| facts.is_ok_and(|facts| facts.id.ino == main.ino))
+    };
+    // Another file under its name is given to nobody.
+    if let Some(file) = place.folder.open_for_writing_in(&place.name).ok().filter(is_back) {
         // The mode was its ACL's mask, too.
         for remark in ownership.apply(&file) {
             tracing::warn!(file = %place.path().display(), remark, "a file put back is not all as it was");
@@ -459,7 +464,8 @@ fn open_up(place: &Place<'_>, record: &Record) -> Result<(), JobFailure> {
 fn set_mode(place: &Place<'_>, name: &std::ffi::OsStr, mode: u32) -> Result<(), JobFailure> {
     let Some(now) = place.stat(name)? else { return Ok(()) };
     let doing = format!("giving {} the mode {mode:04o}", place.path_of(name).display());
-    give(&place.folder, name, now.uid, now.gid, mode).map_err(while_(doing))
+    let id = place.folder.stat_in(name).map_err(while_(&doing))?.id;
+    give(&place.folder, name, id, now.uid, now.gid, mode).map_err(while_(doing))
 }
 
 /// A swap that failed half-way.

@@ -30,8 +30,9 @@ pub(super) fn settle(place: &Place<'_>, part: &OsStr, ownership: &Ownership) -> 
 
     let folder = make_private(place)?;
     let (chosen, how) = choose(place, &folder, hot, ownership)?;
+    let file = folder.open_for_writing_in(chosen).map_err(while_("opening the recovered copy"))?;
+    place.made(&file)?;
     if known_mode {
-        let file = folder.open_for_writing_in(chosen).map_err(while_("opening the recovered copy"))?;
         file.write_all_at(&mode, 18).map_err(while_("keeping the journal mode"))?;
     }
     folder.rename_noreplace(chosen, &place.folder, part).map_err(while_("taking the recovered copy"))?;

@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 
+mod chores;
+
 const USAGE: &str = "usage: writer DB wal|delete|truncate|persist COMMITS|forever LOG
   --busy-timeout MS     wait so long for a lock (default 2000)
   --synchronous LEVEL   off, normal or full (default normal)
@@ -29,6 +31,9 @@ const USAGE: &str = "usage: writer DB wal|delete|truncate|persist COMMITS|foreve
   --pause MS            between commits
   --vfs NAME            such as unix-dotfile or unix-excl
   --exclusive           locking_mode=EXCLUSIVE
+  --chores              between commits, all that programs do: VACUUM, schema changes, checkpoints, ATTACH, ROLLBACK
+  --changes-mode        with --chores: and changes of the journal mode
+  --shared              others commit to it too: take the next id that is free
   --existing            end with an error where there is no database with its tables
   --while-there FILE    end when FILE is gone, and not when stdin ends: for a program that nobody holds by its stdin
   after the commits:
@@ -52,6 +57,9 @@ struct Arguments {
     rows_per_commit: i64,
     row_bytes: usize,
     pause: Duration,
+    chores: bool,
+    changes_mode: bool,
+    shared: bool,
     existing: bool,
     while_there: Option<String>,
     hold_lock: Option<Duration>,
@@ -79,6 +87,9 @@ fn arguments() -> Option<Arguments> {
         rows_per_commit: 1,
         row_bytes: 100,
         pause: Duration::ZERO,
+        chores: false,
+        changes_mode: false,
+        shared: false,
         existing: false,
         while_there: None,
         hold_lock: None,
@@ -104,6 +115,9 @@ fn arguments() -> Option<Arguments> {
             "--hold-write" => asked.hold_write = Some(Duration::from_secs(number()?)),
             "--vfs" => asked.vfs = Some(words.next()?),
             "--exclusive" => asked.exclusive = true,
+            "--chores" => asked.chores = true,
+            "--changes-mode" => asked.changes_mode = true,
+            "--shared" => asked.shared = true,
             "--existing" => asked.existing = true,
             "--synchronous" => asked.synchronous = words.next()?,
             "--no-checkpoint" => asked.no_checkpoint = true,
@@ -167,10 +181,18 @@ fn run(asked: &Arguments, ended: &AtomicBool) -> rusqlite::Result<()> {
                 eprintln!("writer: commit {id}: {error}");
                 continue;
             }
+            // Another writer was promised that id.
+            Err(error) if asked.shared && error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
+                id = next_id(&db, Path::new(&asked.log))?;
+                continue;
+            }
             committed => committed?,
         }
         // Acknowledged: from here on it is promised.
         writeln!(log, "{id}").unwrap();
+        if asked.chores {
+            chores::after(&db, &asked.db, id, asked.changes_mode);
+        }
         id += 1;
         done += 1;
         if asked.commits.is_none() && done == 1 {
@@ -235,7 +257,13 @@ fn open(asked: &Arguments) -> rusqlite::Result<Connection> {
     if asked.exclusive {
         db.execute_batch("PRAGMA locking_mode=EXCLUSIVE")?;
     }
-    db.execute_batch(&format!("PRAGMA journal_mode={}; PRAGMA synchronous={}", asked.mode, asked.synchronous))?;
+    if asked.chores {
+        chores::mode(&db, &asked.mode);
+    }
+    db.execute_batch(&format!("PRAGMA synchronous={}", asked.synchronous))?;
+    if !asked.chores {
+        db.execute_batch(&format!("PRAGMA journal_mode={}", asked.mode))?;
+    }
     if asked.no_checkpoint {
         db.execute_batch("PRAGMA wal_autocheckpoint=0")?;
     }

@@ -59,7 +59,7 @@ fn ladder(kind: &Kind, site: &Site<'_>) -> Result<Vec<Playbook>, String> {
         return site.left_behind();
     }
     if kind_is(&[kinds::ACCESS_DENIED]) {
-        return Ok(site.access());
+        return site.access();
     }
     if kind_is(&[kinds::INDEX_CORRUPTED]) {
         let mut ladder = vec![site.rebuild_indexes()?];
@@ -171,16 +171,30 @@ impl Site<'_> {
         DatabaseStep::Checkpoint { timeout_ms: half.clamp(50, 2000) }
     }
 
-    fn access(&self) -> Vec<Playbook> {
-        let now = self.facts.main.file().map(Owner::from);
-        match (self.memory.owner, now) {
-            (Some(was), Some(now)) if was != now => vec![playbook(
-                "restore_access",
-                format!("put owner {}:{} and mode {:04o} back", was.uid, was.gid, was.mode),
-                &[DatabaseStep::RestoreAccess { owner: was }],
-            )],
-            _ => vec![wait()],
+    fn access(&self) -> Result<Vec<Playbook>, String> {
+        let main = self.facts.main.file();
+        let (Some(was), Some(now)) = (self.memory.owner, main.map(Owner::from)) else { return Ok(vec![wait()]) };
+        if was == now {
+            return Ok(vec![wait()]);
         }
+        // Whoever may rename in its folder may have put a file of root's in its place, to be given it.
+        let inode = main.map(|main| main.ino);
+        let known = self.memory.last_healthy.as_ref().map(|print| print.main.ino);
+        if known.is_some() && known != inode {
+            return Err(format!(
+                "{} is another file than the one that was seen healthy, so nobody is given it: if it is the right one, `chown {}:{}` \
+                 and `chmod {:04o}` it",
+                self.path(),
+                was.uid,
+                was.gid,
+                was.mode
+            ));
+        }
+        Ok(vec![playbook(
+            "restore_access",
+            format!("put owner {}:{} and mode {:04o} back", was.uid, was.gid, was.mode),
+            &[DatabaseStep::RestoreAccess { owner: was, inode }],
+        )])
     }
 
     fn rebuild_indexes(&self) -> Result<Playbook, String> {
