@@ -21,6 +21,19 @@ type Borrowed = (SlotId, Box<dyn Supervised>, Option<Case>);
 
 impl Supervisor {
     pub(super) fn obey(&mut self, command: Command) {
+        let wanted = match &command {
+            Command::Heal { target, .. } => Some(target.as_str()),
+            Command::Rollback { of, .. } => Some(of.target.as_str()),
+            _ => None,
+        };
+        // It is attended at this moment: what a person wants comes next, after a look at what became of that.
+        let is_wanted = |slot: &Slot| {
+            wanted.is_some_and(|name| slot.name == name || slot.watches.iter().any(|path| path == Path::new(name)))
+        };
+        let away = self.slots.values_mut().find(|slot| slot.target.is_none() && !slot.gone && is_wanted(slot));
+        if let Some(slot) = away {
+            return slot.asked_meanwhile.push(command);
+        }
         match command {
             Command::Heal { target, dry_run, reply } => self.heal_now(&target, dry_run, reply),
             Command::Check { target, reply } => self.check_now(&target, reply),

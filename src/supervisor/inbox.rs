@@ -55,7 +55,7 @@ pub enum Command {
         target: String,
         /// Only say what would be done.
         dry_run: bool,
-        /// The answer; an error when there is no such target, or it is being attended already.
+        /// The answer; an error when there is no such target. One that is being attended comes next.
         reply: oneshot::Sender<Result<HealAnswer, String>>,
     },
     /// Look at a target now, in full, and heal nothing.
@@ -85,7 +85,7 @@ pub enum Command {
         ask: RollbackAsk,
         /// The incident, as the journal has it.
         of: Box<Incident>,
-        /// The answer; an error when its target is not there, or is being attended.
+        /// The answer; an error when its target is not there. One that is being attended comes next.
         reply: oneshot::Sender<Result<RollbackAnswer, String>>,
     },
     /// A person says yes to what an incident's plan would do.

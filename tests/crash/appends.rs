@@ -265,6 +265,16 @@ fn a_settled_copy_of_a_cut_wal() {
 }
 
 #[test]
+fn a_settled_copy_of_a_damaged_journal() {
+    survives_every_kill(|| {
+        let broken = Broken::after_60_commits("delete", "", "settle_copy");
+        broken.scene.writer("delete", "0", &["--leave-hot-journal"]).ended();
+        damage::overwrite(&beside(&broken.scene.db(), "-journal"), 0, &[0xA5; 28]);
+        broken.expect_evidence()
+    });
+}
+
+#[test]
 fn a_mended_wal() {
     survives_every_kill(|| {
         let broken = Broken::after_60_commits("wal", "", "mend_wal");

@@ -133,6 +133,8 @@ fn killed_with_a_wal(lines: &str) -> (Scene, Daemon) {
     scene.writer("wal", "80", &["--no-checkpoint", "--die"]).ended();
     let mut daemon = scene.daemon();
     daemon.healthy("app");
+    // A look that is under way while a WAL is cut has SQLite forget what the index had promised.
+    daemon.caught_up("app");
     (scene, daemon)
 }
 
@@ -169,11 +171,13 @@ fn a_cut_wal_without_a_backup_keeps_all_commits_before_the_cut() {
 }
 
 /// A scene whose program died in the middle of a transaction that had spilled to the disk.
-fn killed_with_a_hot_journal(mode: &str) -> (Scene, Daemon) {
-    let scene = Scene::of(BACKUP);
+fn killed_with_a_hot_journal(mode: &str, lines: &str) -> (Scene, Daemon) {
+    let scene = Scene::of(lines);
     scene.commit(mode, 200, &["--rows-per-commit", "5"]);
     let mut daemon = scene.daemon();
-    daemon.backed_up("app");
+    if lines == BACKUP {
+        daemon.backed_up("app");
+    }
     daemon.healthy("app");
     let killed = scene.writer(mode, "0", &["--leave-hot-journal"]).ended();
     assert!(!killed.success());
@@ -182,7 +186,7 @@ fn killed_with_a_hot_journal(mode: &str) -> (Scene, Daemon) {
 
 #[test]
 fn a_sound_hot_journal_is_left_to_sqlite() {
-    let (scene, mut daemon) = killed_with_a_hot_journal("delete");
+    let (scene, mut daemon) = killed_with_a_hot_journal("delete", BACKUP);
     let left = scene.bytes();
     assert!(left[2].is_some());
     // Looked at again, now that the journal is there.
@@ -196,13 +200,32 @@ fn a_sound_hot_journal_is_left_to_sqlite() {
 #[test]
 fn a_damaged_hot_journal_is_never_rolled_back_into_the_database() {
     for mode in ["delete", "persist"] {
-        let (scene, mut daemon) = killed_with_a_hot_journal(mode);
+        let (scene, mut daemon) = killed_with_a_hot_journal(mode, BACKUP);
         let main = scene.bytes()[0].clone();
         let bytes = damage::journal_record(&beside(&scene.db(), "-journal"));
 
         let incident = daemon.closed("app", 1);
         assert_eq!(incident["kind"], "stale_journal", "{incident:#}");
         assert_eq!(incident["outcome"], "healed", "{incident:#}");
+        scene.assert_evidence(&incident, &[("main", main.as_deref()), ("journal", Some(&bytes))]);
+        assert_eq!(scene.lost(), 0);
+        scene.assert_honest(&incident, &scene.db());
+        scene.assert_whole(mode);
+    }
+}
+
+/// SQLite would delete such a journal, and leave what the transaction had written.
+#[test]
+fn a_hot_journal_whose_header_is_gone_is_rolled_back_all_the_same() {
+    for mode in ["delete", "persist"] {
+        let (scene, mut daemon) = killed_with_a_hot_journal(mode, "");
+        let main = scene.bytes()[0].clone();
+        let bytes = damage::overwrite(&beside(&scene.db(), "-journal"), 0, &[0xa5; 28]);
+
+        let incident = daemon.closed("app", 1);
+        assert_eq!(incident["kind"], "stale_journal", "{incident:#}");
+        assert_eq!(incident["playbook"], "settle_copy", "{incident:#}");
+        assert!(incident.to_string().contains("its header rebuilt"), "{incident:#}");
         scene.assert_evidence(&incident, &[("main", main.as_deref()), ("journal", Some(&bytes))]);
         assert_eq!(scene.lost(), 0);
         scene.assert_honest(&incident, &scene.db());
