@@ -165,6 +165,13 @@ impl Memory {
         self.path.as_ref().is_none_or(|known| *known == spelled(path))
     }
 
+    /// The WAL that `facts` saw is the one that was there when the database was last healthy. A WAL names no database (SQLITE.md,
+    /// section 2): one that came since may be any other's, and its being whole proves nothing of this one.
+    pub fn knows_wal(&self, facts: &DatabaseFacts) -> bool {
+        let known = self.last_healthy.as_ref().and_then(|print| print.wal).filter(|wal| wal.size > 0);
+        facts.wal_file.file().zip(known).is_some_and(|(now, known)| now.ino == known.ino)
+    }
+
     /// Whether there is nothing to save beyond what `saved` has. When it was last healthy changes with each look, and alone is
     /// not worth a write.
     pub fn is_saved_as(&self, saved: &Memory) -> bool {

@@ -89,7 +89,11 @@ impl Database {
             DatabaseStep::BuildFromCopy { .. } => Some(heal::loss_of_copy(&candidate.tables)),
             DatabaseStep::BuildFromWal { onto, .. } => {
                 // A main file that is hurt itself proves nothing of what the WAL does not have.
-                let below = *onto != WalBase::Main || self.kind.as_ref() == Some(&kinds::WAL_CORRUPTED);
+                let below = match onto {
+                    WalBase::Main => self.kind.as_ref() == Some(&kinds::WAL_CORRUPTED),
+                    WalBase::Nothing => self.facts.as_ref().is_some_and(|facts| self.memory.knows_wal(facts)),
+                    WalBase::Backup { .. } => true,
+                };
                 Some(heal::loss_of_wal(candidate, below))
             }
             DatabaseStep::BuildFromSchema { .. } => Some(heal::loss_of_recreation(&self.memory, self.facts.as_ref())),

@@ -46,11 +46,12 @@ impl<'a> Site<'a> {
         (before, after)
     }
 
-    /// A WAL alone does not say when it was given up: one that was last written before a backup was taken is an older state,
+    /// A WAL alone does not say whose it is, nor when it was given up: one that came since the last healthy look, or one that was last written before a backup was taken is an older state,
     /// and one that is hurt and has fewer rows is less of it.
     fn is_behind(&self, backup: &BackupEntry, mended: &MendedCopy) -> bool {
         let written = self.facts.wal_file.file().map_or(0, |wal| i128::from(wal.mtime_ns));
-        written < backup.manifest.taken_at.as_nanosecond()
+        !self.memory.knows_wal(self.facts)
+            || written < backup.manifest.taken_at.as_nanosecond()
             || !mended.proven && rows(&mended.tables) < rows(&backup.manifest.tables)
     }
 
