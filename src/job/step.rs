@@ -81,6 +81,16 @@ pub enum DatabaseStep {
     },
     /// Guarded swap: side files into evidence, fsync, then the candidate over the path (section 2).
     Install,
+    /// Copy a backup's content into the file that programs have open, through SQLite's own locking (section 4).
+    RestoreInPlace {
+        /// The backup's database file.
+        backup: PathBuf,
+        /// Its manifest's BLAKE3.
+        blake3: String,
+        /// Its journal mode when it was healthy, to be put back.
+        #[serde(default)]
+        journal_mode: Option<String>,
+    },
     /// Guarded swap, the other way: a preservation's files in the place of those that are there, which were preserved before.
     RollBack {
         /// The incident whose heal is taken back.
@@ -145,6 +155,7 @@ impl DatabaseStep {
             DatabaseStep::ResumeStopped { .. } => "resume_stopped",
             DatabaseStep::MoveLockAside { .. } => "move_lock_aside",
             DatabaseStep::Install => "install",
+            DatabaseStep::RestoreInPlace { .. } => "restore_in_place",
             DatabaseStep::StopApp { .. } => "stop_app",
             DatabaseStep::StartApp { .. } => "start_app",
             DatabaseStep::RollBack { .. } => "roll_back",

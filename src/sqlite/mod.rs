@@ -13,6 +13,7 @@ mod open;
 mod owners;
 mod probe;
 mod rebuild;
+mod restore;
 mod rows;
 mod schema;
 mod store;

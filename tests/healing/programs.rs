@@ -90,7 +90,7 @@ fn a_canary_that_takes_its_time_is_no_failure() {
 #[test]
 fn a_file_in_use_is_not_replaced_and_its_user_is_named() {
     for mode in ["wal", "delete"] {
-        let scene = Scene::of(BACKUP);
+        let scene = Scene::of(&format!("when_in_use = \"refuse\"\n{BACKUP}"));
         scene.commit(mode, 100, &["--rows-per-commit", "5"]);
         let mut daemon = scene.daemon();
         daemon.backed_up("app");

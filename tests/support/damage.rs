@@ -73,6 +73,12 @@ pub fn leaf(path: &Path, of: &str, dice: &mut Dice) -> Bytes {
     overwrite(path, (page - 1) * size, &dice.bytes(size))
 }
 
+/// Random bytes over the first leaf page of a table: rows that a program which only adds some does not touch again.
+pub fn first_leaf(path: &Path, of: &str, dice: &mut Dice) -> Bytes {
+    let size = page_size(&std::fs::read(path).unwrap());
+    overwrite(path, (leaves(path, of)[0] - 1) * size, &dice.bytes(size))
+}
+
 /// One letter of a CREATE statement in the schema.
 pub fn schema(path: &Path) -> Bytes {
     let at = find(&std::fs::read(path).unwrap(), b"CREATE TABLE rows");

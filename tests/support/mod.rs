@@ -12,6 +12,7 @@ pub mod http;
 pub mod mounts;
 pub mod program;
 pub mod scene;
+pub mod service;
 pub mod truth;
 
 /// The program under test. An example is not told where it is, but stands in the folder below.

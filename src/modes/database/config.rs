@@ -340,9 +340,7 @@ impl DatabaseConfig {
             warnings.push(format!("database `{name}`: `integrity.full` is more frequent than `integrity.quick`"));
         }
         let waiting = [
-            (self.app.is_some(), "app"),
             (self.group.is_some(), "group"),
-            (matches!(self.when_in_use, Some(WhenInUse::InPlace | WhenInUse::StopApp)), "when_in_use (it refuses)"),
         ];
         for (_, key) in waiting.iter().filter(|(set, _)| *set) {
             warnings.push(format!("database `{name}`: this version does not act on `{key}` yet"));

@@ -55,6 +55,8 @@ impl Database {
             // What came back was never checked: less than everything proves nothing of it.
             Some(DatabaseStep::RollBack { .. }) => (self.replaced, self.hurt) = (false, true),
             Some(DatabaseStep::BuildFromBackup { blake3, .. }) => self.built_from = Some(blake3.clone()),
+            // Its program goes on writing: nothing is taken for the backup's content afterwards.
+            Some(DatabaseStep::RestoreInPlace { .. }) => self.built_from = None,
             Some(
                 DatabaseStep::BuildFromCopy { .. }
                 | DatabaseStep::BuildFromWal { .. }
@@ -71,7 +73,7 @@ impl Database {
 
     fn loss(&self, step: &DatabaseStep, candidate: &crate::job::Candidate) -> Option<crate::model::Loss> {
         match step {
-            DatabaseStep::BuildFromBackup { backup, .. } => {
+            DatabaseStep::BuildFromBackup { backup, .. } | DatabaseStep::RestoreInPlace { backup, .. } => {
                 let entry = self.facts.as_ref().and_then(|facts| {
                     let listed = &facts.diagnosis.as_ref()?.backups;
                     listed.iter().find(|entry| entry.file == *backup).map(|entry| (entry, facts))
@@ -145,7 +147,8 @@ fn is_held(step: Option<&DatabaseStep>, kind: FailureKind) -> bool {
             Step::BuildFromBackup { .. }
             | Step::BuildFromCopy { .. }
             | Step::BuildFromWal { .. }
-            | Step::BuildFromSchema { .. },
+            | Step::BuildFromSchema { .. }
+            | Step::RestoreInPlace { .. },
         ) => kind != FailureKind::Failed,
         Some(Step::Preserve | Step::Install | Step::RollBack { .. } | Step::StopApp { .. } | Step::StartApp { .. }) => {
             true

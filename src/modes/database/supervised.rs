@@ -90,7 +90,7 @@ impl Supervised for Database {
     fn plan(&self, incident: &Incident) -> Result<Plan, String> {
         let facts = self.facts.as_ref().ok_or("nothing has been seen of it yet")?;
         let kind = self.kind.as_ref().unwrap_or(&incident.kind);
-        heal::plan(kind, facts, &self.memory, &self.config)
+        heal::plan(kind, facts, &self.memory, &self.config, &incident.steps)
     }
 
     fn weigh_rollback(&self, incident: &Incident, evidence: &Path, generation: Option<u32>) -> Result<Job, String> {

@@ -9,6 +9,7 @@
 //! | move lock aside | the lock under a name of ours, or in evidence | finishing |
 //! | restore access | owner without mode, or neither | doing it again |
 //! | install | one of the states in `install`'s table | finishing, or taking back |
+//! | restore in place | the old content, or the new, by SQLite's own recovery | doing it again, unless it is sound |
 //! | stop app | a program that runs, that does not, or is just ending | starting it again, at the end of its playbook |
 //! | start app | a program that does not run yet, or runs | starting it, unless it runs |
 //! | roll back | one of the states in `roll_back`'s table | finishing, or taking back |
@@ -29,11 +30,14 @@ mod place;
 mod preserve;
 mod readers;
 mod resume_stopped;
+mod restore_in_place;
 mod roll_back;
 mod settle;
 mod undo;
 mod weigh;
 
+#[cfg(test)]
+mod in_use_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -43,6 +47,7 @@ use std::time::Duration;
 
 use crate::job::{DatabaseStep, FailureKind, JobFailure, Phase, Progress, StepJob, StepReport};
 use place::Place;
+use restore_in_place::Wanted;
 pub use weigh::{list_evidence, weigh};
 
 /// Works on one step.
@@ -102,6 +107,14 @@ pub fn run(job: &StepJob) -> Result<StepReport, JobFailure> {
         (DatabaseStep::Install, Phase::Apply) => install::apply(&place),
         (DatabaseStep::Install, Phase::Resume) => install::resume(&place),
         (DatabaseStep::Install, Phase::Undo) => undo::undo(&place),
+        (DatabaseStep::RestoreInPlace { backup, blake3, journal_mode }, phase) => {
+            let wanted = Wanted { backup, blake3, journal_mode: journal_mode.as_deref() };
+            match phase {
+                Phase::Apply => restore_in_place::apply(&place, &wanted),
+                Phase::Resume => restore_in_place::resume(&place, &wanted),
+                Phase::Undo => Ok(nothing("its programs may have written since: what was there is in evidence")),
+            }
+        }
         (DatabaseStep::StopApp { app, limit_ms }, Phase::Apply) => {
             app::stop(&place, app, Duration::from_millis(*limit_ms))
         }

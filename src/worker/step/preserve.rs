@@ -15,7 +15,7 @@ use super::evidence::{Evidence, Kept, MANIFEST, Preserved, latest, next, origina
 use super::place::{Place, need_space};
 use super::{done, failed, nothing, while_};
 use crate::backup::{Bounded, copy_bounded, hash, shared_lock};
-use crate::host::{Bytes, Folder, OfdLock, Ownership};
+use crate::host::{Bytes, Folder, OfdLock, Ownership, in_forked_child};
 use crate::job::{FileFacts, JobFailure, StepReport};
 
 /// `-shm`'s byte that a checkpoint holds.
@@ -24,9 +24,32 @@ const WAL_CHECKPOINT: Bytes = Bytes::new(121, 1);
 /// How often a file that changes under our hands is copied anew.
 const TRIES: u32 = 3;
 
+/// Who keeps the files still while they are copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keeper {
+    /// We do, as far as it goes.
+    Us,
+    /// SQLite does, in the process that we are a copy of: nobody commits. In rollback mode there is a journal then, its own.
+    Sqlite,
+}
+
 pub(super) fn apply(place: &Place<'_>) -> Result<StepReport, JobFailure> {
+    keep_all(place, Keeper::Us)
+}
+
+/// Keeps what is there while SQLite in this process holds its lock for writing: in a copy of this process, for closing a file
+/// here would drop that lock (rule 7).
+pub(super) fn under_sqlites_lock(place: &Place<'_>) -> Result<StepReport, JobFailure> {
+    let kept = in_forked_child(|| keep_all(place, Keeper::Sqlite));
+    kept.map_err(while_("keeping what is about to be replaced"))?
+}
+
+fn keep_all(place: &Place<'_>, keeper: Keeper) -> Result<StepReport, JobFailure> {
     let mut sources = Vec::new();
     for (original, name) in originals(place) {
+        if name == "journal" && keeper == Keeper::Sqlite {
+            continue;
+        }
         if let Some(facts) = place.stat(&original)? {
             sources.push((original, name, facts));
         }
@@ -45,7 +68,7 @@ pub(super) fn apply(place: &Place<'_>) -> Result<StepReport, JobFailure> {
 
     let folder = next(place)?;
     let mut remarks = Vec::new();
-    let mut still = Still::hold(place, &mut remarks);
+    let mut still = Still::hold(place, keeper, &mut remarks);
     let mut taken = Vec::new();
     for (original, name, _) in &sources {
         taken.extend(take(place, &folder, original, name, &mut still, &mut remarks)?);
@@ -83,9 +106,11 @@ struct Still {
 }
 
 impl Still {
-    fn hold(place: &Place<'_>, remarks: &mut Vec<String>) -> Still {
+    fn hold(place: &Place<'_>, keeper: Keeper, remarks: &mut Vec<String>) -> Still {
         let mut still = Still { locks: Vec::new(), until: None, given_up: false };
-        if let Ok(main) = place.folder.open_in(&place.name) {
+        if keeper == Keeper::Us
+            && let Ok(main) = place.folder.open_in(&place.name)
+        {
             match shared_lock(&main, Duration::from_millis(place.job.site.busy_ms)) {
                 Ok(lock) => still.locks.push(lock),
                 Err(error) => remarks.push(format!("copied while it may have been written: {error}")),
@@ -192,9 +217,13 @@ fn of_one_moment(place: &Place<'_>, taken: &[Taken], remarks: &mut Vec<String>) 
 
 /// Makes a copy durable and writes down what it is.
 fn finish(place: &Place<'_>, taken: Taken) -> Result<Preserved, JobFailure> {
-    let Taken { name, original, before, source, target, bytes, still, .. } = taken;
+    let checked = taken.still && taken.name != "shm";
+    // Whoever was kept out may have written since.
+    if checked && !same_bytes(&taken.source, &taken.target, taken.bytes) && is_as_it_was(place, &taken)? {
+        return Err(failed("a copy in evidence is not what its source is: the disk may be failing"));
+    }
+    let Taken { name, original, before, source, target, bytes, .. } = taken;
     target.sync_all().map_err(while_("making a copy in evidence durable"))?;
-    same_bytes(&source, &target, bytes, still)?;
     let ownership = Ownership::of(&source).map_err(while_("reading a file's owner"))?;
     Ok(Preserved {
         name: name.to_owned(),
@@ -207,16 +236,13 @@ fn finish(place: &Place<'_>, taken: Taken) -> Result<Preserved, JobFailure> {
 }
 
 /// The ends of a copy are read back: a copy that is short or shifted shows there, and the whole is hashed besides.
-fn same_bytes(source: &File, target: &File, bytes: u64, still: bool) -> Result<(), JobFailure> {
+fn same_bytes(source: &File, target: &File, bytes: u64) -> bool {
     let window = bytes.min(4096);
-    for at in [0, bytes - window] {
+    [0, bytes - window].into_iter().all(|at| {
         let (mut a, mut b) = (vec![0_u8; window as usize], vec![0_u8; window as usize]);
         let read = source.read_exact_at(&mut a, at).and_then(|()| target.read_exact_at(&mut b, at));
-        if still && (read.is_err() || a != b) {
-            return Err(failed("a copy in evidence is not what its source is: the disk may be failing"));
-        }
-    }
-    Ok(())
+        read.is_ok() && a == b
+    })
 }
 
 fn put_back(place: &Place<'_>, folder: &Folder, files: &[Preserved]) -> String {

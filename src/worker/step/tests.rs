@@ -25,21 +25,21 @@ const GAPS: [Gap; 7] = [
 ];
 
 /// A folder with a database, its backup and an evidence folder.
-struct Scene {
+pub(super) struct Scene {
     dir: tempfile::TempDir,
     backup: PathBuf,
     blake3: String,
 }
 
-fn open(path: &Path, access: Access) -> Database {
+pub(super) fn open(path: &Path, access: Access) -> Database {
     Database::open(path, access, Duration::ZERO, Deadline::never()).unwrap()
 }
 
-fn rows(path: &Path) -> u64 {
+pub(super) fn rows(path: &Path) -> u64 {
     open(path, Access::Copy).row_counts().unwrap().into_iter().find(|(table, _)| table == "t").unwrap().1
 }
 
-fn insert(db: &Database, count: u32) {
+pub(super) fn insert(db: &Database, count: u32) {
     let sql = format!(
         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<{count})
          INSERT INTO t(body) SELECT hex(randomblob(100)) FROM n"
@@ -54,7 +54,7 @@ fn private(path: &Path) {
 
 impl Scene {
     /// 100 rows in the backup; 150 in the database, in this journal mode, closed.
-    fn new(mode: &str) -> Scene {
+    pub(super) fn new(mode: &str) -> Scene {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("data")).unwrap();
         let scene = Scene { dir, backup: PathBuf::new(), blake3: String::new() };
@@ -80,7 +80,7 @@ impl Scene {
     }
 
     /// As a program that was killed leaves it: 30 more rows, in the WAL alone.
-    fn with_wal() -> Scene {
+    pub(super) fn with_wal() -> Scene {
         let scene = Scene::new("wal");
         let aside = scene.dir.path().join("aside.db");
         std::fs::copy(scene.path(), &aside).unwrap();
@@ -95,24 +95,24 @@ impl Scene {
         scene
     }
 
-    fn folder(&self) -> PathBuf {
+    pub(super) fn folder(&self) -> PathBuf {
         self.dir.path().join("data")
     }
 
-    fn path(&self) -> PathBuf {
+    pub(super) fn path(&self) -> PathBuf {
         self.folder().join("app.db")
     }
 
-    fn evidence(&self) -> PathBuf {
+    pub(super) fn evidence(&self) -> PathBuf {
         self.dir.path().join("evidence")
     }
 
-    fn site(&self) -> DatabaseSite {
+    pub(super) fn site(&self) -> DatabaseSite {
         let scratch = self.dir.path().join("scratch");
         DatabaseSite { path: self.path(), user: None, scratch, busy_ms: 50, block_max_ms: 2000 }
     }
 
-    fn run(&self, step: DatabaseStep, phase: Phase) -> Result<StepReport, JobFailure> {
+    pub(super) fn run(&self, step: DatabaseStep, phase: Phase) -> Result<StepReport, JobFailure> {
         run(&StepJob {
             site: self.site(),
             incident: "20261122T030405.123Z-0a1b2c".into(),
@@ -122,7 +122,7 @@ impl Scene {
         })
     }
 
-    fn restore_step(&self) -> DatabaseStep {
+    pub(super) fn restore_step(&self) -> DatabaseStep {
         let owner = std::fs::metadata(&self.backup).map(|facts| {
             use std::os::unix::fs::MetadataExt as _;
             Owner { uid: facts.uid(), gid: facts.gid(), mode: 0o600 }
@@ -130,14 +130,14 @@ impl Scene {
         DatabaseStep::BuildFromBackup { backup: self.backup.clone(), blake3: self.blake3.clone(), owner: owner.ok() }
     }
 
-    fn preserve_and_build(&self) {
+    pub(super) fn preserve_and_build(&self) {
         assert_eq!(self.run(DatabaseStep::Preserve, Phase::Apply).unwrap().progress, Progress::Done);
         let report = self.run(self.restore_step(), Phase::Apply).unwrap();
         assert_eq!(report.candidate.unwrap().tables, [TableRows { table: "t".into(), rows: 100 }]);
     }
 
     /// Applies the step and dies at the gap; true if it was reached.
-    fn die_at(&self, gap: Gap, step: DatabaseStep, phase: Phase) -> bool {
+    pub(super) fn die_at(&self, gap: Gap, step: DatabaseStep, phase: Phase) -> bool {
         DIE_AT.set(Some(gap));
         let died = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| self.run(step, phase)));
         DIE_AT.set(None);
@@ -154,7 +154,7 @@ impl Scene {
     }
 
     /// Every entry of the target's folder.
-    fn names(&self) -> Vec<String> {
+    pub(super) fn names(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.folder()).unwrap();
         let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();

@@ -30,6 +30,7 @@ const USAGE: &str = "usage: writer DB wal|delete|truncate|persist COMMITS|foreve
   --vfs NAME            such as unix-dotfile or unix-excl
   --exclusive           locking_mode=EXCLUSIVE
   --existing            end with an error where there is no database with its tables
+  --while-there FILE    end when FILE is gone, and not when stdin ends: for a program that nobody holds by its stdin
   after the commits:
   --hold-lock SECONDS   BEGIN EXCLUSIVE, held, released
   --hold-reader SECONDS a read transaction, held, released
@@ -52,6 +53,7 @@ struct Arguments {
     row_bytes: usize,
     pause: Duration,
     existing: bool,
+    while_there: Option<String>,
     hold_lock: Option<Duration>,
     hold_reader: Option<Duration>,
     hold_write: Option<Duration>,
@@ -78,6 +80,7 @@ fn arguments() -> Option<Arguments> {
         row_bytes: 100,
         pause: Duration::ZERO,
         existing: false,
+        while_there: None,
         hold_lock: None,
         hold_reader: None,
         hold_write: None,
@@ -95,6 +98,7 @@ fn arguments() -> Option<Arguments> {
             "--rows-per-commit" => asked.rows_per_commit = number()?.try_into().ok()?,
             "--row-bytes" => asked.row_bytes = number()?.try_into().ok()?,
             "--pause" => asked.pause = Duration::from_millis(number()?),
+            "--while-there" => asked.while_there = Some(words.next()?),
             "--hold-lock" => asked.hold_lock = Some(Duration::from_secs(number()?)),
             "--hold-reader" => asked.hold_reader = Some(Duration::from_secs(number()?)),
             "--hold-write" => asked.hold_write = Some(Duration::from_secs(number()?)),
@@ -117,7 +121,10 @@ fn main() {
         eprintln!("{USAGE}");
         std::process::exit(2);
     };
-    let ended = watch_stdin();
+    let ended = match asked.while_there.clone() {
+        Some(file) => watch_file(file),
+        None => watch_stdin(),
+    };
     if let Err(error) = run(&asked, &ended) {
         eprintln!("writer: {error}");
         std::process::exit(1);
@@ -130,6 +137,19 @@ fn watch_stdin() -> Arc<AtomicBool> {
     let seen = Arc::clone(&ended);
     std::thread::spawn(move || {
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
+        seen.store(true, Ordering::Relaxed);
+    });
+    ended
+}
+
+/// True once the file is gone.
+fn watch_file(file: String) -> Arc<AtomicBool> {
+    let ended = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&ended);
+    std::thread::spawn(move || {
+        while Path::new(&file).exists() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         seen.store(true, Ordering::Relaxed);
     });
     ended
@@ -156,7 +176,10 @@ fn run(asked: &Arguments, ended: &AtomicBool) -> rusqlite::Result<()> {
         if asked.commits.is_none() && done == 1 {
             ready();
         }
-        std::thread::sleep(asked.pause);
+        match asked.pause < Duration::from_millis(50) {
+            true => std::thread::sleep(asked.pause),
+            false => sit(asked.pause, ended),
+        }
     }
     after(&db, asked, ended)?;
     db.close().map_err(|(_, error)| error)

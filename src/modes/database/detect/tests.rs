@@ -247,7 +247,7 @@ fn a_sound_database_that_only_looks_odd_from_here_is_not_called_damaged() {
 
 #[test]
 fn what_costs_nobody_a_row_is_never_paid_for_with_a_backup() {
-    let plan = |facts: &DatabaseFacts, kind| crate::modes::database::heal::plan(&kind, facts, &seen(), &config());
+    let plan = |facts: &DatabaseFacts, kind| crate::modes::database::heal::plan(&kind, facts, &seen(), &config(), &[]);
     let mut leaked = with_integrity(&["Page 5: never used"], false, None);
     leaked.integrity.as_mut().unwrap().only_waste = true;
     assert_eq!(kinds_of(&leaked, &seen()), "db_integrity_failed");
@@ -260,8 +260,9 @@ fn what_costs_nobody_a_row_is_never_paid_for_with_a_backup() {
 
 #[test]
 fn an_empty_database_never_takes_the_place_of_rows_that_can_still_be_read() {
-    let plan =
-        |facts: &DatabaseFacts| crate::modes::database::heal::plan(&kinds::NOT_A_DATABASE, facts, &seen(), &config());
+    let plan = |facts: &DatabaseFacts| {
+        crate::modes::database::heal::plan(&kinds::NOT_A_DATABASE, facts, &seen(), &config(), &[])
+    };
     assert!(plan(&bad_header(Some((60, 64)))).unwrap_err().contains("an empty database would hide"));
     let nothing_left = plan(&bad_header(Some((0, 64)))).unwrap();
     assert_eq!(nothing_left.playbooks.iter().map(|playbook| playbook.name.as_str()).collect::<Vec<_>>(), ["recreate"]);

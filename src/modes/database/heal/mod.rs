@@ -1,5 +1,6 @@
 //! Planning: a diagnosis in, playbooks out, the least lossy first. Pure.
 
+mod in_use;
 mod loss;
 mod replace;
 mod unblock;
@@ -8,7 +9,7 @@ mod wal;
 pub use loss::{loss_of_backup, loss_of_copy, loss_of_recreation, loss_of_wal, loss_unknown};
 
 use crate::job::{DatabaseFacts, DatabaseStep, Diagnosis, FileState, Owner};
-use crate::model::{Kind, Plan, Playbook, Risk, StepSpec};
+use crate::model::{Kind, Plan, Playbook, Risk, StepRecord, StepSpec};
 
 use crate::modes::database::config::DatabaseConfig;
 use crate::modes::database::kinds;
@@ -21,22 +22,24 @@ pub const WAIT: &str = "wait";
 /// Older backups are tried when the newer one does not pass, but not without end.
 const MAX_BACKUPS_TRIED: usize = 5;
 
-/// Playbooks for a failure of `kind`.
+/// Playbooks for a failure of `kind`; `taken` are the steps of its incident so far.
 ///
 /// # Errors
 /// Why nothing may be tried, with the next command for a person.
-pub fn plan(kind: &Kind, facts: &DatabaseFacts, memory: &Memory, config: &DatabaseConfig) -> Result<Plan, String> {
-    let ladder = ladder(kind, facts, memory, config)?;
-    Ok(Plan::of(ladder))
-}
-
-fn ladder(
+pub fn plan(
     kind: &Kind,
     facts: &DatabaseFacts,
     memory: &Memory,
     config: &DatabaseConfig,
-) -> Result<Vec<Playbook>, String> {
+    taken: &[StepRecord],
+) -> Result<Plan, String> {
     let site = Site { facts, memory, config, diagnosis: facts.diagnosis.as_ref() };
+    let ladder = ladder(kind, &site)?;
+    site.fit(ladder, taken)
+}
+
+fn ladder(kind: &Kind, site: &Site<'_>) -> Result<Vec<Playbook>, String> {
+    let facts = site.facts;
     if let Some(reason) = &facts.place.observe_only {
         return Err(format!("nothing is healed here: {reason}"));
     }
@@ -98,7 +101,7 @@ pub fn spec(step: &DatabaseStep) -> StepSpec {
         | DatabaseStep::BuildFromCopy { .. }
         | DatabaseStep::BuildFromWal { .. }
         | DatabaseStep::BuildFromSchema { .. } => Risk::Harmless,
-        DatabaseStep::Install | DatabaseStep::RollBack { .. } => Risk::Lossy,
+        DatabaseStep::Install | DatabaseStep::RestoreInPlace { .. } | DatabaseStep::RollBack { .. } => Risk::Lossy,
         DatabaseStep::StopApp { .. } | DatabaseStep::StartApp { .. } => Risk::Lossless,
     };
     StepSpec {

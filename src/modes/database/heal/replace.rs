@@ -6,9 +6,6 @@ use crate::model::Playbook;
 
 impl Site<'_> {
     fn may_replace(&self) -> Result<(), String> {
-        if let Some(reason) = self.in_use() {
-            return Err(reason);
-        }
         // A backup of the file that had this name before says nothing of the one that is there now.
         let of_this = |backup: &crate::job::BackupEntry| self.memory.is_of(&backup.manifest.source);
         let has_backup = self.diagnosis.is_some_and(|diagnosis| diagnosis.backups.iter().any(of_this));

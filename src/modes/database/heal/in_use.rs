@@ -1,0 +1,175 @@
+//! What a ladder means for a file that programs have open: which rungs go through SQLite under them, which need them stopped,
+//! and which need a person's word first. Pure.
+
+use super::{Site, playbook};
+use crate::job::{DatabaseStep, FileState, HeaderFacts, HolderFacts, JournalState, WalState};
+use crate::model::{App, Plan, Playbook, StepRecord, StepSpec};
+use crate::modes::database::config::WhenInUse;
+
+/// The longest that a program may take to stop or to start, in milliseconds: above systemd's own 90 s, so that its verdict
+/// is heard.
+pub const APP_LIMIT_MS: u64 = 120_000;
+
+impl Site<'_> {
+    /// The ladder as it can be climbed while the file is as much in use as it is. `taken` are the steps of this incident so far.
+    ///
+    /// # Errors
+    /// Why nothing of it may be done, with the next command for a person.
+    pub(super) fn fit(&self, ladder: Vec<Playbook>, taken: &[StepRecord]) -> Result<Plan, String> {
+        let Some(reason) = self.in_use().filter(|_| ladder.iter().any(swaps)) else { return Ok(Plan::of(ladder)) };
+        let (lossy, lossless): (Vec<_>, Vec<_>) = ladder.into_iter().partition(swaps);
+        let fitted = self.fit_lossy(&lossy, &reason);
+        // What costs nothing needs nobody's word, and comes first; what it leaves is asked about afterwards.
+        let tried = |playbook: &Playbook| {
+            let steps = playbook.steps.iter().filter(|step| step.name != "preserve");
+            steps.into_iter().any(|step| taken.iter().any(|record| record.step == step.name))
+        };
+        let asks = self.config.when_in_use.is_none() || fitted.is_err();
+        if asks && !lossless.is_empty() && !lossless.iter().all(tried) {
+            return Ok(Plan::of(lossless));
+        }
+        let fitted = fitted?;
+        let approval = self.config.when_in_use.is_none().then(|| self.asking(&fitted));
+        let playbooks = match approval {
+            Some(_) => fitted,
+            None => lossless.into_iter().chain(fitted).collect(),
+        };
+        Ok(Plan { playbooks, approval })
+    }
+
+    fn fit_lossy(&self, lossy: &[Playbook], reason: &str) -> Result<Vec<Playbook>, String> {
+        if let Some(holder) = self.cut_off() {
+            return Err(format!(
+                "{} (pid {}) has files of {} open that are no longer at their path: what it committed is in them alone. Do not stop \
+                 it; its data is reachable through /proc/{}/fd",
+                holder.comm,
+                holder.pid,
+                self.path(),
+                holder.pid
+            ));
+        }
+        let stopped = |app: &App| Ok(lossy.iter().map(|playbook| with_app_stopped(playbook, app)).collect());
+        match (self.config.when_in_use, &self.config.app) {
+            (Some(WhenInUse::Refuse), _) => Err(reason.to_owned()),
+            (Some(WhenInUse::StopApp) | None, Some(app)) => stopped(app),
+            // The configuration sees to it that `stop-app` has its `app`.
+            (Some(WhenInUse::StopApp), None) => Err(reason.to_owned()),
+            (Some(WhenInUse::InPlace) | None, app) => {
+                let in_place = match self.in_place_possible() {
+                    Ok(()) => lossy.iter().filter_map(|playbook| self.in_place(playbook)).collect::<Vec<_>>(),
+                    Err(why) => return app.as_ref().map_or_else(|| Err(format!("{reason}: {why}")), stopped),
+                };
+                match (in_place.is_empty(), app) {
+                    (false, _) => Ok(in_place),
+                    (true, Some(app)) => stopped(app),
+                    (true, None) => {
+                        Err(format!("{reason}: only a backup can be restored under a program, and there is none"))
+                    }
+                }
+            }
+        }
+    }
+
+    /// Somebody who has a file open that is gone from its path.
+    fn cut_off(&self) -> Option<&HolderFacts> {
+        let holders = &self.diagnosis?.holders;
+        holders.iter().find(|holder| holder.unlinked.iter().any(|what| what == "main" || what == "wal"))
+    }
+
+    /// Whether SQLite can be given a backup to put into the file under its programs (SQLITE.md, section 4); if not, why.
+    fn in_place_possible(&self) -> Result<(), String> {
+        let no = |why: &str| Err(format!("it cannot be restored under its program either, because {why}"));
+        let facts = self.facts;
+        let sound_wal = facts.wal.as_ref().is_some_and(|wal| wal.state == WalState::Sound);
+        match (&facts.main, &facts.header) {
+            (FileState::Missing, _) => return no("it is gone"),
+            (main, _) if main.size() == 0 => {
+                return no("it has 0 bytes, and opening it would destroy the program's WAL");
+            }
+            // The programs hold SHARED for their whole lives, and an unreadable file is only emptied by who has it to himself.
+            (_, Some(HeaderFacts::Bad { .. })) if self.is_in_wal_mode() && !sound_wal => {
+                return no("its first page is damaged, and in WAL mode it is never free of the program's locks");
+            }
+            _ => {}
+        }
+        if facts.wal.as_ref().is_some_and(|wal| wal.state == WalState::Damaged) {
+            return no("its WAL is damaged, and what is written behind the damage would be lost at the next crash");
+        }
+        if facts.journal.as_ref().is_some_and(|journal| journal.state == JournalState::Damaged) {
+            return no("a damaged journal would be rolled back into it first");
+        }
+        if facts.dotfile_lock.is_some() {
+            return no("its program uses the dotfile VFS, whose locks ours do not see");
+        }
+        Ok(())
+    }
+
+    fn is_in_wal_mode(&self) -> bool {
+        match &self.facts.header {
+            Some(HeaderFacts::Good { wal_mode, .. }) => *wal_mode,
+            _ => {
+                self.memory.journal_mode.as_deref() == Some("wal")
+                    || self.facts.shm_file.size() > 0
+                    || self.facts.wal_file.size() > 0
+            }
+        }
+    }
+
+    /// The same restore through SQLite; `None` where the rung is none of a backup.
+    fn in_place(&self, rung: &Playbook) -> Option<Playbook> {
+        let step = rung.steps.iter().find_map(|spec| match step_of(spec)? {
+            DatabaseStep::BuildFromBackup { backup, blake3, .. } => {
+                Some(DatabaseStep::RestoreInPlace { backup, blake3, journal_mode: self.memory.journal_mode.clone() })
+            }
+            _ => None,
+        })?;
+        let why = format!("{}, through SQLite, under the programs that have it open", rung.why);
+        Some(playbook("restore_in_place", why, &[DatabaseStep::Preserve, step]))
+    }
+
+    /// What a person is asked: what it costs, whom it touches, and how.
+    fn asking(&self, playbooks: &[Playbook]) -> String {
+        let holders = self.diagnosis.map(|diagnosis| diagnosis.holders.as_slice()).unwrap_or_default();
+        let who = match holders {
+            [] => "it cannot be told whether a program has it open".to_owned(),
+            [one] => format!("{} (pid {}) has it open", one.comm, one.pid),
+            [one, others @ ..] => format!("{} (pid {}) and {} more have it open", one.comm, one.pid, others.len()),
+        };
+        let what = playbooks.first().map_or("", |playbook| playbook.why.as_str());
+        format!("{what}; {who}. That may lose rows, and `when_in_use` does not say that it may be done")
+    }
+}
+
+/// It puts another file in the place of the database.
+fn swaps(playbook: &Playbook) -> bool {
+    playbook.steps.iter().any(|step| step_of(step) == Some(DatabaseStep::Install))
+}
+
+fn step_of(spec: &StepSpec) -> Option<DatabaseStep> {
+    serde_json::from_value(spec.args.clone()).ok()
+}
+
+/// The program is stopped for as short as can be: what does not need the files as it leaves them is built before. What it writes
+/// while it stops is preserved too.
+fn with_app_stopped(rung: &Playbook, app: &App) -> Playbook {
+    let app = || app.clone();
+    let stop = DatabaseStep::StopApp { app: app(), limit_ms: APP_LIMIT_MS };
+    let start = DatabaseStep::StartApp { app: app(), limit_ms: APP_LIMIT_MS };
+    let before = |spec: &&StepSpec| {
+        let step = step_of(spec);
+        matches!(
+            step,
+            Some(DatabaseStep::Preserve | DatabaseStep::BuildFromBackup { .. } | DatabaseStep::BuildFromSchema { .. })
+        )
+    };
+    let mut steps = rung.steps.iter().take_while(before).cloned().collect::<Vec<_>>();
+    let rest = rung.steps.iter().skip(steps.len()).cloned().collect::<Vec<_>>();
+    steps.extend([super::spec(&stop), super::spec(&DatabaseStep::Preserve)]);
+    steps.extend(rest);
+    steps.push(super::spec(&start));
+    Playbook {
+        name: rung.name.clone(),
+        why: format!("{}; its program is stopped for it, and started again", rung.why),
+        steps,
+    }
+}

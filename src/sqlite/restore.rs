@@ -1,0 +1,155 @@
+//! Putting a backup's content into a database that programs have open, through SQLite's own locking (SQLITE.md, section 4).
+
+use std::time::Duration;
+
+use rusqlite::backup::{Backup, StepResult};
+use rusqlite::config::DbConfig;
+
+use super::{Database, Deadline, FaultClass, SqliteFault};
+
+/// Between two tries for a lock.
+const RETRY: Duration = Duration::from_millis(5);
+
+impl Database {
+    /// Copies this database over `target` in one transaction of the target's, once nobody else can commit to it any more and
+    /// `kept` says that what is there was kept. False when it does not: nothing was written then. It must close no descriptor
+    /// of the target's files in this process (rule 7).
+    ///
+    /// # Errors
+    /// SQLite's; BUSY when the lock was not to be had before `deadline`. The target is then as it was.
+    pub fn restore_into(
+        &self,
+        target: &mut Database,
+        deadline: &Deadline,
+        kept: impl FnOnce() -> bool,
+    ) -> Result<bool, SqliteFault> {
+        let operation = format!("restoring {} into {}", self.path.display(), target.path.display());
+        let backup = Backup::new(&self.connection, &mut target.connection)
+            .map_err(|error| SqliteFault::new(&operation, &error, None))?;
+        let step = |pages: i32| {
+            backup.step(pages).map_err(|error| SqliteFault::new(&operation, &error, Some(&self.connection)))
+        };
+        // The first page takes the lock that keeps every other writer out, and in rollback mode every reader; it is held until
+        // the end, and the pages wait in the cache.
+        while let StepResult::Busy | StepResult::Locked = step(1)? {
+            if deadline.is_over() {
+                let mut fault = SqliteFault::other(&operation, FaultClass::Busy, "the lock was not to be had in time");
+                fault.code = rusqlite::ffi::SQLITE_BUSY;
+                return Err(fault);
+            }
+            std::thread::sleep(deadline.bound(RETRY));
+        }
+        if !kept() {
+            return Ok(false);
+        }
+        loop {
+            match step(-1)? {
+                StepResult::Done => return Ok(true),
+                StepResult::Busy | StepResult::Locked if deadline.is_over() => {
+                    return Err(SqliteFault::other(
+                        &operation,
+                        FaultClass::Busy,
+                        "a reader kept it from being committed",
+                    ));
+                }
+                _ => std::thread::sleep(RETRY),
+            }
+        }
+    }
+
+    /// Empties a database whose header or first page SQLite cannot read, so that a backup can be copied into it: it needs the
+    /// database to itself for that moment. Whoever calls it has a durable copy, and a verified backup open.
+    ///
+    /// # Errors
+    /// SQLite's: BUSY while any program reads or writes it, or has it open in WAL mode.
+    pub fn reset(&self) -> Result<(), SqliteFault> {
+        let set = |on| {
+            self.connection
+                .set_db_config(DbConfig::SQLITE_DBCONFIG_RESET_DATABASE, on)
+                .map_err(|error| self.fault("resetting", &error))
+        };
+        set(true)?;
+        let emptied = self.connection.execute_batch("VACUUM").map_err(|error| self.fault("emptying", &error));
+        set(false)?;
+        emptied.map(drop)
+    }
+
+    /// Gives a private copy another page size. Not where the backup lies: SQLite takes an immutable file for one in memory, and
+    /// leaves its page size as it is.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn convert(&self, page_size: u32) -> Result<(), SqliteFault> {
+        self.set_journal_mode("delete")?;
+        self.connection
+            .pragma_update(None, "page_size", page_size)
+            .and_then(|()| self.connection.execute_batch("VACUUM"))
+            .map_err(|error| self.fault(&format!("converting to pages of {page_size} bytes"), &error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::*;
+    use super::super::{Access, Deadline};
+    use std::path::Path;
+
+    use super::*;
+
+    fn backup_of(path: &Path, dir: &Path) -> std::path::PathBuf {
+        let good = dir.join("good.db");
+        open(path, Access::Probe).backup_to(&good, &Deadline::never()).unwrap();
+        good
+    }
+
+    #[test]
+    fn what_changed_before_the_lock_was_had_is_left_alone() {
+        for mode in ["delete", "wal"] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = sample(dir.path());
+            open(&path, Access::Repair).set_journal_mode(mode).unwrap();
+            let good = open(&backup_of(&path, dir.path()), Access::Immutable);
+            let app = open(&path, Access::Repair);
+            app.batch("DELETE FROM t WHERE a > 1").unwrap();
+            let mut target = open(&path, Access::Repair);
+            assert!(!good.restore_into(&mut target, &Deadline::never(), || false).unwrap());
+            assert_eq!(app.row_counts().unwrap()[0].1, 1, "{mode}");
+            let held_off = || app.batch("DELETE FROM t").is_err();
+            assert!(
+                good.restore_into(&mut target, &Deadline::never(), held_off).unwrap(),
+                "{mode}: a commit came between"
+            );
+            assert_eq!(app.row_counts().unwrap()[0].1, SAMPLE_ROWS, "{mode}");
+            assert_eq!(app.journal_mode().unwrap(), mode);
+        }
+    }
+
+    #[test]
+    fn a_file_whose_header_is_gone_is_emptied_and_filled_under_an_idle_program() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = sample(dir.path());
+        let good = open(&backup_of(&path, dir.path()), Access::Immutable);
+        let app = open(&path, Access::Repair);
+        app.touch_schema().unwrap();
+        damage(&path, 0, &[0xa5; 100]);
+        let mut target = open(&path, Access::Repair);
+        let fault = good.restore_into(&mut target, &Deadline::never(), || true).unwrap_err();
+        assert_eq!(fault.class, FaultClass::NotADatabase);
+        target.reset().unwrap();
+        assert!(good.restore_into(&mut target, &Deadline::never(), || true).unwrap());
+        assert_eq!(app.row_counts().unwrap()[0].1, SAMPLE_ROWS);
+    }
+
+    #[test]
+    fn a_converted_copy_has_the_page_size_and_every_row() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = sample(dir.path());
+        let converted = dir.path().join("conv.db");
+        open(&path, Access::Repair).set_journal_mode("wal").unwrap();
+        std::fs::copy(&path, &converted).unwrap();
+        open(&converted, Access::Copy).convert(8192).unwrap();
+        let db = open(&converted, Access::Immutable);
+        assert_eq!((db.page_size().unwrap(), db.row_counts().unwrap()[0].1), (8192, SAMPLE_ROWS));
+        assert!(db.integrity_check(10).ok);
+    }
+}

@@ -1,0 +1,299 @@
+//! Databases that are damaged while their programs run: restored under them, with them stopped, or not at all, as
+//! `when_in_use` says.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::support::command::guardiand;
+use super::support::daemon::Daemon;
+use super::support::damage::{self, Dice};
+use super::support::scene::Scene;
+use super::support::service::Service;
+use super::support::truth::{self, Bytes, Content, beside};
+
+const BACKUP: &str = "backup = { every = \"24h\", to = \"backups\" }";
+/// Damage behind SQLite's back does not show on a file that is written all the time but by its content.
+const OFTEN: &str = "integrity = { quick = \"300ms\", full = \"300ms\" }";
+/// What a well-kept program brings along.
+const PATIENT: [&str; 4] = ["--busy-timeout", "10000", "--pause", "5"];
+
+/// A scene with 200 commits, a backup of them, and a daemon that knows it.
+fn prepared(mode: &str, lines: &str) -> (Scene, Daemon) {
+    let mut scene = Scene::new();
+    scene.database("app", "data/app.db", lines);
+    let daemon = prepare(&scene, mode);
+    (scene, daemon)
+}
+
+fn prepare(scene: &Scene, mode: &str) -> Daemon {
+    scene.commit(mode, 200, &["--rows-per-commit", "5"]);
+    let mut daemon = scene.daemon();
+    daemon.backed_up("app");
+    daemon.healthy("app");
+    daemon
+}
+
+/// The ids of the commits that can be read from an incident's evidence, all preservations together.
+fn commits_in_evidence(incident: &Value) -> BTreeSet<i64> {
+    let folder = PathBuf::from(incident["evidence"].as_str().unwrap_or_else(|| panic!("no evidence: {incident:#}")));
+    let later = (2..100).map(|number| folder.join(number.to_string()));
+    let folders = std::iter::once(folder.clone()).chain(later).take_while(|folder| folder.exists());
+    folders.flat_map(|folder| commits_in(&folder)).collect()
+}
+
+fn commits_in(folder: &Path) -> BTreeSet<i64> {
+    let copy = tempfile::tempdir().unwrap();
+    let main = copy.path().join("copy.db");
+    for (name, suffix) in [("main", ""), ("wal", "-wal"), ("journal", "-journal")] {
+        if folder.join(name).exists() {
+            fs::copy(folder.join(name), beside(&main, suffix)).unwrap();
+        }
+    }
+    let db = rusqlite::Connection::open(&main).unwrap();
+    let mut query = db.prepare("SELECT id FROM commits").unwrap();
+    query.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+}
+
+/// Every commit that a program was promised is in the database, or in the incident's evidence; and what is said of the loss
+/// does not say less.
+fn assert_nothing_vanished(scene: &Scene, incident: &Value) {
+    let there = Content::of(&scene.db()).commits;
+    let kept = commits_in_evidence(incident);
+    let promised = truth::promised(&scene.log_of(&scene.db()));
+    let vanished = promised.iter().filter(|id| !there.contains(id) && !kept.contains(id)).collect::<Vec<_>>();
+    assert_eq!(vanished, Vec::<&i64>::new(), "promised, and neither there nor in evidence: {incident:#}");
+    if promised.iter().any(|id| !there.contains(id)) {
+        assert_ne!(incident["loss"]["rows_lost"].as_u64(), Some(0), "{incident:#}");
+    }
+}
+
+fn steps(incident: &Value) -> Vec<String> {
+    let steps = incident["steps"].as_array().unwrap();
+    steps
+        .iter()
+        .map(|step| format!("{} {}", step["step"].as_str().unwrap(), step["outcome"].as_str().unwrap()))
+        .collect()
+}
+
+#[test]
+fn in_place_a_writing_program_goes_on_with_the_backup_and_what_it_wrote_is_kept() {
+    for mode in ["wal", "delete"] {
+        let (scene, mut daemon) = prepared(mode, &format!("when_in_use = \"in-place\"\n{BACKUP}\n{OFTEN}"));
+        let program = scene.writer(mode, "forever", &PATIENT);
+        let inode = |path: &Path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap());
+        let (before, owner) = (inode(&scene.db()), truth::ownership(&scene.db()));
+        damage::first_leaf(&scene.db(), "rows", &mut Dice::new());
+
+        let incident = daemon.closed("app", 1);
+        assert_eq!(incident["outcome"], "healed", "{mode}: {incident:#}");
+        assert_eq!(incident["playbook"], "restore_in_place", "{mode}: {incident:#}");
+        assert_eq!((inode(&scene.db()), truth::ownership(&scene.db())), (before, owner), "{mode}");
+        assert!(incident["loss"]["rows_kept"].as_u64().is_some_and(|rows| rows >= 1200), "{incident:#}");
+        // The same process goes on, on the same file.
+        let promised = || truth::promised(&scene.log_of(&scene.db())).len();
+        let enough = promised() + 20;
+        daemon.wait_for("the program to commit again", |_| (promised() >= enough).then_some(()));
+        assert!(program.finish().success(), "{mode}");
+        assert_nothing_vanished(&scene, &incident);
+        daemon.stop();
+        scene.assert_whole(mode);
+    }
+}
+
+#[test]
+fn a_program_is_stopped_for_the_swap_and_runs_again_with_the_same_arguments() {
+    for mode in ["wal", "delete"] {
+        let mut scene = Scene::new();
+        let service = Service::of(&scene, mode, &PATIENT);
+        let app = service.app();
+        scene.database("app", "data/app.db", &format!("when_in_use = \"stop-app\"\n{app}\n{BACKUP}\n{OFTEN}"));
+        let mut daemon = prepare(&scene, mode);
+        service.start();
+        let (pid, arguments) = (service.pid(), service.arguments());
+        damage::first_leaf(&scene.db(), "rows", &mut Dice::new());
+
+        let incident = daemon.closed("app", 1);
+        assert_eq!(incident["outcome"], "healed", "{mode}: {incident:#}");
+        assert_eq!(incident["playbook"], "restore_backup", "{mode}: {incident:#}");
+        let steps = steps(&incident);
+        assert!(steps.contains(&"stop_app ok".to_owned()) && steps.contains(&"start_app ok".to_owned()), "{steps:?}");
+        service.wait_for("the program to run again", || service.arguments() == arguments);
+        assert_ne!(service.pid(), pid, "it was never stopped");
+        let promised = || truth::promised(&scene.log_of(&scene.db())).len();
+        let enough = promised() + 20;
+        service.wait_for("the program to commit again", || promised() >= enough);
+
+        // It is nobody's child, and outlives guardiand whatever way that goes.
+        let pid = service.pid();
+        daemon.kill();
+        let enough = promised() + 20;
+        service.wait_for("the program to go on without guardiand", || promised() >= enough);
+        assert_eq!(service.pid(), pid);
+        service.stop();
+        assert_nothing_vanished(&scene, &incident);
+        scene.assert_whole(mode);
+    }
+}
+
+#[test]
+fn left_out_a_lossy_repair_waits_for_a_persons_word_and_is_then_done() {
+    for mode in ["wal", "delete"] {
+        let (scene, mut daemon) = prepared(mode, &format!("{BACKUP}\n{OFTEN}"));
+        let program = scene.writer(mode, "0", &["--open-idle"]);
+        let bytes = damage::first_leaf(&scene.db(), "rows", &mut Dice::new());
+
+        let asked = |incident: &Value| incident["state"] == "awaiting_approval";
+        let incident = daemon.incident("app", 1, "asked about", asked);
+        let reason = incident["reason"].as_str().unwrap();
+        assert!(reason.contains(&format!("pid {}", program.pid())) && reason.contains("app"), "{incident:#}");
+        assert_eq!(incident["steps"].as_array().unwrap().len(), 0, "{incident:#}");
+        assert_eq!(scene.bytes()[0].as_ref(), Some(&bytes), "a file in use was changed");
+
+        let config = scene.write_config().display().to_string();
+        let healed = guardiand(&scene.path(""), &["heal", "app", "--config", &config, "--json"]).json_of(0);
+        assert_eq!(healed["outcome"], "healed", "{healed:#}");
+        let incident = daemon.closed("app", 1);
+        assert_eq!(incident["playbook"], "restore_in_place", "{incident:#}");
+        scene.assert_evidence(&incident, &[("main", Some(&bytes))]);
+        assert!(program.finish().success());
+        assert_eq!(scene.lost(), 0);
+        daemon.stop();
+        scene.assert_honest(&incident, &scene.db());
+        scene.assert_whole(mode);
+    }
+}
+
+#[test]
+fn what_costs_nothing_is_done_under_a_program_without_asking() {
+    for mode in ["wal", "delete"] {
+        let (scene, mut daemon) = prepared(mode, BACKUP);
+        let program = scene.writer(mode, "0", &["--open-idle"]);
+        damage::first_leaf(&scene.db(), "rows_word", &mut Dice::new());
+        let incident = daemon.closed("app", 1);
+        assert_eq!(incident["playbook"], "rebuild_indexes", "{incident:#}");
+        assert!(incident["loss"].is_null(), "{incident:#}");
+        assert!(program.finish().success());
+        assert_eq!(scene.lost(), 0);
+        scene.assert_whole(mode);
+    }
+}
+
+#[test]
+fn refuse_means_that_nothing_is_touched_until_the_program_is_gone() {
+    for mode in ["wal", "delete"] {
+        let (scene, mut daemon) = prepared(mode, &format!("when_in_use = \"refuse\"\n{BACKUP}"));
+        let program = scene.writer(mode, "0", &["--open-idle"]);
+        let bytes = damage::first_leaf(&scene.db(), "rows", &mut Dice::new());
+        let incident = daemon.escalated("app", 1);
+        let reason = incident["reason"].as_str().unwrap();
+        assert!(
+            reason.contains(&format!("pid {}", program.pid())) && reason.contains("guardiand heal app"),
+            "{reason}"
+        );
+        assert_eq!(scene.bytes()[0].as_ref(), Some(&bytes), "a file in use was changed");
+        program.kill();
+        assert_eq!(daemon.closed("app", 1)["outcome"], "healed");
+        assert_eq!(scene.lost(), 0);
+        scene.assert_whole(mode);
+    }
+}
+
+#[test]
+fn where_in_place_is_impossible_the_program_is_stopped_if_that_may_be_and_else_left_alone() {
+    // In WAL mode a program holds its lock for its whole life: a first page that is gone cannot be put back under it.
+    let lines = format!("when_in_use = \"in-place\"\n{BACKUP}");
+    let (scene, mut daemon) = prepared("wal", &lines);
+    let program = scene.writer("wal", "0", &["--open-idle"]);
+    let bytes = damage::header(&scene.db(), &mut Dice::new());
+    let incident = daemon.escalated("app", 1);
+    let reason = incident["reason"].as_str().unwrap();
+    assert!(reason.contains("WAL mode") && reason.contains("guardiand heal app"), "{reason}");
+    assert_eq!(scene.bytes()[0].as_ref(), Some(&bytes), "a file in use was changed");
+    drop((program, daemon));
+
+    let mut scene = Scene::new();
+    let service = Service::of(&scene, "wal", &["--busy-timeout", "10000", "--pause", "3600000"]);
+    scene.database("app", "data/app.db", &format!("{lines}\n{}", service.app()));
+    let mut daemon = prepare(&scene, "wal");
+    service.start();
+    // Its one commit goes into the database, so that page 1 is nowhere but there.
+    daemon.wait_for("its one commit", |_| (truth::promised(&scene.log_of(&scene.db())).len() == 201).then_some(()));
+    let checkpointed = || {
+        rusqlite::Connection::open(scene.db())
+            .unwrap()
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0))
+    };
+    assert_eq!(checkpointed().unwrap(), 0);
+    daemon.caught_up("app");
+    let arguments = service.arguments();
+    damage::header(&scene.db(), &mut Dice::new());
+    let incident = daemon.closed("app", 1);
+    assert_eq!(incident["playbook"], "restore_backup", "{incident:#}");
+    service.wait_for("the program to run again", || service.arguments() == arguments);
+}
+
+#[test]
+fn a_program_that_restarts_by_itself_is_never_swapped_under_and_runs_on() {
+    let mut scene = Scene::new();
+    let service = Service::of(&scene, "wal", &PATIENT);
+    // Its stop ends the writer, and a supervisor starts the next one at once.
+    let keep = scene.path("keep");
+    fs::write(&keep, "").unwrap();
+    let supervisor = format!(
+        "sh -c 'while [ -e {keep} ]; do sh {start}; done' </dev/null >/dev/null 2>&1 &",
+        keep = keep.display(),
+        start = scene.path("service/start").display(),
+    );
+    let app = service.app();
+    scene.database("app", "data/app.db", &format!("when_in_use = \"stop-app\"\n{app}\n{BACKUP}\n{OFTEN}"));
+    let mut daemon = prepare(&scene, "wal");
+    let run = std::process::Command::new("setsid").args(["sh", "-c", &supervisor]).status().unwrap();
+    assert!(run.success());
+    service.wait_for("the service to run", || service.arguments().is_some_and(|arguments| arguments.len() > 4));
+    let arguments = service.arguments();
+    let damaged = damage::first_leaf(&scene.db(), "rows", &mut Dice::new());
+
+    let incident = daemon.escalated("app", 1);
+    let reason = incident["reason"].as_str().unwrap();
+    assert!(reason.contains("writer") && reason.contains("started it again"), "{incident:#}");
+    assert!(steps(&incident).contains(&"start_app ok".to_owned()), "{incident:#}");
+    assert_eq!(service.arguments(), arguments, "it runs on, and once");
+    let Bytes(now) = scene.bytes()[0].clone().unwrap();
+    assert_eq!(now[100..200], damaged[100..200], "it was replaced under its program");
+
+    // The supervisor is told to give up: now it can be stopped, and is.
+    fs::remove_file(&keep).unwrap();
+    let config = scene.write_config().display().to_string();
+    let healed = guardiand(&scene.path(""), &["heal", "app", "--config", &config, "--json"]).json_of(0);
+    assert_eq!(healed["outcome"], "healed", "{healed:#}");
+    service.wait_for("the program to run again", || service.arguments() == arguments);
+    service.stop();
+    let incident = &daemon.incidents("app")[0];
+    assert_nothing_vanished(&scene, incident);
+    daemon.stop();
+    scene.assert_whole("wal");
+}
+
+#[test]
+fn a_program_that_cannot_be_started_again_is_a_persons_to_see_to() {
+    let mut scene = Scene::new();
+    let service = Service::of(&scene, "wal", &PATIENT);
+    let app = service.app();
+    scene.database("app", "data/app.db", &format!("when_in_use = \"stop-app\"\n{app}\n{BACKUP}\n{OFTEN}"));
+    let mut daemon = prepare(&scene, "wal");
+    service.start();
+    fs::write(scene.path("service/start"), "exit 3\n").unwrap();
+    damage::first_leaf(&scene.db(), "rows", &mut Dice::new());
+    let escalated = "guardian_incidents_escalated_total{mode=\"database\",target=\"app\"}";
+    daemon.wait_for("a person to be called", |daemon| (daemon.metric(escalated) >= 1.0).then_some(()));
+    let incident = &daemon.incidents("app")[0];
+    let start = incident["steps"].as_array().unwrap().iter().find(|step| step["step"] == "start_app").unwrap();
+    assert_eq!(start["outcome"], "failed", "{incident:#}");
+    assert!(start["detail"].as_str().unwrap().contains("start it by hand"), "{incident:#}");
+    // The database itself is well.
+    daemon.healthy("app");
+    scene.assert_whole("wal");
+}
