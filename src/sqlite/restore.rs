@@ -152,4 +152,56 @@ mod tests {
         assert_eq!((db.page_size().unwrap(), db.row_counts().unwrap()[0].1), (8192, SAMPLE_ROWS));
         assert!(db.integrity_check(10).ok);
     }
+
+    /// SIGKILL at any moment of a restore leaves the old content or the new, whole: what SQLite wrote is undone by SQLite.
+    #[test]
+    fn killed_in_the_middle_the_program_finds_the_old_content_or_the_new() {
+        const NAME: &str = "sqlite::restore::tests::killed_in_the_middle_the_program_finds_the_old_content_or_the_new";
+        if let Some(dir) = std::env::var_os("GUARDIAN_TEST_RESTORE") {
+            let dir = std::path::PathBuf::from(dir);
+            let good = open(&dir.join("good.db"), Access::Immutable);
+            let mut target = open(&dir.join("live.db"), Access::Repair);
+            // A small cache: what does not fit is written before the commit.
+            target.batch("PRAGMA cache_size=10").unwrap();
+            let begun = || std::fs::write(dir.join("begun"), b"").is_ok();
+            good.restore_into(&mut target, &Deadline::never(), begun).unwrap();
+            return;
+        }
+        let (mut old, mut new) = (0, 0);
+        for (mode, wait_us) in ["delete", "wal"].into_iter().flat_map(|mode| (0..12).map(move |n| (mode, n * n * 400)))
+        {
+            let dir = tempfile::tempdir().unwrap();
+            let live = dir.path().join("live.db");
+            let fill = "CREATE TABLE t(a INTEGER PRIMARY KEY, b);
+                 WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<3000) INSERT INTO t SELECT i, randomblob(2000) FROM n";
+            open(&live, Access::Create).batch(fill).unwrap();
+            backup_of(&live, dir.path());
+            let app = open(&live, Access::Repair);
+            app.set_journal_mode(mode).unwrap();
+            app.batch("UPDATE t SET b = randomblob(2000); DELETE FROM t WHERE a > 2990").unwrap();
+            let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+                .args([NAME, "--exact", "--test-threads=1"])
+                .env("GUARDIAN_TEST_RESTORE", dir.path())
+                .stdout(std::process::Stdio::null())
+                .spawn()
+                .unwrap();
+            let until = std::time::Instant::now() + Duration::from_secs(60);
+            while !dir.path().join("begun").exists() {
+                assert!(std::time::Instant::now() < until, "it did not begin");
+                std::thread::yield_now();
+            }
+            std::thread::sleep(Duration::from_micros(wait_us));
+            child.kill().unwrap();
+            child.wait().unwrap();
+            match app.row_counts().unwrap()[0].1 {
+                2990 => old += 1,
+                3000 => new += 1,
+                rows => panic!("{mode}: {rows} rows after {wait_us} us"),
+            }
+            assert!(app.integrity_check(10).ok, "{mode} after {wait_us} us");
+            app.batch("INSERT INTO t VALUES (100000, 1)").unwrap();
+        }
+        println!("killed in the middle: {old} kept the old content, {new} had the new");
+        assert!(old > 0, "every kill came too late to prove anything");
+    }
 }

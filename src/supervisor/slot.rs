@@ -26,6 +26,9 @@ pub(super) struct Suspicion {
     pub(super) since: Moment,
 }
 
+/// What looks well and was not proven so is proven again after an interval at first, and then less and less often.
+const PROVE_GAP_MAX: Duration = Duration::from_secs(300);
+
 /// One target under supervision. While it is attended, the target itself is away: nothing else can touch it.
 pub(super) struct Slot {
     pub(super) name: String,
@@ -54,6 +57,8 @@ pub(super) struct Slot {
     attended: Option<Moment>,
     retry_at: Option<Moment>,
     retry_gap: Duration,
+    prove_at: Option<Moment>,
+    prove_gap: Duration,
 }
 
 impl Slot {
@@ -65,6 +70,8 @@ impl Slot {
             mode: settings.mode,
             watches: settings.watches.clone(),
             retry_gap: settings.interval,
+            prove_at: None,
+            prove_gap: settings.interval,
             target: Some(target),
             replacement: None,
             gone: false,
@@ -79,6 +86,17 @@ impl Slot {
             attended: None,
             retry_at: None,
         }
+    }
+
+    /// True when a look that saw nothing wrong shall be proven in full, to close the open incident. Damage that only a full
+    /// check sees makes every lesser look such a one: without a pause it would be checked in full without a break.
+    pub(super) fn may_be_proven(&mut self, now: Moment) -> bool {
+        if self.prove_at.is_some_and(|at| at.boot_ms > now.boot_ms) {
+            return false;
+        }
+        self.prove_at = Some(now.after(self.prove_gap));
+        self.prove_gap = (self.prove_gap * 2).min(PROVE_GAP_MAX);
+        true
     }
 
     /// The open incident, if any.
@@ -112,6 +130,8 @@ impl Slot {
             None => {
                 self.retry_at = None;
                 self.retry_gap = interval;
+                self.prove_at = None;
+                self.prove_gap = interval;
             }
         }
     }

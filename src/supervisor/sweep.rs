@@ -333,7 +333,11 @@ impl Supervisor {
         }
         match &check.verdict {
             Verdict::Unhealthy(_) if slot.wants_attention(now) => self.suspect(id, check.clone(), now),
-            Verdict::Healthy if slot.open_case().is_some() => self.close(id),
+            Verdict::Healthy if slot.open_case().is_some() => {
+                if slot.may_be_proven(now) {
+                    self.close(id);
+                }
+            }
             // What an unhealthy target may still be asked for is its mode's to say.
             Verdict::Healthy | Verdict::Unhealthy(_) if slot.errand.is_none() => {
                 if let Some(errand) = slot.target.as_mut().and_then(|target| target.errand(now)) {

@@ -4,7 +4,7 @@ use tokio::sync::oneshot;
 
 use crate::clock::Moment;
 use crate::journal::Remembered;
-use crate::model::Check;
+use crate::model::{Check, Verdict};
 use crate::modes::{Answer, Errand};
 
 use super::attend::{Mandate, close_if_proven};
@@ -30,11 +30,18 @@ impl Supervisor {
     }
 
     pub(super) fn close(&mut self, id: SlotId) {
+        let now = self.cx.now();
         let Some(slot) = self.slots.get_mut(&id) else { return };
+        let wants = slot.wants_attention(now);
         let (Some(target), Some(case)) = (slot.target.take(), slot.case.take()) else { return };
         let (cx, outbox) = (self.cx.clone(), self.outbox.clone());
         tokio::spawn(async move {
-            let attended = close_if_proven(&cx, target, case).await;
+            let mut attended = close_if_proven(&cx, target, case).await;
+            // What only a full check sees was seen by this one, and by no look before it.
+            if wants && matches!(attended.check.verdict, Verdict::Unhealthy(_)) {
+                let Attended { target, case, check, .. } = attended;
+                attended = attend(&cx, target, case, check, now, Mandate::Own).await;
+            }
             let _ = outbox.send(Message::Attended(id, Box::new(attended)));
         });
     }

@@ -8,7 +8,8 @@ use super::support::daemon::Daemon;
 use super::support::damage::{self, Dice};
 use super::support::program::Program;
 use super::support::scene::Scene;
-use super::support::truth::{Bytes, beside, ownership};
+use super::support::service::Service;
+use super::support::truth::{Bytes, beside, ownership, promised};
 
 /// No playbook writes so many entries; more means that it turns in circles.
 const APPENDS_MAX: u32 = 60;
@@ -29,21 +30,27 @@ struct Broken {
     holder: Option<Program>,
     /// A program that nobody but the daemon may touch.
     left_alone: Option<Program>,
+    /// A program that is stopped for the heal, and its arguments.
+    service: Option<(Service, Option<Vec<String>>)>,
 }
 
 impl Broken {
     /// A scene where the daemon has seen 60 commits, and has a backup of them where `lines` say so.
     fn after_60_commits(mode: &'static str, lines: &str, playbook: &'static str) -> Broken {
-        let scene = Scene::of(lines);
+        Broken::of(Scene::of(lines), mode, playbook)
+    }
+
+    /// The same, in this scene.
+    fn of(scene: Scene, mode: &'static str, playbook: &'static str) -> Broken {
         scene.commit(mode, 60, &["--rows-per-commit", "5"]);
         scene.give_away_if_root();
         let mut daemon = scene.daemon();
-        if lines.contains("backup") {
+        if std::fs::read_to_string(scene.path("guardian.toml")).unwrap().contains("backup") {
             daemon.backed_up("app");
         }
         daemon.healthy("app");
         assert!(daemon.stop().success());
-        Broken { scene, mode, evidence: None, lost: 0..=0, playbook, holder: None, left_alone: None }
+        Broken { scene, mode, evidence: None, lost: 0..=0, playbook, holder: None, left_alone: None, service: None }
     }
 
     /// What is there now is what evidence must hold.
@@ -54,6 +61,12 @@ impl Broken {
 
     fn check(&self, daemon: &mut Daemon, killed_after: u32) {
         daemon.healthy("app");
+        if let Some((service, arguments)) = &self.service {
+            service.wait_for("the program to run again", || service.arguments() == *arguments);
+            let last = || daemon.incidents("app")[0]["state"].clone();
+            assert_eq!(last(), "closed", "killed after {killed_after}");
+            service.stop();
+        }
         let incidents = daemon.incidents("app");
         assert_eq!(incidents.len(), 1, "killed after {killed_after}: {incidents:#?}");
         let incident = &incidents[0];
@@ -70,7 +83,11 @@ impl Broken {
         assert!(incident["mttr_seconds"].is_number() && incident["closed_at"].is_string(), "{incident:#}");
         let lost = self.scene.lost();
         assert!(self.lost.contains(&lost), "killed after {killed_after}: {lost} commits are lost: {incident:#}");
-        self.scene.assert_honest(incident, &self.scene.db());
+        match self.service {
+            None => self.scene.assert_honest(incident, &self.scene.db()),
+            // It has committed since: what is there now is more than what was kept.
+            Some(_) => assert_ne!(incident["loss"]["rows_lost"].as_u64(), Some(0), "{incident:#}"),
+        }
         if let Some([main, wal, journal]) = &self.evidence {
             let files = [("main", main.as_deref()), ("wal", wal.as_deref()), ("journal", journal.as_deref())];
             self.scene.assert_evidence(incident, &files);
@@ -149,6 +166,42 @@ fn a_restored_backup_in_rollback_mode() {
         let broken = Broken::after_60_commits("delete", BACKUP, "restore_backup");
         damage::leaf(&broken.scene.db(), "rows", &mut Dice::new());
         broken.expect_evidence()
+    });
+}
+
+#[test]
+fn a_restore_in_place_under_a_program() {
+    for mode in ["wal", "delete"] {
+        survives_every_kill(|| {
+            let mut broken =
+                Broken::after_60_commits(mode, &format!("when_in_use = \"in-place\"\n{BACKUP}"), "restore_in_place");
+            broken.left_alone = Some(broken.scene.writer(mode, "0", &["--open-idle"]));
+            let main = damage::first_leaf(&broken.scene.db(), "rows", &mut Dice::new());
+            broken.evidence = Some([Some(main), None, None]);
+            broken
+        });
+    }
+}
+
+#[test]
+fn a_program_that_is_stopped_for_the_swap_and_started_again() {
+    survives_every_kill(|| {
+        let mut scene = Scene::new();
+        let service = Service::of(&scene, "wal", &["--pause", "3600000"]);
+        // It committed since the last look: a change of its pages alone would be no reason to look closer.
+        let often = "integrity = { quick = \"300ms\", full = \"300ms\" }";
+        let lines = format!("when_in_use = \"stop-app\"\n{}\n{BACKUP}\n{often}", service.app());
+        scene.database("app", "data/app.db", &lines);
+        let mut broken = Broken::of(scene, "wal", "restore_backup");
+        service.start();
+        let log = broken.scene.log_of(&broken.scene.db());
+        service.wait_for("its one commit", || promised(&log).len() == 61);
+        damage::first_leaf(&broken.scene.db(), "rows", &mut Dice::new());
+        // Each start of it is one commit, and those before the swap are in evidence alone.
+        broken.lost = 1..=4;
+        let arguments = service.arguments();
+        broken.service = Some((service, arguments));
+        broken
     });
 }
 

@@ -59,7 +59,7 @@ pub(super) fn resume(place: &Place<'_>, wanted: &Wanted<'_>) -> Result<StepRepor
     is_there(place)?;
     if let Ok(tables) = sound(place, Deadline::never()) {
         let report = done("it had been restored before guardiand was interrupted, and is sound");
-        return Ok(with_candidate(report, place, wanted, tables)?);
+        return with_candidate(report, place, wanted, tables);
     }
     apply(place, wanted)
 }
