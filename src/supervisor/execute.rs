@@ -111,7 +111,10 @@ async fn take_steps(
     case.tell(cx, Entry::Disproved { check: told }).await?;
     if matches!(check.verdict, Verdict::Unknown(_)) {
         // Nothing speaks against what was done: it stays, and the next look that can tell ends the incident.
-        let why = format!("`{}` is done and cannot be proven yet: {seen}", playbook.name);
+        let mut why = format!("`{}` is done and cannot be proven yet: {seen}", playbook.name);
+        if let Err(late) = finished {
+            why = format!("{why}; and {late}");
+        }
         return Ok(if cx.is_stopping() { Ended::Parked } else { Ended::Held(why) });
     }
     take_back(cx, target, case, index, &done).await?;
