@@ -93,12 +93,16 @@ pub(super) struct Check {
 #[derive(Debug, Args)]
 pub(super) struct Heal {
     /// A configured target, or the path of a database (then with --state-dir).
-    #[arg(value_name = "TARGET|DB")]
-    pub(super) subject: PathBuf,
+    #[arg(value_name = "TARGET|DB", required_unless_present = "interrupted")]
+    pub(super) subject: Option<PathBuf>,
 
     /// Where evidence, backups and the journal are kept.
     #[arg(long, value_name = "DIR")]
     pub(super) state_dir: Option<PathBuf>,
+
+    /// Finish every heal that a crash interrupted, and nothing else: for a machine that starts, before the programs do.
+    #[arg(long, conflicts_with_all = ["subject", "dry_run"])]
+    pub(super) interrupted: bool,
 
     /// Print what would be done, and touch nothing.
     #[arg(long)]

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::arguments::{Common, Heal as Asked};
 use super::output::{Failure, INCONCLUSIVE, Output, table};
@@ -11,7 +11,8 @@ use crate::api::control::ControlRequest;
 use crate::daemon::one_pass::{self, HealOutcome, HealReport, Subject};
 
 pub(super) fn run(common: &Common, asked: &Asked, output: Output) -> Done {
-    let typed = std::slice::from_ref(&asked.subject);
+    let Some(typed) = &asked.subject else { return finish_interrupted(common, asked, output) };
+    let typed = std::slice::from_ref(typed);
     let (scope, subjects) = subject::resolve(common, typed, asked.state_dir.clone())?;
     let [subject] = subjects.as_slice() else { return Err(Failure::usage("name one target or one database")) };
     if matches!(subject, Subject::Path(_)) && scope.state_dir.is_none() && scope.config.is_none() {
@@ -27,6 +28,21 @@ pub(super) fn run(common: &Common, asked: &Asked, output: Output) -> Done {
     let report = one_pass::heal(&scope, subject, asked.dry_run)?;
     output.facts(&report, || text(&report));
     Ok(exit(report.outcome, report.playbooks.is_empty()))
+}
+
+fn finish_interrupted(common: &Common, asked: &Asked, output: Output) -> Done {
+    let (scope, _) = subject::resolve(common, &[], asked.state_dir.clone())?;
+    let incidents = one_pass::finish_interrupted(&scope)?;
+    let open = incidents.iter().any(|incident| incident.closed_at.is_none());
+    output.facts(&json!({ "incidents": incidents }), || {
+        let lines = incidents.iter().map(|incident| {
+            let reason = incident.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+            format!("{} of {}: {}{reason}\n", incident.id, incident.target, incident.state.name())
+        });
+        let lines = lines.collect::<String>();
+        if lines.is_empty() { "no heal was interrupted".to_owned() } else { lines }
+    });
+    Ok(if open { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 /// How a subject is named to the daemon: a path must not depend on who reads it.

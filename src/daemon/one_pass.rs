@@ -219,6 +219,46 @@ pub fn approve(scope: &Scope, id: &str) -> Result<HealReport, PassError> {
     })?
 }
 
+/// Finishes every heal that was interrupted, and what follows from it; the incidents as they are then.
+///
+/// # Errors
+/// When the state directory is held by another guardiand (which finishes them itself), or the targets cannot be listed.
+pub fn finish_interrupted(scope: &Scope) -> Result<Vec<Incident>, PassError> {
+    block_on(async {
+        let site = Site::of(scope);
+        let foundation = Foundation::lay(&site.state_dir, site.workers, site.gates, Notices::none())?;
+        let cx = &foundation.cx;
+        cx.journal.limit(site.limits);
+        let (remembered, left_open) = foundation.recall(site.gates).await;
+        let interrupted = left_open.into_iter().filter(|left| left.replayed.is_interrupted()).collect::<Vec<_>>();
+        if interrupted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut targets = site.targets(&cx.jobs, &[]).await?;
+        let mut incidents = Vec::new();
+        for left in interrupted {
+            let incident = left.replayed.incident.clone();
+            let is_its = |target: &Box<dyn Supervised>| {
+                (target.settings().target.as_str(), target.settings().mode)
+                    == (&incident.target, incident.mode.as_str())
+            };
+            let Some(at) = targets.iter().position(is_its) else {
+                incidents.push(incident);
+                continue;
+            };
+            let mut target = targets.swap_remove(at);
+            let known = remembered.iter().find(|one| one.target == incident.target && one.mode == incident.mode);
+            if let Some(known) = known {
+                target.remember(known.memory.clone(), cx.clock.now());
+            }
+            let attended = resume(cx, target, left).await;
+            saved(cx, attended.target, &incident.target, &incident.mode).await?;
+            incidents.push(attended.case.map_or(incident, |case| case.incident().clone()));
+        }
+        Ok(incidents)
+    })?
+}
+
 /// What the command prints of a heal that was asked for.
 pub(super) fn report(answer: HealAnswer, dry_run: bool) -> HealReport {
     let HealAnswer { check, incident, playbooks, refused } = answer;

@@ -67,13 +67,23 @@ impl UnitState {
     }
 }
 
-/// Stops the program, and waits for its end as far as systemd or its stop command does; at most `limit`.
+/// Stops the program, and waits for its end as far as systemd or its stop command does; at most `limit`. `name` is for a
+/// transient unit: unlike any other, and the same when it is tried again.
 ///
 /// # Errors
 /// [`HostError::Command`].
-pub fn stop_app(app: &App, limit: Duration) -> Result<(), HostError> {
+pub fn stop_app(app: &App, name: &str, limit: Duration) -> Result<(), HostError> {
     match app {
         App::Unit(unit) => run_systemctl(&["stop", "--", unit], limit).map(drop),
+        App::Commands { stop, .. } if systemd_takes_it() => {
+            end_transient(name);
+            // Outside of our own unit, which has not the rights that stopping another user's program takes.
+            let stopped = run_told(&transient(name, &["--wait"], stop), limit).map(drop);
+            if stopped.is_err() {
+                end_transient(name);
+            }
+            stopped
+        }
         App::Commands { stop, .. } => {
             let mut command = bare(stop)?;
             // A new group, so that one which does not end is ended with all that it waits for; and it ends with us, for
@@ -101,11 +111,27 @@ pub fn stop_app(app: &App, limit: Duration) -> Result<(), HostError> {
     }
 }
 
+/// A stop command that outlived who had run it must not stop what is started now.
+fn end_transient(name: &str) {
+    // There mostly is none, and then this fails.
+    let _ = run_systemctl(&["stop", "--", &format!("{name}.service")], ASK_LIMIT);
+}
+
+/// `systemd-run` of a command in a unit of this name: in ours it would end with us, and have our limits and our few rights.
+fn transient(name: &str, options: &[&str], argv: &[String]) -> Vec<String> {
+    let unit = format!("--unit={name}");
+    let words = ["systemd-run", "--quiet", "--collect", "--no-ask-password", &unit];
+    let words = words.iter().chain(options).chain(&["--"]).map(|word| (*word).to_owned());
+    words.chain(argv.iter().cloned()).collect()
+}
+
 /// How to start.
 #[derive(Debug, Clone)]
 pub struct Starting<'a> {
     /// For a transient unit: unlike any other.
     pub name: &'a str,
+    /// The transient unit that its stop command ran in.
+    pub stop_name: &'a str,
     /// The longest that systemd may take.
     pub limit: Duration,
     /// Only order it. While the machine boots, a unit may wait for the very unit that we run in.
@@ -125,16 +151,11 @@ pub fn start_app(app: &App, how: &Starting<'_>) -> Result<String, HostError> {
             Ok(format!("systemd was told to start {unit}"))
         }
         App::Commands { start, .. } if systemd_takes_it() => {
-            // A unit of its own: in ours it would end with us, and have our limits and our few rights. Type=exec tells
-            // whether the program was found; KillMode=process lets one live that a start script left behind.
-            let mut words = vec!["systemd-run", "--quiet", "--collect", "--no-ask-password"];
-            let unit = format!("--unit={}", how.name);
-            words.extend([&unit, "--property=Type=exec", "--property=KillMode=process"]);
-            words.extend(how.no_wait.then_some("--no-block"));
-            words.push("--");
-            words.extend(start.iter().map(String::as_str));
-            let words: Vec<String> = words.into_iter().map(str::to_owned).collect();
-            run_told(&words, how.limit)?;
+            end_transient(how.stop_name);
+            // Type=exec tells whether the program was found; KillMode=process lets one live that a start script left behind.
+            let mut options = vec!["--property=Type=exec", "--property=KillMode=process"];
+            options.extend(how.no_wait.then_some("--no-block"));
+            run_told(&transient(how.name, &options, start), how.limit)?;
             Ok(format!("{} runs as {}.service", start.first().map_or("it", String::as_str), how.name))
         }
         App::Commands { start, .. } => detach(start),
@@ -268,10 +289,10 @@ mod tests {
     #[test]
     fn a_stop_command_is_waited_for_and_its_status_believed() {
         let limit = Duration::from_secs(30);
-        stop_app(&app(&["true"], &["true"]), limit).unwrap();
-        let error = stop_app(&app(&["false", "secret"], &["true"]), limit).unwrap_err().to_string();
+        stop_app(&app(&["true"], &["true"]), "guardiand-test", limit).unwrap();
+        let error = stop_app(&app(&["false", "secret"], &["true"]), "guardiand-test", limit).unwrap_err().to_string();
         assert!(error.contains("`false`") && !error.contains("secret"), "{error}");
-        let error = stop_app(&app(&["/does/not/exist"], &["true"]), limit).unwrap_err().to_string();
+        let error = stop_app(&app(&["/does/not/exist"], &["true"]), "guardiand-test", limit).unwrap_err().to_string();
         assert!(error.contains("/does/not/exist"), "{error}");
     }
 
@@ -280,7 +301,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let pid = dir.path().join("pid");
         let script = format!("sleep 1000 & echo $! > {}; wait", pid.display());
-        let error = stop_app(&app(&["sh", "-c", &script], &["true"]), Duration::from_millis(500)).unwrap_err();
+        let error = stop_app(&app(&["sh", "-c", &script], &["true"]), "guardiand-test", Duration::from_millis(500))
+            .unwrap_err();
         assert!(error.to_string().contains("did not end"), "{error}");
         let pid: i32 = std::fs::read_to_string(pid).unwrap().trim().parse().unwrap();
         let until = Instant::now() + Duration::from_secs(30);

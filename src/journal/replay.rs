@@ -163,6 +163,12 @@ impl Replayed {
         Plan { playbooks: self.playbooks.clone(), approval: self.approval.clone() }
     }
 
+    /// A playbook was under way when the log ends: somebody died, or stopped, in the middle of it.
+    pub fn is_interrupted(&self) -> bool {
+        let healing = matches!(self.incident.state, IncidentState::Healing | IncidentState::Verifying);
+        !self.closed && (healing || self.unfinished.is_some())
+    }
+
     /// Moves on by one entry.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
+use super::support::command::guardiand;
 use super::support::daemon::Daemon;
 use super::support::damage::{self, Dice};
 use super::support::program::Program;
@@ -302,6 +303,32 @@ fn a_mode_that_is_put_back() {
         broken.scene.give_away_if_root();
         broken
     });
+}
+
+#[test]
+fn an_interrupted_heal_is_finished_by_a_command_alone() {
+    let broken = Broken::after_60_commits("wal", BACKUP, "restore_backup");
+    damage::header(&broken.scene.db(), &mut Dice::new());
+    let config = broken.scene.write_config().display().to_string();
+    let finish = || {
+        guardiand(&broken.scene.path(""), &["heal", "--interrupted", "--config", &config, "--json"]).json_of(0)["incidents"]
+            .as_array()
+            .unwrap()
+            .clone()
+    };
+    assert_eq!(finish().len(), 0, "what was not begun is not healed by it");
+    let mut daemon = broken.scene.launch(&[("GUARDIAND_KILL_AFTER_APPEND", "7")]);
+    daemon.wait_for_end_or("the kill", &mut |daemon| daemon.ended().map(drop));
+    let incidents = finish();
+    assert_eq!(incidents.len(), 1, "{incidents:#?}");
+    assert_eq!(
+        (&incidents[0]["state"], &incidents[0]["outcome"]),
+        (&"closed".into(), &"healed".into()),
+        "{incidents:#?}"
+    );
+    assert_eq!(finish().len(), 0);
+    let mut daemon = broken.scene.daemon();
+    broken.check(&mut daemon, 7);
 }
 
 #[test]

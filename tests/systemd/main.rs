@@ -15,6 +15,7 @@ mod guest;
 mod hardening;
 mod heals;
 mod machine;
+mod programs;
 mod starts;
 #[path = "../support/mod.rs"]
 mod support;

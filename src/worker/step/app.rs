@@ -73,7 +73,8 @@ pub(super) fn stop(place: &Place<'_>, app: &App, limit: Duration) -> Result<Step
         };
     }
     register.enter(place)?;
-    stop_app(app, limit).map_err(|error| refused(format!("its program was not stopped: {error}")))?;
+    stop_app(app, &stop_name(place), limit)
+        .map_err(|error| refused(format!("its program was not stopped: {error}")))?;
     wait_until_let_go(place)?;
     record.stopped_at = Some(Timestamp::now());
     write_json(&place.evidence, RECORD, &record)?;
@@ -117,7 +118,7 @@ pub(super) fn start(place: &Place<'_>, app: &App, limit: Duration) -> Result<Ste
     let name = format!("guardiand-app-{}-{}", place.job.incident.to_lowercase(), Timestamp::now().as_millisecond());
     // After a crash of the machine we may run while it boots, before the unit that we start may be started.
     let no_wait = boot_id().is_ok_and(|boot| boot != record.boot_id);
-    let started = start_app(app, &Starting { name: &name, limit, no_wait });
+    let started = start_app(app, &Starting { name: &name, stop_name: &stop_name(place), limit, no_wait });
     // Whatever came of it: the next incident that stops it must not wait for this one.
     register.leave(place)?;
     let how = started.map_err(|error| {
@@ -274,6 +275,11 @@ impl Register {
         }
         Ok(others)
     }
+}
+
+/// Of the transient unit that its stop command runs in.
+fn stop_name(place: &Place<'_>) -> String {
+    format!("guardiand-stop-{}", place.job.incident.to_lowercase())
 }
 
 fn marker(place: &Place<'_>) -> String {

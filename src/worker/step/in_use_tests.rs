@@ -200,7 +200,8 @@ fn running(scene: &Scene) -> bool {
 
 /// Starts it as guardiand would, and waits until it has the database open.
 fn launch(scene: &Scene, app: &App) {
-    let how = crate::host::Starting { name: "test", limit: Duration::from_secs(30), no_wait: false };
+    let how =
+        crate::host::Starting { name: "test", stop_name: "test-stop", limit: Duration::from_secs(30), no_wait: false };
     crate::host::start_app(app, &how).unwrap();
     has_it_open(scene);
 }
@@ -232,7 +233,7 @@ fn what_ran_is_stopped_and_started_again_once() {
         assert_eq!(scene.run(start(&app), phase).unwrap().progress, Progress::Nothing);
     }
     assert_eq!(std::fs::read_to_string(scene.folder().with_file_name("pid")).unwrap(), pid, "it was started twice");
-    crate::host::stop_app(&app, Duration::from_secs(30)).unwrap();
+    crate::host::stop_app(&app, "test-stop", Duration::from_secs(30)).unwrap();
 }
 
 #[test]
@@ -261,7 +262,7 @@ fn a_stop_that_was_interrupted_or_failed_ends_with_the_program_running() {
     assert_eq!(scene.run(stop(&app), Phase::Resume).unwrap().progress, Progress::Done);
     scene.run(start(&app), Phase::Resume).unwrap();
     assert!(running(&scene));
-    crate::host::stop_app(&app, Duration::from_secs(30)).unwrap();
+    crate::host::stop_app(&app, "test-stop", Duration::from_secs(30)).unwrap();
 }
 
 #[test]
@@ -295,7 +296,7 @@ fn a_program_that_two_heals_need_stopped_is_started_by_the_last() {
     assert_eq!(scene.run(start(&app), Phase::Apply).unwrap().progress, Progress::Done);
     assert!(running(&scene));
     drop(gentle);
-    crate::host::stop_app(&app, Duration::from_secs(30)).unwrap();
+    crate::host::stop_app(&app, "test-stop", Duration::from_secs(30)).unwrap();
 }
 
 #[test]
@@ -311,5 +312,5 @@ fn somebody_else_who_has_the_files_is_named_and_the_program_runs_on() {
     stranger.wait().unwrap();
     scene.run(start(&app), Phase::Apply).unwrap();
     assert!(running(&scene));
-    crate::host::stop_app(&app, Duration::from_secs(30)).unwrap();
+    crate::host::stop_app(&app, "test-stop", Duration::from_secs(30)).unwrap();
 }
