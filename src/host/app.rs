@@ -77,8 +77,9 @@ pub fn stop_app(app: &App, name: &str, limit: Duration) -> Result<(), HostError>
         App::Unit(unit) => run_systemctl(&["stop", "--", unit], limit).map(drop),
         App::Commands { stop, .. } if systemd_takes_it() => {
             end_transient(name);
-            // Outside of our own unit, which has not the rights that stopping another user's program takes.
-            let stopped = run_told(&transient(name, &["--wait"], stop), limit).map(drop);
+            // Outside of our own unit, which has not the rights that stopping another user's program takes. A oneshot is started
+            // once it has ended; `--wait` would need a message bus.
+            let stopped = run_told(&transient(name, &["--property=Type=oneshot"], stop), limit).map(drop);
             if stopped.is_err() {
                 end_transient(name);
             }

@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use super::guest::{BACKUP, Guest, database, db};
+use super::guest::{BACKUP, Guest, database, db, run};
 use super::machine::on_the_machine;
 use super::support::damage::{self, Dice};
 
@@ -17,11 +17,16 @@ fn heals_with(guest: &Guest, app: &str) -> serde_json::Value {
         &format!("when_in_use = \"stop-app\"\n{app}\n{BACKUP}\n{OFTEN}"),
     ));
     guest.start();
+    guest.done(&["stop", "app"]);
+    // More than one page of rows: the first is not written again, so that what is done to it stays.
+    let as_app = ["--reuid=1234", "--regid=1234", "--clear-groups", "/usr/bin/writer", "/srv/app/app.db", "wal", "200"];
+    let more = ["/srv/app/app.log", "--rows-per-commit", "5", "--while-there", "/srv/app"];
+    assert_eq!(run("setpriv", &[&as_app[..], &more].concat()).status, 0);
     guest.stop_the_program();
     guest.done(&["start", "app"]);
     let promised = guest.promised().len();
     guest.wait_for("the program to go on", || (guest.promised().len() > promised + 3).then_some(()));
-    damage::overwrite(&db(), 4096, &Dice::new().bytes(4096));
+    damage::first_leaf(&db(), "rows", &mut Dice::new());
     let incident = guest.healed();
     let steps = incident["steps"].to_string();
     assert!(steps.contains("stop_app") && steps.contains("start_app"), "{incident:#}");
@@ -55,7 +60,7 @@ fn a_program_started_by_a_command_outlives_guardiands_unit_and_has_none_of_its_w
         fs::write("/run/app-start", format!("chmod 711 /run; umask 0; rm -f /run/started; {start}")).unwrap();
         heals_with(&guest, "app = { stop = [\"sh\", \"/run/app-stop\"], start = [\"sh\", \"/run/app-start\"] }");
         let pid = || {
-            let found = super::guest::run("pidof", &["writer"]).stdout.trim().to_owned();
+            let found = run("pidof", &["writer"]).stdout.trim().to_owned();
             (!found.is_empty()).then_some(found)
         };
         let before = guest.wait_for("the writer", pid);
@@ -67,6 +72,6 @@ fn a_program_started_by_a_command_outlives_guardiands_unit_and_has_none_of_its_w
         assert!(group.contains("guardiand-app-") && !group.contains("guardiand.service"), "{group}");
         guest.done(&["stop", "guardiand"]);
         assert_eq!(pid(), Some(before.clone()), "it ended with guardiand");
-        super::guest::run("kill", &[&before]);
+        run("kill", &[&before]);
     });
 }
