@@ -51,6 +51,11 @@ impl Broken {
         }
         daemon.healthy("app");
         assert!(daemon.stop().success());
+        Broken::in_scene(scene, mode, playbook)
+    }
+
+    /// What is broken already, and was never seen by a daemon of this process.
+    fn in_scene(scene: Scene, mode: &'static str, playbook: &'static str) -> Broken {
         Broken { scene, mode, evidence: None, lost: 0..=0, playbook, holder: None, left_alone: None, service: None }
     }
 
@@ -249,8 +254,7 @@ fn a_main_file_rebuilt_from_its_wal() {
         assert!(daemon.stop().success());
         fs::remove_file(scene.db()).unwrap();
         let playbook = "rebuild_from_wal";
-        Broken { scene, mode: "wal", evidence: None, lost: 0..=0, playbook, holder: None, left_alone: None }
-            .expect_evidence()
+        Broken::in_scene(scene, "wal", playbook).expect_evidence()
     });
 }
 
@@ -268,8 +272,7 @@ fn a_restored_backup_with_the_wal_of_its_time() {
         scene.writer("wal", "20", &["--no-checkpoint", "--die"]).ended();
         fs::remove_file(scene.db()).unwrap();
         let playbook = "restore_backup_and_wal";
-        Broken { scene, mode: "wal", evidence: None, lost: 0..=0, playbook, holder: None, left_alone: None }
-            .expect_evidence()
+        Broken::in_scene(scene, "wal", playbook).expect_evidence()
     });
 }
 

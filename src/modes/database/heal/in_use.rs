@@ -8,7 +8,7 @@ use crate::modes::database::config::WhenInUse;
 
 /// The longest that a program may take to stop or to start, in milliseconds: above systemd's own 90 s, so that its verdict
 /// is heard.
-pub const APP_LIMIT_MS: u64 = 120_000;
+pub(super) const APP_LIMIT_MS: u64 = 120_000;
 
 impl Site<'_> {
     /// The ladder as it can be climbed while the file is as much in use as it is. `taken` are the steps of this incident so far.
@@ -55,16 +55,17 @@ impl Site<'_> {
             // The configuration sees to it that `stop-app` has its `app`.
             (Some(WhenInUse::StopApp), None) => Err(reason.to_owned()),
             (Some(WhenInUse::InPlace) | None, app) => {
-                let in_place = match self.in_place_possible() {
-                    Ok(()) => lossy.iter().filter_map(|playbook| self.in_place(playbook)).collect::<Vec<_>>(),
-                    Err(why) => return app.as_ref().map_or_else(|| Err(format!("{reason}: {why}")), stopped),
-                };
-                match (in_place.is_empty(), app) {
-                    (false, _) => Ok(in_place),
-                    (true, Some(app)) => stopped(app),
-                    (true, None) => {
-                        Err(format!("{reason}: only a backup can be restored under a program, and there is none"))
+                // Only as far down as the ladder goes: what keeps more than a backup comes before it.
+                let possible = self.in_place_possible();
+                let in_place =
+                    possible.map(|()| lossy.iter().map_while(|rung| self.in_place(rung)).collect::<Vec<_>>());
+                match (in_place, app) {
+                    (Ok(in_place), _) if !in_place.is_empty() => Ok(in_place),
+                    (_, Some(app)) => stopped(app),
+                    (Ok(_), None) => {
+                        Err(format!("{reason}: under a program only a backup can be restored, and there is better"))
                     }
+                    (Err(why), None) => Err(format!("{reason}: {why}")),
                 }
             }
         }

@@ -1,5 +1,6 @@
 //! Who keeps others waiting, and what may be done about it: never more than asking it to go on.
 
+use super::in_use::APP_LIMIT_MS;
 use super::{Site, playbook, spec, wait, wait_step};
 use crate::job::{DatabaseStep, HeldLock, HolderFacts};
 use crate::model::{Playbook, Standstill};
@@ -8,8 +9,6 @@ use crate::modes::database::config::OnLock;
 
 /// The playbook's name.
 const UNBLOCK: &str = "unblock";
-/// As long as systemd waits by default (TimeoutStopSec=) before it kills, in milliseconds.
-const APP_LIMIT_MS: u64 = 90_000;
 
 impl Site<'_> {
     /// Rule 16. Nothing of ours may touch such a WAL: not even a checkpoint, and least of all a graceful end of its programs.
