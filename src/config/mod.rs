@@ -250,9 +250,10 @@ impl Reading {
                 let message = format!("database `{other}` has this path already: two healers of one file would fight");
                 self.problems.push(Problem { span: place("path"), message });
             }
-            self.warnings.extend(database.warnings());
             databases.push(database);
         }
+        DatabaseConfig::join_groups(&mut databases);
+        self.warnings.extend(databases.iter().flat_map(DatabaseConfig::warnings));
         if tables.is_empty() {
             self.warnings.push("there is no [[database]]: nothing is watched".to_owned());
         }

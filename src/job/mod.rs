@@ -19,8 +19,8 @@ pub use client::{Answer, Client, ClientOptions};
 pub use database::{
     Access, Attributes, DatabaseFacts, DatabaseProbe, DatabaseSite, Diagnosis, DotfileLock, FileFacts, FileState,
     Fingerprint, HeaderFacts, HeldLock, HolderFacts, IntegrityFacts, IntegrityLevel, JournalFacts, JournalState,
-    LayerTime, MendedCopy, OpenFacts, Owner, Place, QueryFacts, SettledCopy, SqliteFault, TableRows, Unread, Users,
-    WalFacts, WalMark, WalState,
+    LayerTime, Member, MemberFacts, MendedCopy, OpenFacts, Owner, Place, QueryFacts, SettledCopy, SqliteFault,
+    TableRows, Unread, Users, WalFacts, WalMark, WalState,
 };
 pub use events::WorkerEvents;
 pub use rollback::{KeptFile, KeptFiles, RowsSince, Since, WeighRollback, Weighed};

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DatabaseSite, FileFacts, Owner, TableRows, WalPosition};
+use super::{DatabaseSite, FileFacts, Member, Owner, TableRows, WalPosition};
 use crate::model::App;
 
 /// One step on a database. Its serialized shape is what the journal keeps: add fields with defaults, never rename.
@@ -104,6 +104,13 @@ pub enum DatabaseStep {
         /// Whatever was committed since then may be in evidence alone.
         accept_loss: bool,
     },
+    /// The same on another database of its group, which is kept and restored with it.
+    OnMember {
+        /// Which.
+        member: Member,
+        /// What is done with it.
+        does: Box<DatabaseStep>,
+    },
     /// Stop the program that uses it, once it is written down whether it ran; done when nobody has the files any more.
     StopApp {
         /// The program.
@@ -156,6 +163,7 @@ impl DatabaseStep {
             DatabaseStep::MoveLockAside { .. } => "move_lock_aside",
             DatabaseStep::Install => "install",
             DatabaseStep::RestoreInPlace { .. } => "restore_in_place",
+            DatabaseStep::OnMember { does, .. } => does.name(),
             DatabaseStep::StopApp { .. } => "stop_app",
             DatabaseStep::StartApp { .. } => "start_app",
             DatabaseStep::RollBack { .. } => "roll_back",

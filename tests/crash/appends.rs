@@ -89,7 +89,9 @@ impl Broken {
         assert!(incident["mttr_seconds"].is_number() && incident["closed_at"].is_string(), "{incident:#}");
         let lost = self.scene.lost();
         assert!(self.lost.contains(&lost), "killed after {killed_after}: {lost} commits are lost: {incident:#}");
+        let of_a_group = incident["loss"]["source"].as_str().is_some_and(|source| source.contains("stock"));
         match self.service {
+            None if of_a_group => assert_eq!(incident["loss"]["rows_kept"], 60 + 60 * 5 + 50 + 50, "{incident:#}"),
             None => self.scene.assert_honest(incident, &self.scene.db()),
             // It has committed since: what is there now is more than what was kept.
             Some(_) => assert_ne!(incident["loss"]["rows_lost"].as_u64(), Some(0), "{incident:#}"),
@@ -208,6 +210,24 @@ fn a_program_that_is_stopped_for_the_swap_and_started_again() {
         let arguments = service.arguments();
         broken.service = Some((service, arguments));
         broken
+    });
+}
+
+#[test]
+fn a_group_that_is_restored_together() {
+    survives_every_kill(|| {
+        let mut scene = Scene::new();
+        let lines = format!("group = \"shop\"\n{BACKUP}");
+        scene.database("app", "data/app.db", &lines);
+        scene.database("stock", "stock.db", &lines);
+        let stock = scene.path("stock.db");
+        assert!(scene.writer_of(&stock, "wal", "50", &[]).finish().success());
+        let broken = Broken::of(scene, "wal", "restore_backup");
+        let mut daemon = broken.scene.daemon();
+        daemon.backed_up("stock");
+        assert!(daemon.stop().success());
+        damage::header(&broken.scene.db(), &mut Dice::new());
+        broken.expect_evidence()
     });
 }
 

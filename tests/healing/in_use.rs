@@ -297,3 +297,66 @@ fn a_program_that_cannot_be_started_again_is_a_persons_to_see_to() {
     daemon.healthy("app");
     scene.assert_whole("wal");
 }
+
+#[test]
+fn databases_of_a_group_are_kept_and_restored_together() {
+    let mut scene = Scene::new();
+    let lines = format!("group = \"shop\"\n{BACKUP}");
+    scene.database("app", "data/app.db", &lines);
+    scene.database("stock", "data/stock.db", &lines);
+    let stock = scene.path("data/stock.db");
+    let commit = |db: &Path, commits: &str| {
+        assert!(scene.writer_of(db, "wal", commits, &["--rows-per-commit", "5"]).finish().success());
+    };
+    commit(&scene.db(), "60");
+    commit(&stock, "70");
+    let mut daemon = scene.daemon();
+    for name in ["app", "stock"] {
+        daemon.backed_up(name);
+        daemon.healthy(name);
+    }
+    commit(&stock, "10");
+    daemon.caught_up("stock");
+    let kept = Bytes(fs::read(&stock).unwrap());
+    damage::header(&scene.db(), &mut Dice::new());
+
+    let incident = daemon.closed("app", 1);
+    assert_eq!(incident["outcome"], "healed", "{incident:#}");
+    assert_eq!((scene.lost(), scene.lost_of(&stock)), (0, 10), "the other one is of the same moment: {incident:#}");
+    let tables = incident["loss"]["tables"].as_array().unwrap();
+    assert!(tables.iter().any(|table| table["table"] == "stock.commits"), "{incident:#}");
+    let evidence = PathBuf::from(incident["evidence"].as_str().unwrap());
+    let member = truth::names(&evidence).into_iter().find(|name| name.starts_with("member-")).unwrap();
+    assert_eq!(fs::read(evidence.join(member).join("main")).map(Bytes).unwrap(), kept, "what was there is not kept");
+    daemon.healthy("stock");
+    daemon.stop();
+    for db in [scene.db(), stock] {
+        assert_eq!(Content::of(&db).integrity, "ok");
+    }
+    assert_eq!(scene.names().len(), 2, "{:?}", scene.names());
+}
+
+#[test]
+fn a_group_is_left_alone_while_a_program_has_one_of_it_open() {
+    let mut scene = Scene::new();
+    let lines = format!("group = \"shop\"\nwhen_in_use = \"in-place\"\n{BACKUP}");
+    scene.database("app", "data/app.db", &lines);
+    scene.database("stock", "data/stock.db", &lines);
+    let stock = scene.path("data/stock.db");
+    scene.commit("wal", 60, &[]);
+    assert!(scene.writer_of(&stock, "wal", "70", &[]).finish().success());
+    let mut daemon = scene.daemon();
+    for name in ["app", "stock"] {
+        daemon.backed_up(name);
+        daemon.healthy(name);
+    }
+    let program = scene.writer_of(&stock, "wal", "0", &["--open-idle"]);
+    let bytes = damage::header(&scene.db(), &mut Dice::new());
+    let incident = daemon.escalated("app", 1);
+    let reason = incident["reason"].as_str().unwrap();
+    assert!(reason.contains("stock.db") && reason.contains(&format!("pid {}", program.pid())), "{incident:#}");
+    assert_eq!(scene.bytes()[0].as_ref(), Some(&bytes), "one of the group was replaced alone");
+    assert!(program.finish().success());
+    assert_eq!(daemon.closed("app", 1)["outcome"], "healed");
+    assert_eq!((scene.lost(), scene.lost_of(&stock)), (0, 0));
+}

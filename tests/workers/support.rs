@@ -55,6 +55,7 @@ impl Host {
             diagnose: false,
             users: false,
             backups: None,
+            members: Vec::new(),
         }
     }
 

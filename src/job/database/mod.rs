@@ -76,6 +76,9 @@ pub struct DatabaseProbe {
     /// The folder of this target's backups, for `diagnose`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backups: Option<PathBuf>,
+    /// The other databases of its group, for `diagnose`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<Member>,
 }
 
 impl DatabaseProbe {
@@ -109,6 +112,32 @@ pub struct MendedCopy {
     pub tables: Vec<TableRows>,
 }
 
+/// Another database of the same group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its configured name.
+    pub name: String,
+    /// Its main file, absolute.
+    pub path: PathBuf,
+    /// The user whose access is judged; the file's owner when `None`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// The folder of its backups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backups: Option<PathBuf>,
+}
+
+/// What a plan needs to know of another database of the same group.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MemberFacts {
+    /// Which.
+    pub member: Member,
+    /// Processes that have it open, and what could not be seen.
+    pub users: Users,
+    /// Its backups, newest first.
+    pub backups: Vec<crate::job::BackupEntry>,
+}
+
 /// What a plan needs to know beyond the layers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Diagnosis {
@@ -123,6 +152,9 @@ pub struct Diagnosis {
     pub mended: Option<MendedCopy>,
     /// Backups of this target, newest first.
     pub backups: Vec<crate::job::BackupEntry>,
+    /// The other databases of its group.
+    #[serde(default)]
+    pub members: Vec<MemberFacts>,
 }
 
 /// What one layer cost.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::host::is_our_state;
-use crate::job::Keep;
+use crate::job::{Keep, Member};
 use crate::model::{App, Bytes, Delay, Period, Policy};
 use crate::modes::Retry;
 use crate::modes::config::{AppTable, KeyProblem, RetryTable, Surroundings, name_problem, period, resolve};
@@ -42,6 +42,8 @@ pub struct DatabaseConfig {
     pub user: Option<String>,
     /// Databases that belong together.
     pub group: Option<String>,
+    /// The others of its group; known once the whole file is read.
+    pub members: Vec<Member>,
     /// Past `lock_max_age`.
     pub on_lock: OnLock,
     /// Send SIGCONT to a stopped lock holder.
@@ -224,6 +226,7 @@ impl DatabaseTable {
             app,
             user: self.user,
             group: self.group,
+            members: Vec::new(),
             on_lock: self.on_lock,
             resume_stopped: self.resume_stopped.unwrap_or(true),
             exclusive: self.exclusive,
@@ -318,6 +321,7 @@ impl DatabaseConfig {
             app: None,
             user: None,
             group: None,
+            members: Vec::new(),
             on_lock: OnLock::Wait,
             resume_stopped: true,
             exclusive: Exclusive::Auto,
@@ -327,7 +331,27 @@ impl DatabaseConfig {
         }
     }
 
-    /// What works, but probably not as meant; and what this version reads but does not act on yet.
+    /// Tells each database of a group who the others are. A glob has no fixed number of targets, and so no group.
+    pub fn join_groups(databases: &mut [DatabaseConfig]) {
+        let belongs = |database: &DatabaseConfig| database.group.clone().filter(|_| !database.is_glob());
+        let all = databases.iter().map(|database| (belongs(database), database.member())).collect::<Vec<_>>();
+        for database in databases {
+            let Some(group) = belongs(database) else { continue };
+            let others = all.iter().filter(|(of, other)| of.as_ref() == Some(&group) && other.name != database.name);
+            database.members = others.map(|(_, other)| other.clone()).collect();
+        }
+    }
+
+    fn member(&self) -> Member {
+        Member {
+            name: self.name.clone(),
+            path: self.path.clone(),
+            user: self.user.clone(),
+            backups: self.backup.as_ref().map(|backup| backup.folder(&self.name)),
+        }
+    }
+
+    /// What works, but probably not as meant.
     pub fn warnings(&self) -> Vec<String> {
         let name = &self.name;
         let mut warnings = Vec::new();
@@ -336,14 +360,12 @@ impl DatabaseConfig {
                 "database `{name}` has no `backup` table: no backups are taken, and what cannot be repaired can only be recreated empty"
             ));
         }
+        if let Some(group) = self.group.as_ref().filter(|_| self.members.is_empty()) {
+            let why = if self.is_glob() { "a glob belongs to no group" } else { "no other database is of it" };
+            warnings.push(format!("database `{name}`: nothing is done about its group `{group}`: {why}"));
+        }
         if self.integrity.full < self.integrity.quick {
             warnings.push(format!("database `{name}`: `integrity.full` is more frequent than `integrity.quick`"));
-        }
-        let waiting = [
-            (self.group.is_some(), "group"),
-        ];
-        for (_, key) in waiting.iter().filter(|(set, _)| *set) {
-            warnings.push(format!("database `{name}`: this version does not act on `{key}` yet"));
         }
         warnings
     }

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use crate::clock::Moment;
 use crate::job::{DatabaseFacts, DatabaseProbe, DatabaseSite, FileFacts, IntegrityLevel, Outcome, WalMark};
-use crate::model::{Check, InUse, Kind, Policy, Verdict};
+use crate::model::{Check, InUse, Kind, Loss, Policy, Verdict};
 use crate::modes::{Answer, Look, Retry, Settings};
 
 use crate::telemetry::{BackupsKnown, DatabaseMeasured};
@@ -76,6 +76,8 @@ pub struct Database {
     /// The BLAKE3 of the backup that the candidate was built from.
     built_from: Option<String>,
     backups_listed: bool,
+    /// What the other databases of its group lose if the present playbook heals; by name.
+    members_lost: Vec<(String, Loss)>,
     /// A look called for so deep a check, and did not make it.
     doubt: Option<IntegrityLevel>,
     /// When an errand last checked it.
@@ -115,6 +117,7 @@ impl Database {
             hurt: false,
             built_from: None,
             backups_listed: false,
+            members_lost: Vec::new(),
             doubt: None,
             checked: None,
         }
@@ -161,6 +164,7 @@ impl Database {
             diagnose: look == Look::Confirm || first,
             users: look == Look::Inspect,
             backups: self.backup_folder(),
+            members: self.config.members.clone(),
         }
     }
 

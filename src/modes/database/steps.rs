@@ -55,6 +55,9 @@ impl Database {
             // What came back was never checked: less than everything proves nothing of it.
             Some(DatabaseStep::RollBack { .. }) => (self.replaced, self.hurt) = (false, true),
             Some(DatabaseStep::BuildFromBackup { blake3, .. }) => self.built_from = Some(blake3.clone()),
+            Some(DatabaseStep::OnMember { member, does }) => {
+                self.note_member(&member.name, does, report.candidate.as_ref());
+            }
             // Its program goes on writing: nothing is taken for the backup's content afterwards.
             Some(DatabaseStep::RestoreInPlace { .. }) => self.built_from = None,
             Some(
@@ -64,8 +67,8 @@ impl Database {
             ) => self.built_from = None,
             _ => {}
         }
-        let loss =
-            step.as_ref().zip(report.candidate.as_ref()).and_then(|(step, candidate)| self.loss(step, candidate));
+        let own = step.as_ref().zip(report.candidate.as_ref()).and_then(|(step, candidate)| self.loss(step, candidate));
+        let loss = own.map(|own| heal::loss_of_group(own, &self.members_lost));
         let preserved = matches!(step, Some(DatabaseStep::Preserve)) && outcome != StepOutcome::Undone;
         let held = outcome == StepOutcome::Undone;
         StepResult { outcome, detail: report.detail.clone(), loss, preserved, held }
@@ -98,15 +101,27 @@ impl Database {
             | DatabaseStep::MoveLockAside { .. }
             | DatabaseStep::Install
             | DatabaseStep::RollBack { .. }
+            | DatabaseStep::OnMember { .. }
             | DatabaseStep::StopApp { .. }
             | DatabaseStep::StartApp { .. } => None,
+        }
+    }
+
+    /// What another database of its group loses with it.
+    fn note_member(&mut self, name: &str, step: &DatabaseStep, candidate: Option<&crate::job::Candidate>) {
+        if let (DatabaseStep::BuildFromBackup { .. }, Some(candidate)) = (step, candidate) {
+            self.members_lost.retain(|(known, _)| known != name);
+            self.members_lost.push((name.to_owned(), heal::loss_unknown(candidate)));
         }
     }
 }
 
 /// True when an applied step of this kind must be taken back if its playbook does not heal.
 pub(super) fn leaves_a_trace(spec: &StepSpec) -> bool {
-    let step = serde_json::from_value::<DatabaseStep>(spec.args.clone());
+    let step = match serde_json::from_value::<DatabaseStep>(spec.args.clone()) {
+        Ok(DatabaseStep::OnMember { does, .. }) => Ok(*does),
+        step => step,
+    };
     matches!(
         step,
         Ok(DatabaseStep::Install
@@ -135,7 +150,8 @@ pub(super) fn brings_back(spec: &StepSpec) -> bool {
 
 /// True for the step that adds to an incident's evidence.
 pub(super) fn keeps(spec: &StepSpec) -> bool {
-    matches!(serde_json::from_value::<DatabaseStep>(spec.args.clone()), Ok(DatabaseStep::Preserve))
+    let step = serde_json::from_value::<DatabaseStep>(spec.args.clone());
+    matches!(step, Ok(DatabaseStep::Preserve | DatabaseStep::RestoreInPlace { .. }))
 }
 
 /// Whether a failure says nothing against the rung that it happened on. A backup that fails its check is its own fault, and
@@ -143,6 +159,7 @@ pub(super) fn keeps(spec: &StepSpec) -> bool {
 fn is_held(step: Option<&DatabaseStep>, kind: FailureKind) -> bool {
     use DatabaseStep as Step;
     match step {
+        Some(Step::OnMember { does, .. }) => is_held(Some(does), kind),
         Some(
             Step::BuildFromBackup { .. }
             | Step::BuildFromCopy { .. }

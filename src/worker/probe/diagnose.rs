@@ -7,7 +7,9 @@ use super::content::Content;
 use super::files::{Files, Looked, open_raw};
 use super::{booted_ns, copy, raw};
 use crate::host::{Folder, Holders, HostError, Scan, Sought, find_holders, supervisor_and_siblings};
-use crate::job::{DatabaseSite, Diagnosis, HolderFacts, IntegrityLevel, MendedCopy, SettledCopy, Users};
+use crate::job::{
+    DatabaseSite, Diagnosis, HolderFacts, IntegrityLevel, Member, MemberFacts, MendedCopy, SettledCopy, Users,
+};
 use crate::sqlite::Access;
 use crate::worker::mend::{Mended, Sources, mend};
 use crate::worker::roll_back::{beyond_sqlite, roll_back};
@@ -167,10 +169,19 @@ pub(super) fn conclude(
     settled: Option<SettledCopy>,
     mended: Option<MendedCopy>,
     backups: Option<&std::path::Path>,
+    members: Vec<MemberFacts>,
 ) -> Diagnosis {
     // A folder that cannot be listed has no backup to offer; the playbook without one says so.
     let backups = backups.and_then(|folder| backup::list(folder).ok()).unwrap_or_default();
-    Diagnosis { holders, blind, settled, mended, backups }
+    Diagnosis { holders, blind, settled, mended, backups, members }
+}
+
+/// Another database of the group: who uses it, and what it can be restored from.
+pub(super) fn member(member: &Member, sweep: &Sweep) -> MemberFacts {
+    let files = Files::look(&member.path);
+    let users = users(&files, None, None, sweep);
+    let backups = member.backups.as_deref().and_then(|folder| backup::list(folder).ok()).unwrap_or_default();
+    MemberFacts { member: member.clone(), users, backups }
 }
 
 /// A copy for [`settle`], of a database that was looked at in place.

@@ -356,7 +356,9 @@ impl<'a> Look<'a> {
             settled = Some(rolled_back);
         }
         let mended = if self.calls_for_its_wal() { diagnose::mended(&self.probe.site, &self.files) } else { None };
-        self.facts.diagnosis = Some(diagnose::conclude(users, settled, mended, self.probe.backups.as_deref()));
+        let members = self.probe.members.iter().map(|member| diagnose::member(member, self.sweep)).collect();
+        let diagnosis = diagnose::conclude(users, settled, mended, self.probe.backups.as_deref(), members);
+        self.facts.diagnosis = Some(diagnosis);
     }
 
     /// A damaged journal is rolled back as far as its records verify; one without a header only where that is what is missing.

@@ -10,6 +10,7 @@
 //! | restore access | owner without mode, or neither | doing it again |
 //! | install | one of the states in `install`'s table | finishing, or taking back |
 //! | restore in place | the old content, or the new, by SQLite's own recovery | doing it again, unless it is sound |
+//! | on a member | as the step itself, beside another database | as the step itself |
 //! | stop app | a program that runs, that does not, or is just ending | starting it again, at the end of its playbook |
 //! | start app | a program that does not run yet, or runs | starting it, unless it runs |
 //! | roll back | one of the states in `roll_back`'s table | finishing, or taking back |
@@ -25,6 +26,7 @@ mod in_place;
 mod in_use;
 mod install;
 mod lock_aside;
+mod member;
 mod mend;
 mod place;
 mod preserve;
@@ -56,6 +58,9 @@ pub use weigh::{list_evidence, weigh};
 /// [`FailureKind::Refused`] when something must be true first that is not; [`FailureKind::Failed`] when it was tried in vain.
 /// Both leave the user's files as they were, or say what is different.
 pub fn run(job: &StepJob) -> Result<StepReport, JobFailure> {
+    if let DatabaseStep::OnMember { member, does } = &job.step {
+        return member::run_on(job, member, does);
+    }
     let place = Place::of(job)?;
     match (&job.step, job.phase) {
         (DatabaseStep::Preserve, Phase::Apply | Phase::Resume) => preserve::apply(&place),
@@ -115,6 +120,7 @@ pub fn run(job: &StepJob) -> Result<StepReport, JobFailure> {
                 Phase::Undo => Ok(nothing("its programs may have written since: what was there is in evidence")),
             }
         }
+        (DatabaseStep::OnMember { .. }, _) => Err(failed("a step on a member has its own place")),
         (DatabaseStep::StopApp { app, limit_ms }, Phase::Apply) => {
             app::stop(&place, app, Duration::from_millis(*limit_ms))
         }

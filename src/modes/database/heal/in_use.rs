@@ -73,14 +73,18 @@ impl Site<'_> {
 
     /// Somebody who has a file open that is gone from its path.
     fn cut_off(&self) -> Option<&HolderFacts> {
-        let holders = &self.diagnosis?.holders;
-        holders.iter().find(|holder| holder.unlinked.iter().any(|what| what == "main" || what == "wal"))
+        let own = self.diagnosis?.holders.iter();
+        let all = own.chain(self.members().iter().flat_map(|one| &one.users.holders));
+        all.into_iter().find(|holder| holder.unlinked.iter().any(|what| what == "main" || what == "wal"))
     }
 
     /// Whether SQLite can be given a backup to put into the file under its programs (SQLITE.md, section 4); if not, why.
     fn in_place_possible(&self) -> Result<(), String> {
         let no = |why: &str| Err(format!("it cannot be restored under its program either, because {why}"));
         let facts = self.facts;
+        if !self.members().is_empty() {
+            return no("the databases of its group are restored together, which no lock of SQLite's can see to");
+        }
         let sound_wal = facts.wal.as_ref().is_some_and(|wal| wal.state == WalState::Sound);
         match (&facts.main, &facts.header) {
             (FileState::Missing, _) => return no("it is gone"),
@@ -130,8 +134,9 @@ impl Site<'_> {
 
     /// What a person is asked: what it costs, whom it touches, and how.
     fn asking(&self, playbooks: &[Playbook]) -> String {
-        let holders = self.diagnosis.map(|diagnosis| diagnosis.holders.as_slice()).unwrap_or_default();
-        let who = match holders {
+        let own = self.diagnosis.map(|diagnosis| diagnosis.holders.as_slice()).unwrap_or_default();
+        let all = own.iter().chain(self.members().iter().flat_map(|one| &one.users.holders));
+        let who = match all.collect::<Vec<_>>().as_slice() {
             [] => "it cannot be told whether a program has it open".to_owned(),
             [one] => format!("{} (pid {}) has it open", one.comm, one.pid),
             [one, others @ ..] => format!("{} (pid {}) and {} more have it open", one.comm, one.pid, others.len()),
@@ -142,11 +147,11 @@ impl Site<'_> {
 }
 
 /// It puts another file in the place of the database.
-fn swaps(playbook: &Playbook) -> bool {
+pub(super) fn swaps(playbook: &Playbook) -> bool {
     playbook.steps.iter().any(|step| step_of(step) == Some(DatabaseStep::Install))
 }
 
-fn step_of(spec: &StepSpec) -> Option<DatabaseStep> {
+pub(super) fn step_of(spec: &StepSpec) -> Option<DatabaseStep> {
     serde_json::from_value(spec.args.clone()).ok()
 }
 
@@ -156,16 +161,21 @@ fn with_app_stopped(rung: &Playbook, app: &App) -> Playbook {
     let app = || app.clone();
     let stop = DatabaseStep::StopApp { app: app(), limit_ms: APP_LIMIT_MS };
     let start = DatabaseStep::StartApp { app: app(), limit_ms: APP_LIMIT_MS };
+    let done = |spec: &StepSpec| match step_of(spec) {
+        Some(DatabaseStep::OnMember { does, .. }) => Some(*does),
+        step => step,
+    };
     let before = |spec: &&StepSpec| {
-        let step = step_of(spec);
         matches!(
-            step,
+            done(spec),
             Some(DatabaseStep::Preserve | DatabaseStep::BuildFromBackup { .. } | DatabaseStep::BuildFromSchema { .. })
         )
     };
     let mut steps = rung.steps.iter().take_while(before).cloned().collect::<Vec<_>>();
     let rest = rung.steps.iter().skip(steps.len()).cloned().collect::<Vec<_>>();
-    steps.extend([super::spec(&stop), super::spec(&DatabaseStep::Preserve)]);
+    let keep = rung.steps.iter().filter(|spec| done(spec) == Some(DatabaseStep::Preserve)).cloned().collect::<Vec<_>>();
+    steps.push(super::spec(&stop));
+    steps.extend(keep);
     steps.extend(rest);
     steps.push(super::spec(&start));
     Playbook {

@@ -71,3 +71,16 @@ fn content(print: &Fingerprint) -> (u64, u64, u64, i64, u32, Option<(u64, i64)>)
 pub fn loss_unknown(candidate: &Candidate) -> Loss {
     loss(candidate.source.clone(), &candidate.tables, None)
 }
+
+/// What is lost of a whole group: the incident's own database, and what was restored with it.
+pub fn loss_of_group(own: Loss, members: &[(String, Loss)]) -> Loss {
+    members.iter().fold(own, |mut all, (name, member)| {
+        let sum = |a: Option<u64>, b: Option<u64>| Some(a? + b?);
+        all.source = format!("{}; `{name}`: {}", all.source, member.source);
+        all.rows_kept = sum(all.rows_kept, member.rows_kept);
+        all.rows_lost = sum(all.rows_lost, member.rows_lost);
+        let of_member = |table: &TableLoss| TableLoss { table: format!("{name}.{}", table.table), ..table.clone() };
+        all.tables.extend(member.tables.iter().map(of_member));
+        all
+    })
+}

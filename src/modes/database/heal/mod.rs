@@ -1,14 +1,15 @@
 //! Planning: a diagnosis in, playbooks out, the least lossy first. Pure.
 
+mod group;
 mod in_use;
 mod loss;
 mod replace;
 mod unblock;
 mod wal;
 
-pub use loss::{loss_of_backup, loss_of_copy, loss_of_recreation, loss_of_wal, loss_unknown};
+pub use loss::{loss_of_backup, loss_of_copy, loss_of_group, loss_of_recreation, loss_of_wal, loss_unknown};
 
-use crate::job::{DatabaseFacts, DatabaseStep, Diagnosis, FileState, Owner};
+use crate::job::{DatabaseFacts, DatabaseStep, Diagnosis, FileState, HolderFacts, Owner};
 use crate::model::{Kind, Plan, Playbook, Risk, StepRecord, StepSpec};
 
 use crate::modes::database::config::DatabaseConfig;
@@ -34,7 +35,7 @@ pub fn plan(
     taken: &[StepRecord],
 ) -> Result<Plan, String> {
     let site = Site { facts, memory, config, diagnosis: facts.diagnosis.as_ref() };
-    let ladder = ladder(kind, &site)?;
+    let ladder = site.with_group(ladder(kind, &site)?)?;
     site.fit(ladder, taken)
 }
 
@@ -89,7 +90,18 @@ fn ladder(kind: &Kind, site: &Site<'_>) -> Result<Vec<Playbook>, String> {
 
 /// The step in the shape that the journal keeps.
 pub fn spec(step: &DatabaseStep) -> StepSpec {
-    let risk = match step {
+    StepSpec {
+        name: step.name().to_owned(),
+        version: STEP_VERSION,
+        risk: risk(step),
+        args: serde_json::to_value(step).unwrap_or_default(),
+        finally: matches!(step, DatabaseStep::StartApp { .. }),
+    }
+}
+
+/// What a step can cost.
+fn risk(step: &DatabaseStep) -> Risk {
+    match step {
         DatabaseStep::Preserve => Risk::Harmless,
         DatabaseStep::RestoreAccess { .. }
         | DatabaseStep::Checkpoint { .. }
@@ -103,13 +115,7 @@ pub fn spec(step: &DatabaseStep) -> StepSpec {
         | DatabaseStep::BuildFromSchema { .. } => Risk::Harmless,
         DatabaseStep::Install | DatabaseStep::RestoreInPlace { .. } | DatabaseStep::RollBack { .. } => Risk::Lossy,
         DatabaseStep::StopApp { .. } | DatabaseStep::StartApp { .. } => Risk::Lossless,
-    };
-    StepSpec {
-        name: step.name().to_owned(),
-        version: STEP_VERSION,
-        risk,
-        args: serde_json::to_value(step).unwrap_or_default(),
-        finally: matches!(step, DatabaseStep::StartApp { .. }),
+        DatabaseStep::OnMember { does, .. } => risk(does),
     }
 }
 
@@ -187,12 +193,23 @@ impl Site<'_> {
         ))
     }
 
-    /// Why the file may not be replaced, if so.
+    /// Why the file, or another of its group, may not be replaced, if so.
     fn in_use(&self) -> Option<String> {
         let diagnosis = self.diagnosis?;
         let path = self.path();
-        if let Some(holder) = diagnosis.holders.first() {
-            let others = match diagnosis.holders.len() - 1 {
+        let there = !matches!(self.facts.main, FileState::Missing);
+        let own = self.used(&path, &diagnosis.holders, &diagnosis.blind, there);
+        own.or_else(|| {
+            self.members().iter().find_map(|one| {
+                let path = one.member.path.display().to_string();
+                self.used(&path, &one.users.holders, &one.users.blind, true)
+            })
+        })
+    }
+
+    fn used(&self, path: &str, holders: &[HolderFacts], blind: &[String], there: bool) -> Option<String> {
+        if let Some(holder) = holders.first() {
+            let others = match holders.len() - 1 {
                 0 => String::new(),
                 others => format!(" and {others} more"),
             };
@@ -201,7 +218,7 @@ impl Site<'_> {
                 holder.comm, holder.pid, self.config.name
             ));
         }
-        if let Some(blind) = diagnosis.blind.first().filter(|_| !matches!(self.facts.main, FileState::Missing)) {
+        if let Some(blind) = blind.first().filter(|_| there) {
             return Some(format!(
                 "it cannot be told whether {path} is in use ({blind}); run guardiand as root, or stop its program and run `guardiand heal {}` as root",
                 self.config.name
