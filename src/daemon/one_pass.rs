@@ -228,6 +228,7 @@ pub fn finish_interrupted(scope: &Scope) -> Result<Vec<Incident>, PassError> {
         let site = Site::of(scope);
         let foundation = Foundation::lay(&site.state_dir, site.workers, site.gates, Notices::none())?;
         let cx = &foundation.cx;
+        cx.journal.limit(site.limits);
         let (remembered, left_open) = foundation.recall(site.gates).await;
         let interrupted = left_open.into_iter().filter(|left| left.replayed.is_interrupted()).collect::<Vec<_>>();
         if interrupted.is_empty() {

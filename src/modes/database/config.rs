@@ -351,7 +351,7 @@ impl DatabaseConfig {
         }
     }
 
-    /// What works, but probably not as meant; and what this version reads but does not act on yet.
+    /// What works, but probably not as meant.
     pub fn warnings(&self) -> Vec<String> {
         let name = &self.name;
         let mut warnings = Vec::new();
