@@ -44,9 +44,8 @@ impl Site<'_> {
             _ => None,
         });
         let mut restored = Vec::new();
-        for member in self.members() {
-            // Its own content, or none at all, is of no moment that the others could be taken back to.
-            let Some(moment) = moment else { continue };
+        // Its own content, or none at all, is of no moment that the others could be taken back to.
+        for (member, moment) in self.members().iter().filter_map(|member| Some((member, moment?))) {
             let backup = of_moment(member, moment).ok_or_else(|| {
                 format!(
                     "{} belongs together with `{}` (group `{}`), of which there is no backup: restore both by hand",
