@@ -238,11 +238,9 @@ pub fn finish_interrupted(scope: &Scope) -> Result<Vec<Incident>, PassError> {
         let mut incidents = Vec::new();
         for left in interrupted {
             let incident = left.replayed.incident.clone();
-            let is_its = |target: &Box<dyn Supervised>| {
-                (target.settings().target.as_str(), target.settings().mode)
-                    == (&incident.target, incident.mode.as_str())
-            };
-            let Some(at) = targets.iter().position(is_its) else {
+            let its = (incident.target.as_str(), incident.mode.as_str());
+            let mut names = targets.iter().map(|target| (target.settings().target.as_str(), target.settings().mode));
+            let Some(at) = names.position(|name| name == its) else {
                 incidents.push(incident);
                 continue;
             };

@@ -44,19 +44,17 @@ impl Site<'_> {
             _ => None,
         });
         let mut restored = Vec::new();
-        for member in self.members() {
-            match moment {
-                Some(moment) => restored.push((member, of_moment(member, moment).ok_or_else(|| {
-                    format!(
-                        "{} belongs together with `{}` (group `{}`), of which there is no backup: restore both by hand",
-                        self.path(),
-                        member.member.name,
-                        self.config.group.as_deref().unwrap_or_default()
-                    )
-                })?)),
-                // Its own content, or none at all, is of no moment that the others could be taken back to.
-                None => {}
-            }
+        // Its own content, or none at all, is of no moment that the others could be taken back to.
+        for (member, moment) in self.members().iter().filter_map(|member| Some((member, moment?))) {
+            let backup = of_moment(member, moment).ok_or_else(|| {
+                format!(
+                    "{} belongs together with `{}` (group `{}`), of which there is no backup: restore both by hand",
+                    self.path(),
+                    member.member.name,
+                    self.config.group.as_deref().unwrap_or_default()
+                )
+            })?;
+            restored.push((member, backup));
         }
         let on = |member: &MemberFacts, step: DatabaseStep| {
             spec(&DatabaseStep::OnMember { member: member.member.clone(), does: Box::new(step) })
