@@ -84,6 +84,8 @@ fn sound() -> DatabaseFacts {
         not_opened: None,
         copy_waits: false,
         unread: None,
+        cut_off: None,
+        held: None,
         schema_version: None,
         open: Some(Ok(OpenFacts {
             schema_version: 1,
