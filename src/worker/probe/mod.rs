@@ -347,7 +347,7 @@ impl<'a> Look<'a> {
             writable: self.is_writable_for_us(),
             shm: &self.files.shm.state,
             unread: self.facts.unread.as_ref().map(|unread| unread.message.as_str()),
-            cut_off: self.facts.cut_off.is_some(),
+            cut_off: self.facts.cut_off.is_some() || self.facts.held.is_some(),
         })
     }
 

@@ -20,7 +20,7 @@ pub(super) struct Before<'a> {
     pub(super) shm: &'a FileState,
     /// Why the raw look failed.
     pub(super) unread: Option<&'a str>,
-    /// A program goes on with files that are not at the path any more.
+    /// A program goes on with files that are not at the path any more, or did, and what it had is not back.
     pub(super) cut_off: bool,
 }
 
@@ -52,7 +52,7 @@ pub(super) fn decide(before: &Before<'_>) -> Opening {
     }
     // Its WAL may be another main file's, and its WAL index another WAL's (section 3): SQLite would believe both.
     if before.cut_off {
-        return not("a program goes on with files that are gone from here, and shares the others");
+        return not("a program has, or had, files open that are gone from here, and those that are here may be theirs");
     }
     let wal_mode = match before.header {
         Some(HeaderFacts::Good { wal_mode, .. }) => *wal_mode,
