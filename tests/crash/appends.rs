@@ -10,7 +10,7 @@ use super::support::damage::{self, Dice};
 use super::support::program::Program;
 use super::support::scene::Scene;
 use super::support::service::Service;
-use super::support::truth::{Bytes, beside, ownership, promised};
+use super::support::truth::{self, Bytes, beside, ownership, promised};
 
 /// No playbook writes so many entries; more means that it turns in circles.
 const APPENDS_MAX: u32 = 60;

@@ -284,7 +284,8 @@ fn a_file_that_is_no_older_copy_is_only_replaced_on_a_persons_word() {
     assert_eq!(fs::read(scene.db()).unwrap(), stranger);
     // Nothing waits with the keeping.
     let evidence = scene.path("state/incidents");
-    let kept = || fs::read_dir(&evidence).unwrap().flatten().any(|entry| kept_in(&entry.path().join("evidence")).is_some());
+    let kept =
+        || fs::read_dir(&evidence).unwrap().flatten().any(|entry| kept_in(&entry.path().join("evidence")).is_some());
     daemon.wait_for("it to be kept", |_| kept().then_some(()));
     goes_on(&scene, &mut daemon);
 

@@ -83,6 +83,9 @@ impl Story {
         for act in &mut self.acts {
             act.situation = Situation::Live;
             act.faults = vec![pick(dice, &[Fault::Delete, Fault::RenameOver, Fault::DeleteWal])];
+            if dice.below(3) == 0 {
+                act.faults.push(pick(dice, &[Fault::KillGuardian, Fault::RestartGuardian, Fault::KillWorkers]));
+            }
         }
         self.app = true;
         self
