@@ -8,11 +8,15 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 
+use rustix::fs::OFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::error::HostError;
+use super::facts::{FileFacts, FileId};
 use super::process::ProcessFacts;
 
 /// What it is called in lists of processes.
@@ -63,11 +67,27 @@ pub fn fork_keeper(work: impl FnOnce(&mut dyn FnMut(&str))) -> Result<String, Ho
     }
 }
 
+/// Opens once more what process `pid` has open as `fd`, whether or not it has a name; refused when that is not `file`.
+///
+/// # Errors
+/// [`HostError::Open`] or [`HostError::Stat`].
+pub fn open_descriptor_of(pid: i32, fd: i32, file: FileId, writing: bool) -> Result<File, HostError> {
+    let path = PathBuf::from(format!("/proc/{pid}/fd/{fd}"));
+    // A pipe that took its number meanwhile is no reason to wait.
+    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
+    let failed = |source| HostError::Open { path: path.clone(), source };
+    let opened = File::options().read(true).write(writing).custom_flags(flags).open(&path).map_err(failed)?;
+    match FileFacts::of_fd(&opened)?.id == file {
+        true => Ok(opened),
+        false => Err(failed(std::io::Error::other("it is another file by now"))),
+    }
+}
+
 /// Nobody's: no terminal, no pipe that somebody waits on, no name of a worker's. That it should end with its parent was not
 /// inherited (`PR_SET_PDEATHSIG(2const)`).
 fn detach() -> rustix::io::Result<()> {
     rustix::process::setsid()?;
-    let nothing = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDWR, rustix::fs::Mode::empty())?;
+    let nothing = rustix::fs::open("/dev/null", OFlags::RDWR, rustix::fs::Mode::empty())?;
     for standard in 0..=2 {
         // SAFETY: two numbers; what the standard descriptors were is let go in this process alone.
         if unsafe { libc::dup2(nothing.as_raw_fd(), standard) } < 0 {

@@ -57,7 +57,7 @@ pub use folder::Folder;
 pub use forked::in_forked_child;
 pub use give::give;
 pub use holders::{Holder, Holders, Scan, Sought, find_holders};
-pub use keeper::fork_keeper;
+pub use keeper::{fork_keeper, open_descriptor_of};
 pub use lock_table::{Lock, LockKind, LockMode, LockTable};
 pub use mounts::{Locality, Mount, Mounts};
 pub use ofd::{Bytes, Conflict, OfdLock, ask_lock};

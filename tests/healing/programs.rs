@@ -1,7 +1,5 @@
 //! The programs around the file: locks that are held, queries that never end, a file in use.
 
-use std::fs;
-
 use super::support::daemon::Daemon;
 use super::support::damage::{self, Dice};
 use super::support::scene::Scene;

@@ -198,8 +198,8 @@ fn what_is_kept_is_kept_on_while_guardiand_itself_is_dead() {
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
         let mut program = Some(program);
-        if !restarted_first {
-            program.take().map(Program::kill);
+        if !restarted_first && let Some(program) = program.take() {
+            program.kill();
         }
         let mut daemon = scene.daemon();
         if let Some(program) = program {

@@ -56,6 +56,8 @@ impl Host {
             users: false,
             backups: None,
             members: Vec::new(),
+            evidence: None,
+            last_files: None,
         }
     }
 

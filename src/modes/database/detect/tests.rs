@@ -581,7 +581,7 @@ fn cut_off(gone: &str, others: &[(i32, String)]) -> CutOff {
     CutOff { holders: vec![holder], others: others.to_vec() }
 }
 
-fn held(complete: bool, contested: Option<&str>) -> HeldCopy {
+fn copy(complete: bool, contested: Option<&str>) -> HeldCopy {
     HeldCopy {
         folder: "/var/lib/guardiand/incidents/x/evidence/held-1".into(),
         by: "app (pid 812)".to_owned(),
@@ -599,7 +599,7 @@ fn what_a_program_holds_under_no_name_comes_before_whatever_is_at_the_path() {
         ("deleted", cut(FileState::Missing, "main")),
         ("replaced by a sound one", cut(FileState::File(file(40_960)), "main")),
         ("without its WAL", cut(FileState::File(file(40_960)), "wal")),
-        ("its program has ended", DatabaseFacts { held: Some(held(true, None)), ..sound() }),
+        ("its program has ended", DatabaseFacts { held: Some(copy(true, None)), ..sound() }),
     ];
     for (name, facts) in table {
         assert_eq!(kinds_of(&facts, &seen()), "db_file_unlinked", "{name}");
@@ -640,8 +640,8 @@ fn what_was_held_goes_back_by_itself_only_where_nothing_else_is_lost_by_it() {
     assert_eq!(plan(&two, &may_stop), Ok(("preserve keep_held".to_owned(), false, Harmless)));
 
     let ended = |held| DatabaseFacts { cut_off: None, held: Some(held), ..replaced(6) };
-    assert_eq!(plan(&ended(held(true, None)), &config()), Ok((alone.to_owned(), false, Lossless)));
-    assert_eq!(plan(&ended(held(false, None)), &config()), Ok((alone.to_owned(), false, Lossy)), "nobody saw its end");
-    let reason = plan(&ended(held(true, Some("the file at the path was written since"))), &config()).unwrap_err();
+    assert_eq!(plan(&ended(copy(true, None)), &config()), Ok((alone.to_owned(), false, Lossless)));
+    assert_eq!(plan(&ended(copy(false, None)), &config()), Ok((alone.to_owned(), false, Lossy)), "nobody saw its end");
+    let reason = plan(&ended(copy(true, Some("the file at the path was written since"))), &config()).unwrap_err();
     assert!(reason.contains("mv /var/lib/guardiand") && reason.contains("guardiand heal"), "{reason}");
 }

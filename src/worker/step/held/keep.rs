@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use super::sight::{Hold, Sight, What};
 use super::{AtPath, HeldFile, MAIN, PREFIX, Paper, lock, numbered};
 use crate::backup::{hash, job_facts, shared_lock, side_name};
-use crate::host::{Bytes, Folder, HostError, OfdLock, Ownership, ProcessHandle, copy_file};
+use crate::host::{Bytes, Folder, HostError, OfdLock, Ownership, ProcessHandle, copy_file, open_descriptor_of};
 use crate::job::{CutOff, FileFacts, JobFailure};
 use crate::worker::step::evidence::{MANIFEST, same_content, write_json};
 use crate::worker::step::place::{Place, need_space};
@@ -322,17 +322,8 @@ fn open_held(hold: &Hold) -> Result<File, JobFailure> {
     open(hold, false).map_err(while_(format!("opening a file that process {} holds", hold.pid)))
 }
 
-/// Through the holder's descriptor; refused when that is another file by now.
 fn open(hold: &Hold, writing: bool) -> Result<File, HostError> {
-    let path = format!("/proc/{}/fd/{}", hold.pid, hold.fd);
-    let flags = i32::try_from((rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY).bits()).unwrap_or_default();
-    let file = File::options().read(true).write(writing).custom_flags(flags).open(&path);
-    let failed = |source| HostError::Open { path: Path::new(&path).into(), source };
-    let file = file.map_err(failed)?;
-    match crate::host::FileFacts::of_fd(&file)?.id == hold.file {
-        true => Ok(file),
-        false => Err(failed(std::io::Error::other("it is another file by now"))),
-    }
+    open_descriptor_of(hold.pid, hold.fd, hold.file, writing)
 }
 
 fn handles(cut_off: &CutOff) -> Vec<ProcessHandle> {
