@@ -19,7 +19,7 @@ pub use manifest::{Listing, file_name, is_backup_name, list, manifest_name, of_f
 pub use raw::{Bounded, copy_bounded, shared_lock};
 pub use restore::{restore, verify};
 pub use retention::to_delete;
-pub use source::{apart_in, journal_is_hot, ownership_of, side_name, stat_of};
+pub use source::{apart_in, job_facts, journal_is_hot, ownership_of, side_name, stat_of};
 pub use take::{prune, take};
 
 #[cfg(test)]

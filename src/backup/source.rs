@@ -33,7 +33,8 @@ pub fn stat_of(folder: &Folder, name: &OsStr) -> Result<Option<FileFacts>, Backu
     }
 }
 
-fn job_facts(facts: &host::FileFacts) -> FileFacts {
+/// The same facts as a job tells them.
+pub fn job_facts(facts: &host::FileFacts) -> FileFacts {
     let nanos = |nanos: i128| i64::try_from(nanos).unwrap_or(i64::MAX);
     FileFacts {
         dev: rustix::fs::makedev(facts.id.dev.major, facts.id.dev.minor),

@@ -41,12 +41,32 @@ pub enum Sought<T> {
         /// A file that stands for what its rights were: the one at the path now, say. `None`: anybody could have opened it.
         like: Option<FileFacts>,
     },
+    /// A file that was looked at once, wherever it is called now, or not at all. Another file that got its number since is
+    /// told by when it was made.
+    Known {
+        /// The caller's word for it.
+        tag: T,
+        /// What it is.
+        id: FileId,
+        /// Its last change of any kind as it was seen then, in nanoseconds since the epoch.
+        changed_ns: i128,
+        /// Its owner, group and mode then.
+        rights: (u32, u32, u32),
+    },
 }
 
 impl<T> Sought<T> {
     fn tag(&self) -> &T {
         match self {
-            Sought::File { tag, .. } | Sought::UnlinkedFrom { tag, .. } => tag,
+            Sought::File { tag, .. } | Sought::UnlinkedFrom { tag, .. } | Sought::Known { tag, .. } => tag,
+        }
+    }
+
+    /// False for a file that was made after the one that is sought was seen: its number is another's by now.
+    fn can_be(&self, born_ns: Option<i128>) -> bool {
+        match self {
+            Sought::Known { changed_ns, .. } => born_ns.is_none_or(|born| born <= *changed_ns),
+            Sought::File { .. } | Sought::UnlinkedFrom { .. } => true,
         }
     }
 
@@ -54,15 +74,17 @@ impl<T> Sought<T> {
     /// it commits nothing, and in WAL mode it could not even take part. Otherwise no ordinary user could ever heal on a
     /// host that runs other users' services, for a database is mostly readable by all.
     fn open_to(&self, process: &ProcessFacts) -> bool {
-        let facts = match self {
-            Sought::File { facts, .. } => facts,
-            Sought::UnlinkedFrom { like: Some(facts), .. } => facts,
+        let (uid, gid, mode) = match self {
+            Sought::File { facts, .. } | Sought::UnlinkedFrom { like: Some(facts), .. } => {
+                (facts.uid, facts.gid, facts.mode)
+            }
             Sought::UnlinkedFrom { like: None, .. } => return true,
+            Sought::Known { rights, .. } => *rights,
         };
         process.uid == 0
-            || process.uid == facts.uid
-            || facts.mode & 0o002 != 0
-            || (facts.mode & 0o020 != 0 && process.gids.contains(&facts.gid))
+            || process.uid == uid
+            || mode & 0o002 != 0
+            || (mode & 0o020 != 0 && process.gids.contains(&gid))
     }
 }
 
@@ -190,6 +212,7 @@ impl<'a, T: Clone + PartialEq> Search<'a, T> {
                 Sought::UnlinkedFrom { path, .. } => {
                     by_old_name.entry(deleted_name(path)).or_default().push(index);
                 }
+                Sought::Known { id, .. } => by_id.entry(*id).or_default().push(index),
             }
         }
         let we_are_root = rustix::process::geteuid().is_root();
@@ -207,6 +230,9 @@ impl<'a, T: Clone + PartialEq> Search<'a, T> {
             return Ok(());
         }
         let Ok(process) = ProcessFacts::of(pid) else { return Err(Errno::SRCH) };
+        if super::keeper::is_ours(&process) {
+            return Ok(());
+        }
         for ((index, file), sight) in sights {
             let Some(sought) = self.sought.get(index) else { continue };
             self.found.push(Holder {
@@ -236,7 +262,7 @@ impl<'a, T: Clone + PartialEq> Search<'a, T> {
         for entry in Dir::read_from(&fds)? {
             let entry = entry?;
             let Some(fd) = entry.file_name().to_str().ok().and_then(|name| name.parse::<i32>().ok()) else { continue };
-            let (id, nlink) = match identity(&fds, entry.file_name()) {
+            let (id, nlink, born_ns) = match identity(&fds, entry.file_name()) {
                 Ok(identity) => identity,
                 Err(Errno::NOENT) => continue, // closed meanwhile
                 Err(errno) => return Err(errno),
@@ -248,7 +274,8 @@ impl<'a, T: Clone + PartialEq> Search<'a, T> {
             let name = readlinkat(&fds, entry.file_name(), Vec::new()).unwrap_or_default();
             let unlinked = self.by_old_name.get(name.as_bytes()).map_or(&[][..], Vec::as_slice);
             let Some(access) = descriptor_access(pid, fd) else { continue };
-            for index in known.iter().chain(unlinked) {
+            let can_be = |index: &&usize| self.sought.get(**index).is_some_and(|sought| sought.can_be(born_ns));
+            for index in known.iter().chain(unlinked).filter(can_be) {
                 let sight = sights.entry((*index, id)).or_default();
                 sight.fds.push(fd);
                 sight.deleted |= name.as_bytes().ends_with(b" (deleted)");
@@ -272,7 +299,8 @@ impl<'a, T: Clone + PartialEq> Search<'a, T> {
                 let id = match self.sought.get(*index) {
                     Some(Sought::File { facts, .. }) => facts.id,
                     Some(Sought::UnlinkedFrom { .. }) => FileId { dev: device, ino },
-                    None => continue,
+                    // A mapping does not tell when its file was made.
+                    Some(Sought::Known { .. }) | None => continue,
                 };
                 let sight = sights.entry((*index, id)).or_default();
                 sight.mapped = true;

@@ -13,6 +13,7 @@
 //! | does its holder stand still, and why? | [`standstill()`] |
 //! | may the program's user open it? | [`User`], [`Access`] |
 //! | when does it change? | [`Watcher`] |
+//! | who keeps its bytes when nobody has a name for them? | [`fork_keeper`] |
 //! | does its program run, and how is that stopped? | [`UnitState`], [`stop_app`], [`start_app`] |
 
 mod access;
@@ -28,6 +29,7 @@ mod folder;
 mod forked;
 mod give;
 mod holders;
+mod keeper;
 mod lock_table;
 mod mounts;
 mod ofd;
@@ -58,6 +60,7 @@ pub use folder::Folder;
 pub use forked::in_forked_child;
 pub use give::give;
 pub use holders::{Holder, Holders, Scan, Sought, find_holders};
+pub use keeper::{fork_keeper, open_descriptor_of};
 pub use lock_table::{Lock, LockKind, LockMode, LockTable};
 pub use mounts::{Locality, Mount, Mounts};
 pub use ofd::{Bytes, Conflict, OfdLock, ask_lock};

@@ -60,10 +60,15 @@ pub(super) fn open_folder(at: impl AsFd, name: impl rustix::path::Arg) -> Result
     openat(at, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
-/// Follows the magic link. `DONT_SYNC`, so that a descriptor on a dead server cannot hold up the pass.
-pub(super) fn identity(fds: &OwnedFd, name: &CStr) -> Result<(FileId, u32), Errno> {
-    let stat = statx(fds, name, AtFlags::STATX_DONT_SYNC, StatxFlags::INO | StatxFlags::NLINK)?;
-    Ok((FileId::from_statx(&stat), stat.stx_nlink))
+/// What it is, its names, and when it was made, where the file system knows that. Follows the magic link. `DONT_SYNC`, so that
+/// a descriptor on a dead server cannot hold up the pass.
+pub(super) fn identity(fds: &OwnedFd, name: &CStr) -> Result<(FileId, u32, Option<i128>), Errno> {
+    let asked = StatxFlags::INO | StatxFlags::NLINK | StatxFlags::BTIME;
+    let stat = statx(fds, name, AtFlags::STATX_DONT_SYNC, asked)?;
+    let knows = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::BTIME);
+    let born = &stat.stx_btime;
+    let born_ns = knows.then(|| i128::from(born.tv_sec) * 1_000_000_000 + i128::from(born.tv_nsec));
+    Ok((FileId::from_statx(&stat), stat.stx_nlink, born_ns))
 }
 
 pub(super) fn deleted_name(path: &Path) -> Vec<u8> {

@@ -114,6 +114,11 @@ pub enum DatabaseStep {
         /// What is done with it.
         does: Box<DatabaseStep>,
     },
+    /// Copy into evidence what programs have open under no name of the database's, and keep the descriptors until the programs
+    /// have ended and all that they wrote is copied.
+    KeepHeld,
+    /// Build a candidate from that copy, once its programs have ended, and check it in full.
+    BuildFromHeld,
     /// Stop the program that uses it, once it is written down whether it ran; done when nobody has the files any more.
     StopApp {
         /// The program.
@@ -167,6 +172,8 @@ impl DatabaseStep {
             DatabaseStep::Install => "install",
             DatabaseStep::RestoreInPlace { .. } => "restore_in_place",
             DatabaseStep::OnMember { does, .. } => does.name(),
+            DatabaseStep::KeepHeld => "keep_held",
+            DatabaseStep::BuildFromHeld => "build_from_held",
             DatabaseStep::StopApp { .. } => "stop_app",
             DatabaseStep::StartApp { .. } => "start_app",
             DatabaseStep::RollBack { .. } => "roll_back",
@@ -199,6 +206,9 @@ pub struct StepJob {
     pub phase: Phase,
     /// The step.
     pub step: DatabaseStep,
+    /// The main file when it was last seen healthy: programs may have it open under no name.
+    #[serde(default)]
+    pub last: Option<FileFacts>,
 }
 
 /// How far a step got.

@@ -155,8 +155,14 @@ pub trait Supervised: Send {
     /// Name, cadence, policy.
     fn settings(&self) -> &Settings;
 
-    /// An incident that an earlier process left open: what must be proven before it may be closed.
-    fn take_up(&mut self, _incident: &Incident) {}
+    /// Its open incident, and where that one's evidence is kept: before anything is planned or proven for it, and again in
+    /// each process that takes it up.
+    fn take_up(&mut self, _incident: &Incident, _evidence: &Path) {}
+
+    /// True once after a look that found what held the last attempt up to be over: then it is made again at once.
+    fn turned(&mut self) -> bool {
+        false
+    }
 
     /// The job that collects the facts for this look.
     fn ask(&self, look: Look, now: Moment) -> Job;

@@ -183,6 +183,7 @@ impl Visit<'_> {
     /// What may be tried, or `None` when a person is needed first.
     async fn plan(&mut self) -> Result<Option<Plan>, JournalError> {
         let Some(case) = self.case.as_mut() else { return Ok(None) };
+        self.target.take_up(case.incident(), &self.cx.journal.evidence(case.id()));
         match self.target.plan(case.incident()) {
             Ok(Plan { playbooks, approval }) => {
                 let story = case.story();

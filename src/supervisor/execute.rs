@@ -86,7 +86,7 @@ async fn take_steps(
                 }
                 take_back(cx, target, case, index, &done).await?;
                 let mut why = format!("step `{}` of `{}`: {}", spec.name, playbook.name, result.detail);
-                if let Err(late) = finish(cx, target, case, index, playbook).await? {
+                if let Err(late) = finish(cx, target, case, index, playbook, Phase::Apply).await? {
                     why = format!("{why}; and {late}");
                 }
                 return Ok(if result.held { Ended::Held(why) } else { Ended::NotHealed(why) });
@@ -94,7 +94,7 @@ async fn take_steps(
         }
     }
     // Before the proof: what the program does with what was put in place is part of it.
-    let finished = finish(cx, target, case, index, playbook).await?;
+    let finished = finish(cx, target, case, index, playbook, Phase::Apply).await?;
     case.tell(cx, Entry::Verifying).await?;
     let check = prove_patiently(cx, target).await;
     let told = serde_json::to_value(&check).unwrap_or_default();
@@ -130,7 +130,7 @@ async fn park(
     index: usize,
     playbook: &Playbook,
 ) -> Result<Ended, JournalError> {
-    if let Err(late) = finish(cx, target, case, index, playbook).await? {
+    if let Err(late) = finish(cx, target, case, index, playbook, Phase::Apply).await? {
         tracing::error!(incident = %case.id(), "while stopping: {late}");
     }
     Ok(Ended::Parked)
@@ -190,17 +190,19 @@ pub(super) async fn take_back(
     Ok(())
 }
 
-/// Takes the steps of a playbook that are to be taken whatever became of the others. `Err` says which of them failed.
+/// Takes the steps of a playbook that are to be taken whatever became of the others; [`Phase::Resume`] when that playbook was
+/// interrupted, and is about to be taken up again. `Err` says which of them failed.
 pub(super) async fn finish(
     cx: &Context,
     target: &mut dyn Supervised,
     case: &mut Case,
     index: usize,
     playbook: &Playbook,
+    phase: Phase,
 ) -> Result<Result<(), String>, JournalError> {
     let mut late = Vec::new();
     for (number, spec) in playbook.steps.iter().enumerate().filter(|(_, spec)| spec.finally) {
-        let result = take_step(cx, target, case, (index, number), spec, Phase::Apply).await?;
+        let result = take_step(cx, target, case, (index, number), spec, phase).await?;
         if matches!(result.outcome, StepOutcome::Failed | StepOutcome::Undone) {
             late.push(format!("step `{}` failed: {}", spec.name, result.detail));
         }

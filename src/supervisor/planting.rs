@@ -197,7 +197,7 @@ impl Supervisor {
         slot.recheck(now);
         slot.path = target.settings().watches.first().cloned();
         if let Some(case) = slot.open_case() {
-            target.take_up(case.incident());
+            target.take_up(case.incident(), &self.cx.journal.evidence(case.id()));
         }
         slot.target = Some(target);
     }

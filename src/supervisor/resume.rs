@@ -15,7 +15,7 @@ use super::{Attended, Case, Context, attend};
 pub async fn resume(cx: &Context, mut target: Box<dyn Supervised>, left: LeftOpen) -> Attended {
     let mut case = Case::carry_on(left);
     IncidentResumed(case.incident()).emit();
-    target.take_up(case.incident());
+    target.take_up(case.incident(), &cx.journal.evidence(case.id()));
     match settle(cx, target.as_mut(), &mut case).await {
         Ok(Settled::Proved(check)) => Attended { target, case: Some(case), check, retry_in: None },
         Ok(Settled::GoOn(check)) => {
@@ -117,7 +117,7 @@ async fn finish_current(
     else {
         return Ok(Ok(()));
     };
-    finish(cx, target, case, index, &playbook).await
+    finish(cx, target, case, index, &playbook, Phase::Resume).await
 }
 
 fn closing(case: &Case) -> Resolution {

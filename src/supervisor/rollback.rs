@@ -162,7 +162,7 @@ async fn try_it(
         Some(case) => case,
         None => case.insert(open(cx, of, ask).await?),
     };
-    target.take_up(case.incident());
+    target.take_up(case.incident(), &cx.journal.evidence(case.id()));
     case.tell(cx, Entry::Planned { playbooks: vec![playbook.clone()], approval: None }).await?;
     case.tell(cx, Entry::RollingBack { of: of.id.clone(), by: ask.by.clone() }).await?;
     case.tell(cx, Entry::PlaybookBegan { index: 0, name: playbook.name.clone() }).await?;
@@ -230,7 +230,7 @@ pub(super) async fn go_on(cx: &Context, target: &mut dyn Supervised, case: &mut 
     if case.state() == IncidentState::Healing {
         if let Some(why) = take_steps(cx, target, case, index, &playbook).await? {
             let Some(why) = why else { return Ok(Came::Parked) };
-            let late = finish(cx, target, case, index, &playbook).await?;
+            let late = finish(cx, target, case, index, &playbook, Phase::Apply).await?;
             let why = late.map_or_else(|late| format!("{why}; and {late}"), |()| why.clone());
             ended(case, &playbook, PlaybookOutcome::Failed, began, cx.now());
             let check = prove(cx, target).await;
@@ -243,7 +243,7 @@ pub(super) async fn go_on(cx: &Context, target: &mut dyn Supervised, case: &mut 
             }
             return Ok(Came::Failed(why, check));
         }
-        if let Err(late) = finish(cx, target, case, index, &playbook).await? {
+        if let Err(late) = finish(cx, target, case, index, &playbook, Phase::Apply).await? {
             tracing::error!(incident = %case.id(), "after a rollback: {late}");
         }
         if of != *case.id() {

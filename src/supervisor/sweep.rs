@@ -331,6 +331,9 @@ impl Supervisor {
         {
             self.unsaved.push(Remembered { target: slot.name.clone(), mode: slot.mode.to_owned(), memory });
         }
+        if slot.target.as_mut().is_some_and(|target| target.turned()) {
+            slot.recheck(now);
+        }
         match &check.verdict {
             Verdict::Unhealthy(_) if slot.wants_attention(now) => self.suspect(id, check.clone(), now),
             Verdict::Healthy if slot.open_case().is_some() => {

@@ -10,7 +10,7 @@ use super::support::damage::{self, Dice};
 use super::support::program::Program;
 use super::support::scene::Scene;
 use super::support::service::Service;
-use super::support::truth::{Bytes, beside, ownership, promised};
+use super::support::truth::{self, Bytes, beside, ownership, promised};
 
 /// No playbook writes so many entries; more means that it turns in circles.
 const APPENDS_MAX: u32 = 60;
@@ -325,6 +325,59 @@ fn a_recreated_database() {
         broken.lost = 60..=60;
         broken.expect_evidence()
     });
+}
+
+#[test]
+fn what_a_program_held_open_under_no_name() {
+    for replaced in [false, true] {
+        for append in 1..=APPENDS_MAX {
+            let mut scene = Scene::new();
+            let service = Service::of(&scene, "wal", &["--busy-timeout", "10000", "--pause", "5"]);
+            scene.database("app", "data/app.db", &format!("when_in_use = \"stop-app\"\n{}\n{BACKUP}", service.app()));
+            scene.commit("wal", 20, &[]);
+            let older = scene.path("older.db");
+            fs::copy(scene.db(), &older).unwrap();
+            let mut daemon = scene.daemon();
+            daemon.backed_up("app");
+            service.start();
+            let promised = || truth::promised(&scene.log_of(&scene.db())).len();
+            service.wait_for("its commits", || promised() > 30);
+            daemon.caught_up("app");
+            assert!(daemon.stop().success());
+            match replaced {
+                true => fs::rename(&older, scene.db()).unwrap(),
+                false => fs::remove_file(scene.db()).unwrap(),
+            }
+
+            let mut daemon = scene.launch(&[("GUARDIAND_KILL_AFTER_APPEND", &append.to_string())]);
+            let killed = daemon.wait_for_end_or("a kill or a closed incident", &mut |daemon| {
+                if daemon.ended().is_some() {
+                    return Some(true);
+                }
+                let incidents = daemon.try_get("/api/v1/incidents")?["incidents"].as_array()?.clone();
+                (incidents.first()?["state"] == "closed").then_some(false)
+            });
+            if killed {
+                daemon = scene.daemon();
+            }
+            daemon.healthy("app");
+            let incident = daemon.closed("app", 1);
+            assert_eq!(incident["outcome"], "healed", "killed after {append}: {incident:#}");
+            assert_eq!(incident["playbook"], "reclaim", "killed after {append}: {incident:#}");
+            assert_eq!(incident["loss"]["rows_lost"], 0, "killed after {append}: {incident:#}");
+            let enough = promised() + 5;
+            service.wait_for("the program to commit again", || promised() >= enough);
+            service.stop();
+            assert_eq!(scene.lost(), 0, "killed after {append}: {incident:#}");
+            assert!(daemon.stop().success());
+            scene.assert_whole("wal");
+            if !killed {
+                println!("reclaim: {} appends", append - 1);
+                assert!(append > 6, "the failpoint has no effect: is this a release build?");
+                break;
+            }
+        }
+    }
 }
 
 #[test]

@@ -12,6 +12,7 @@ mod in_use;
 mod locks;
 mod notices;
 mod programs;
+mod reclaim;
 mod rollback;
 mod rules;
 #[path = "../support/mod.rs"]

@@ -1,7 +1,5 @@
 //! The programs around the file: locks that are held, queries that never end, a file in use.
 
-use std::fs;
-
 use super::support::daemon::Daemon;
 use super::support::damage::{self, Dice};
 use super::support::scene::Scene;
@@ -112,29 +110,6 @@ fn a_file_in_use_is_not_replaced_and_its_user_is_named() {
         scene.assert_evidence(&incident, &[("main", Some(&bytes))]);
         scene.assert_whole(mode);
     }
-}
-
-#[test]
-fn a_file_deleted_under_a_living_program_is_never_put_in_its_way() {
-    let scene = Scene::of(BACKUP);
-    scene.commit("wal", 100, &[]);
-    let mut daemon = scene.daemon();
-    daemon.backed_up("app");
-    daemon.healthy("app");
-    let program = scene.writer("wal", "20", &["--no-checkpoint", "--open-idle"]);
-    fs::remove_file(scene.db()).unwrap();
-
-    let incident = daemon.escalated("app", 1);
-    assert_eq!(incident["kind"], "db_file_unlinked", "{incident:#}");
-    let told = incident["findings"][0]["detail"].to_string() + incident["reason"].as_str().unwrap();
-    assert!(told.contains(&format!("pid {}", program.pid())), "{incident:#}");
-    assert!(!scene.db().exists(), "a file was put beside the one that is in use");
-    program.kill();
-    let incident = daemon.closed("app", 1);
-    assert_eq!(incident["outcome"], "healed", "{incident:#}");
-    assert_eq!(scene.lost(), 20, "what the program alone held is lost with it");
-    scene.assert_honest(&incident, &scene.db());
-    scene.assert_whole("wal");
 }
 
 #[test]

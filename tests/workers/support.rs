@@ -57,6 +57,8 @@ impl Host {
             backups: None,
             members: Vec::new(),
             doubted: guardian::job::Doubted::default(),
+            evidence: None,
+            last_files: None,
         }
     }
 

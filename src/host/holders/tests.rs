@@ -71,6 +71,23 @@ fn a_file_that_was_unlinked_is_found_by_inode_and_by_its_old_name() {
 }
 
 #[test]
+fn a_file_that_was_known_is_found_under_another_name_and_none_that_was_made_since() {
+    let dir = tempfile::tempdir().unwrap();
+    let [path, moved] = ["app.db", "moved.db"].map(|name| dir.path().join(name));
+    std::fs::write(&path, b"x").unwrap();
+    let facts = FileFacts::of_path(&path, false).unwrap();
+    let holding = Holding::start(File::open(&path).unwrap());
+    std::fs::rename(&path, &moved).unwrap();
+    let known = |changed_ns| Sought::Known { tag: "known", id: facts.id, changed_ns, rights: (0, 0, 0o600) };
+    let holders = find_holders(&[known(facts.ctime_ns)], &Scan::default()).unwrap();
+    let [holder] = &holders.found[..] else { panic!("{holders:?}") };
+    assert!(holder.pid == holding.pid() && !holder.deleted, "{holder:?}");
+    // Another file that got the number of one that was changed last before this one was made.
+    let holders = find_holders(&[known(facts.ctime_ns - 1_000_000_000)], &Scan::default()).unwrap();
+    assert!(holders.found.is_empty(), "{holders:?}");
+}
+
+#[test]
 fn a_process_that_ended_holds_nothing() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let mut child = Command::new("true").stdin(Stdio::from(file.reopen().unwrap())).spawn().unwrap();

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::IntegrityLevel;
@@ -135,6 +136,64 @@ pub struct DotfileLock {
     pub ino: u64,
     /// When it was made, nanoseconds since the epoch: it is made anew for each lock.
     pub made_ns: i64,
+}
+
+/// A process that goes on with files which are not at the database's path any more: deleted, renamed, or replaced by others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CutOffHolder {
+    /// The process.
+    pub pid: i32,
+    /// Its `comm`.
+    pub comm: String,
+    /// Its state letter.
+    pub state: char,
+    /// When it started, boot-clock milliseconds: with `pid` it names one process for ever.
+    pub started_ms: u64,
+    /// Which of its files are gone from the path: `main`, `wal`, `shm`.
+    pub gone: Vec<String>,
+    /// Inodes of the main files that it has open: more than one when it has connections of before and after.
+    pub mains: Vec<u64>,
+    /// Inodes of the WALs that it has open.
+    pub wals: Vec<u64>,
+}
+
+/// Who goes on with files that are not at the path any more, and who uses those that are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CutOff {
+    /// The processes that are cut off.
+    pub holders: Vec<CutOffHolder>,
+    /// Processes that use the file which is at the path now: pid and `comm`.
+    pub others: Vec<(i32, String)>,
+}
+
+impl CutOff {
+    /// Two sides commit, each to files of its own: neither may take the other's place.
+    pub fn is_contested(&self) -> bool {
+        let one = |of: fn(&CutOffHolder) -> &Vec<u64>| {
+            let mut all = self.holders.iter().flat_map(of).collect::<Vec<_>>();
+            all.sort_unstable();
+            all.dedup();
+            all.len() <= 1
+        };
+        !self.others.is_empty() || !one(|holder| &holder.mains) || !one(|holder| &holder.wals)
+    }
+}
+
+/// What is kept, in an incident's evidence, of files that programs had open under no name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldCopy {
+    /// Where.
+    pub folder: PathBuf,
+    /// Whose they were, in words.
+    pub by: String,
+    /// When the copy was made.
+    pub taken_at: Timestamp,
+    /// Made when nobody had them open any more, from descriptors of ours: nothing was committed since.
+    pub complete: bool,
+    /// A process of ours has them open still.
+    pub kept: bool,
+    /// Why it does not go back to the path by itself: more than one side committed.
+    pub contested: Option<String>,
 }
 
 /// Rows of one table.

@@ -5,7 +5,8 @@ mod files;
 mod raw;
 
 pub use answers::{
-    DotfileLock, HeldLock, HolderFacts, IntegrityFacts, OpenFacts, QueryFacts, SqliteFault, TableRows, Users,
+    CutOff, CutOffHolder, DotfileLock, HeldCopy, HeldLock, HolderFacts, IntegrityFacts, OpenFacts, QueryFacts,
+    SqliteFault, TableRows, Users,
 };
 pub use files::{Access, Attributes, FileFacts, FileState, Fingerprint, Owner, Place};
 pub use raw::{HeaderFacts, JournalFacts, JournalState, Unread, WalFacts, WalMark, WalState};
@@ -59,6 +60,9 @@ pub struct DatabaseProbe {
     /// Judge "changed behind SQLite's back" against this; against `known` when there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_healthy: Option<Fingerprint>,
+    /// The files when they were last healthy, where neither of the two above tells: programs may have these open under no name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_files: Option<Fingerprint>,
     /// Carry on with the WAL scan from here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wal_mark: Option<WalMark>,
@@ -79,6 +83,9 @@ pub struct DatabaseProbe {
     /// The other databases of its group, for `diagnose`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub members: Vec<Member>,
+    /// The open incident's evidence, where copies of files may be that programs had open under no name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<PathBuf>,
     /// What an earlier look found damaged: read from the disk anew, past the page cache, as far as the kernel lets go of it.
     #[serde(default, skip_serializing_if = "Doubted::is_nothing")]
     pub doubted: Doubted,
@@ -232,6 +239,12 @@ pub struct DatabaseFacts {
     /// Why nothing was opened, where nothing was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_opened: Option<String>,
+    /// Programs that go on with files which are not at the path any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut_off: Option<CutOff>,
+    /// What is kept of files that programs had open under no name, and is not back at the path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<HeldCopy>,
     /// Judging it takes a private copy that is too large to be made in passing: it waits for a look of its own.
     #[serde(default)]
     pub copy_waits: bool,

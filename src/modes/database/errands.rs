@@ -5,8 +5,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::clock::Moment;
-use crate::job::{BackupJob, FailureKind, IntegrityLevel, Job, Outcome, PruneJob};
-use crate::model::Kind;
+use crate::job::{BackupJob, DatabaseStep, FailureKind, IntegrityLevel, Job, Outcome, Phase, PruneJob, StepJob};
+use crate::model::{Kind, Policy};
 use crate::modes::{Answer, Errand, ErrandResult, Look};
 use crate::telemetry::events;
 
@@ -22,6 +22,10 @@ pub(super) const BACKUP: &str = "backup";
 const PRUNE: &str = "prune";
 /// Who uses it, for a person who asks.
 const WHO: &str = "who";
+/// Keeping what programs hold under no name.
+const HOLD: &str = "keep_held";
+/// Its end is to be seen soon: what it held goes back then.
+const UNLINKED_LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// A failed backup is tried again after this share of its period: the source may only have been busy.
 const RETRY_SHARE: u32 = 4;
 /// This much stays free on a backup's file system.
@@ -29,6 +33,9 @@ const FREE_FLOOR_BYTES: u64 = 64 * 1024 * 1024;
 
 impl Database {
     pub(super) fn due_errand(&mut self, now: Moment) -> Option<Errand> {
+        if let Some(hold) = self.hold(now) {
+            return Some(hold);
+        }
         if !self.may_run_errands() {
             return None;
         }
@@ -65,6 +72,36 @@ impl Database {
             return Some(Duration::ZERO);
         }
         self.schedule(now).into_iter().flatten().map(|(_, left)| left).min()
+    }
+
+    /// While an incident waits for a person, or for its next turn, what a program holds under no name is kept.
+    fn hold(&mut self, now: Moment) -> Option<Errand> {
+        let facts = self.facts.as_ref()?;
+        let unlinked = self.found.as_ref() == Some(&kinds::FILE_UNLINKED) && facts.cut_off.is_some();
+        let kept = facts.held.as_ref().is_some_and(|held| held.kept);
+        if !unlinked || kept || self.settings.policy == Policy::Observe {
+            return None;
+        }
+        let (incident, evidence) = self.case.clone()?;
+        if self.held_at.is_some_and(|at| now.since(at) < UNLINKED_LOOK_AGAIN) {
+            return None;
+        }
+        self.held_at = Some(now);
+        let job = StepJob {
+            site: self.site(),
+            incident,
+            evidence,
+            phase: Phase::Apply,
+            step: DatabaseStep::KeepHeld,
+            last: self.memory.last_healthy.as_ref().map(|print| print.main),
+        };
+        Some(Errand { name: HOLD, job: Job::Step(Box::new(job)), deadline: self.whole_file_patience() })
+    }
+
+    /// When to look again while programs go on with files that are gone.
+    pub(super) fn unlinked_look_again(&self) -> Option<Duration> {
+        let facts = self.facts.as_ref().filter(|_| self.found.as_ref() == Some(&kinds::FILE_UNLINKED))?;
+        facts.cut_off.is_some().then_some(UNLINKED_LOOK_AGAIN)
     }
 
     /// Neither a check nor a backup is taken of what is not healthy: an incident is open, or will be. But for a WAL that is
@@ -135,6 +172,16 @@ impl Database {
         match name {
             BACKUP => self.backup_done(answer, now),
             WHO => ErrandResult { check: Some(self.conclude(Look::Sweep, answer, now)), then: None },
+            HOLD => {
+                if let Err(failure) = answer {
+                    tracing::warn!(
+                        target = self.settings.target,
+                        error = failure.message,
+                        "what a program holds is not kept"
+                    );
+                }
+                ErrandResult::default()
+            }
             PRUNE => {
                 if let Err(failure) = answer {
                     tracing::warn!(

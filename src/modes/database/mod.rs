@@ -85,6 +85,12 @@ pub struct Database {
     doubt: Option<IntegrityLevel>,
     /// When an errand last checked it.
     checked: Option<Moment>,
+    /// The open incident, and its evidence.
+    case: Option<(String, PathBuf)>,
+    /// What held a heal up was over at the last look.
+    turned: bool,
+    /// When it was last seen to that what a program holds under no name is kept.
+    held_at: Option<Moment>,
 }
 
 impl Database {
@@ -124,6 +130,9 @@ impl Database {
             members_lost: Vec::new(),
             doubt: None,
             checked: None,
+            case: None,
+            turned: false,
+            held_at: None,
         }
     }
 
@@ -170,6 +179,8 @@ impl Database {
             backups: self.backup_folder(),
             members: self.config.members.clone(),
             doubted: self.facts.as_ref().filter(|_| look == Look::Confirm).map(doubt::of).unwrap_or_default(),
+            evidence: self.case.as_ref().map(|(_, evidence)| evidence.clone()),
+            last_files: healthy.filter(|_| look == Look::Prove && !trust).cloned(),
         }
     }
 
@@ -243,9 +254,14 @@ impl Database {
             Err(failure) => (detect::judge_failure(failure), None),
         };
         if let Some(facts) = facts {
+            let held = |facts: &DatabaseFacts| facts.held.as_ref().is_some_and(|held| held.complete);
+            let cut_off = |facts: &DatabaseFacts| facts.cut_off.is_some();
+            self.turned |=
+                self.facts.as_ref().is_some_and(|was| cut_off(was) && !cut_off(facts) || !held(was) && held(facts));
             self.memory.note(facts, now);
             if verdict == Verdict::Healthy {
                 self.memory.note_healthy(facts, now);
+                self.case = None;
             }
             self.in_use = seen::in_use(facts, &self.memory, self.in_use.take());
             if facts.integrity.is_none() {

@@ -32,6 +32,7 @@ impl Database {
             evidence: evidence.to_path_buf(),
             phase,
             step,
+            last: self.memory.last_healthy.as_ref().map(|print| print.main),
         })))))
     }
 
@@ -63,13 +64,15 @@ impl Database {
             Some(
                 DatabaseStep::BuildFromCopy { .. }
                 | DatabaseStep::BuildFromWal { .. }
-                | DatabaseStep::BuildFromSchema { .. },
+                | DatabaseStep::BuildFromSchema { .. }
+                | DatabaseStep::BuildFromHeld,
             ) => self.built_from = None,
             _ => {}
         }
         let own = step.as_ref().zip(report.candidate.as_ref()).and_then(|(step, candidate)| self.loss(step, candidate));
         let loss = own.map(|own| heal::loss_of_group(own, &self.members_lost));
-        let preserved = matches!(step, Some(DatabaseStep::Preserve)) && outcome != StepOutcome::Undone;
+        let preserved =
+            matches!(step, Some(DatabaseStep::Preserve | DatabaseStep::KeepHeld)) && outcome != StepOutcome::Undone;
         let held = outcome == StepOutcome::Undone;
         StepResult { outcome, detail: report.detail.clone(), loss, preserved, held }
     }
@@ -97,7 +100,9 @@ impl Database {
                 Some(heal::loss_of_wal(candidate, below))
             }
             DatabaseStep::BuildFromSchema { .. } => Some(heal::loss_of_recreation(&self.memory, self.facts.as_ref())),
+            DatabaseStep::BuildFromHeld => Some(heal::loss_of_held(candidate)),
             DatabaseStep::Preserve
+            | DatabaseStep::KeepHeld
             | DatabaseStep::RestoreAccess { .. }
             | DatabaseStep::Checkpoint { .. }
             | DatabaseStep::RebuildIndexes { .. }
@@ -132,6 +137,7 @@ pub(super) fn leaves_a_trace(spec: &StepSpec) -> bool {
             | DatabaseStep::BuildFromBackup { .. }
             | DatabaseStep::BuildFromCopy { .. }
             | DatabaseStep::BuildFromWal { .. }
+            | DatabaseStep::BuildFromHeld
             | DatabaseStep::BuildFromSchema { .. })
     )
 }
@@ -171,6 +177,8 @@ fn is_held(step: Option<&DatabaseStep>, kind: FailureKind) -> bool {
             | Step::BuildFromSchema { .. }
             | Step::RestoreInPlace { .. },
         ) => kind != FailureKind::Failed,
+        // Nothing that loses more stands in for what programs had open.
+        Some(Step::KeepHeld | Step::BuildFromHeld) => true,
         Some(Step::Preserve | Step::Install | Step::RollBack { .. } | Step::StopApp { .. } | Step::StartApp { .. }) => {
             true
         }

@@ -26,8 +26,13 @@ impl Supervised for Database {
         Job::Probe(Box::new(self.probe(look, self.depth(look))))
     }
 
-    fn take_up(&mut self, incident: &Incident) {
+    fn take_up(&mut self, incident: &Incident, evidence: &Path) {
         self.hurt |= kinds::is_destructive(&incident.kind);
+        self.case = Some((incident.id.to_string(), evidence.to_path_buf()));
+    }
+
+    fn turned(&mut self) -> bool {
+        std::mem::take(&mut self.turned)
     }
 
     fn patience(&self, look: Look) -> Duration {
@@ -46,6 +51,9 @@ impl Supervised for Database {
     fn look_again(&self) -> Option<Duration> {
         if self.memory.busy_since.is_some() {
             return Some(BUSY_LOOK_AGAIN);
+        }
+        if let Some(again) = self.unlinked_look_again() {
+            return Some(again);
         }
         // A lock that keeps others out is looked at when it becomes too old, not a whole interval later; and meanwhile, for
         // only one that is seen at every look is taken for one.

@@ -6,6 +6,7 @@
 mod asking;
 mod content;
 mod copy;
+mod cut_off;
 mod diagnose;
 mod dotfile;
 mod files;
@@ -92,6 +93,7 @@ impl<'a> Look<'a> {
         look.forget_what_is_doubted();
         look.access();
         look.raw();
+        look.cut_off();
         look.locks();
         look.fingerprint();
         match look.decide() {
@@ -140,6 +142,8 @@ impl<'a> Look<'a> {
             not_opened: None,
             copy_waits: false,
             unread: None,
+            cut_off: None,
+            held: None,
             schema_version: None,
             open: None,
             integrity: None,
@@ -294,6 +298,22 @@ impl<'a> Look<'a> {
         diagnose::users(&self.files, more, self.facts.place.observe_only.as_deref(), self.sweep)
     }
 
+    /// Who goes on with files that are not at the path any more, and what is kept of such files.
+    fn cut_off(&mut self) {
+        let started = Instant::now();
+        let path = &self.probe.site.path;
+        if let Some(evidence) = &self.probe.evidence {
+            self.facts.held = crate::worker::step::held::pending(evidence, path);
+        }
+        let known = self.probe.healthy_before().or(self.probe.last_files.as_ref());
+        let asked = self.facts.held.is_some() || self.probe.diagnose;
+        if asked || cut_off::is_possible(&self.files, known, self.wal_mode(), self.sweep) {
+            let patient = self.probe.diagnose && self.files.main.state.file().is_some();
+            self.facts.cut_off = cut_off::look(path, known, patient);
+        }
+        self.time("exists", started);
+    }
+
     fn wal_mode(&self) -> bool {
         matches!(self.facts.header, Some(HeaderFacts::Good { wal_mode: true, .. }))
     }
@@ -351,6 +371,7 @@ impl<'a> Look<'a> {
             writable: self.is_writable_for_us(),
             shm: &self.files.shm.state,
             unread: self.facts.unread.as_ref().map(|unread| unread.message.as_str()),
+            cut_off: self.facts.cut_off.is_some() || self.facts.held.is_some(),
         })
     }
 

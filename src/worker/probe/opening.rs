@@ -20,6 +20,8 @@ pub(super) struct Before<'a> {
     pub(super) shm: &'a FileState,
     /// Why the raw look failed.
     pub(super) unread: Option<&'a str>,
+    /// A program goes on with files that are not at the path any more, or did, and what it had is not back.
+    pub(super) cut_off: bool,
 }
 
 /// What may be opened.
@@ -47,6 +49,10 @@ pub(super) fn decide(before: &Before<'_>) -> Opening {
     }
     if let Some(reason) = before.unread {
         return not(reason);
+    }
+    // Its WAL may be another main file's, and its WAL index another WAL's (section 3): SQLite would believe both.
+    if before.cut_off {
+        return not("a program has, or had, files open that are gone from here, and those that are here may be theirs");
     }
     let wal_mode = match before.header {
         Some(HeaderFacts::Good { wal_mode, .. }) => *wal_mode,
@@ -173,6 +179,7 @@ mod tests {
         dotfile: bool,
         writable: bool,
         shm: FileState,
+        cut_off: bool,
     }
 
     fn roomy() -> Place {
@@ -189,6 +196,7 @@ mod tests {
             dotfile: false,
             writable: true,
             shm: FileState::Missing,
+            cut_off: false,
         }
     }
 
@@ -203,6 +211,7 @@ mod tests {
             writable: case.writable,
             shm: &case.shm,
             unread: None,
+            cut_off: case.cut_off,
         });
         match decision {
             Opening::InPlace => "in place",
@@ -218,7 +227,8 @@ mod tests {
         let walled_off = Place { walled_off: true, ..read_only.clone() };
         let remote = Place { observe_only: Some("nfs".into()), ..roomy() };
         let full = Place { free_bytes: 0, ..roomy() };
-        let table: [(&str, Case, &str); 24] = [
+        let table: [(&str, Case, &str); 25] = [
+            ("a program goes on with another file", Case { cut_off: true, ..sound(true) }, "not"),
             ("sound, rollback", sound(false), "in place"),
             ("sound, WAL", sound(true), "in place"),
             ("a WAL with frames", Case { wal: WalState::Sound, ..sound(true) }, "in place"),

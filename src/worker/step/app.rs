@@ -16,7 +16,7 @@ use super::in_use::users;
 use super::place::Place;
 use super::{done, failed, nothing, refused, undone, while_};
 use crate::host::{Folder, HostError, OfdLock, Starting, UnitState, boot_id, start_app, stop_app};
-use crate::job::{JobFailure, StepReport};
+use crate::job::{JobFailure, Phase, StepReport};
 use crate::model::App;
 
 /// The record's name in evidence.
@@ -90,7 +90,7 @@ pub(super) fn resume_stop(place: &Place<'_>) -> Result<StepReport, JobFailure> {
 }
 
 /// Puts it back into the run state that it had.
-pub(super) fn start(place: &Place<'_>, app: &App, limit: Duration) -> Result<StepReport, JobFailure> {
+pub(super) fn start(place: &Place<'_>, app: &App, limit: Duration, phase: Phase) -> Result<StepReport, JobFailure> {
     let register = Register::of(place, app)?;
     let _one_at_a_time = register.lock(limit)?;
     let Some(mut record) = record(place)?.filter(|record| record.started_at.is_none()) else {
@@ -115,6 +115,10 @@ pub(super) fn start(place: &Place<'_>, app: &App, limit: Duration) -> Result<Ste
         register.leave(place)?;
         return Ok(report);
     }
+    if let Some(why) = must_not_run(place, app)? {
+        // After a crash its playbook is taken up again at once, and that starts it.
+        return if phase == Phase::Apply { Err(failed(why)) } else { Ok(nothing(&why)) };
+    }
     let name = format!("guardiand-app-{}-{}", place.job.incident.to_lowercase(), Timestamp::now().as_millisecond());
     // After a crash of the machine we may run while it boots, before the unit that we start may be started.
     let no_wait = boot_id().is_ok_and(|boot| boot != record.boot_id);
@@ -135,6 +139,22 @@ pub(super) fn start(place: &Place<'_>, app: &App, limit: Duration) -> Result<Ste
     }
     close(place, &mut record)?;
     Ok(done(format!("{how}; it was {} before", record.before)))
+}
+
+/// What it had open under no name is not back at its path: started now, it would go on with an older database, or a new one, and
+/// what it committed there would stand against what it had committed before.
+fn must_not_run(place: &Place<'_>, app: &App) -> Result<Option<String>, JobFailure> {
+    let Some(held) = super::held::pending_in(&place.evidence, &place.folder, &place.name)? else { return Ok(None) };
+    if let App::Unit(unit) = app
+        && UnitState::of(unit).is_ok_and(|state| state.runs)
+    {
+        return Ok(None);
+    }
+    Ok(Some(format!(
+        "it is left stopped: what it had committed is in {} and not back at {} yet. `guardiand heal` puts it back and starts it",
+        held.folder.display(),
+        place.path().display()
+    )))
 }
 
 /// True while this incident has it stopped: then who cannot be seen is not it.

@@ -154,7 +154,7 @@ pub(super) fn undo(place: &Place<'_>) -> Result<StepReport, JobFailure> {
 
 /// The name under which a candidate is built, free of what an earlier try left. An earlier candidate goes too: it may be
 /// another backup's.
-fn fresh_part(place: &Place<'_>) -> Result<std::ffi::OsString, JobFailure> {
+pub(super) fn fresh_part(place: &Place<'_>) -> Result<std::ffi::OsString, JobFailure> {
     let part = place.ours("part");
     for suffix in ["", "-wal", "-shm", "-journal"] {
         place.remove(&crate::backup::side_name(&part, suffix))?;
@@ -165,7 +165,12 @@ fn fresh_part(place: &Place<'_>) -> Result<std::ffi::OsString, JobFailure> {
 }
 
 /// Checks in full, gives owner and mode, makes durable, and only then the final name.
-fn finish(place: &Place<'_>, part: &OsStr, ownership: &Ownership, source: String) -> Result<StepReport, JobFailure> {
+pub(super) fn finish(
+    place: &Place<'_>,
+    part: &OsStr,
+    ownership: &Ownership,
+    source: String,
+) -> Result<StepReport, JobFailure> {
     let path = place.path_of(part);
     let Examined { tables, empty, .. } = examine(&path, &Deadline::never())?;
     if empty {
@@ -219,7 +224,11 @@ fn ownership(place: &Place<'_>, owner: Option<&Owner>) -> Result<Ownership, JobF
     Ok(Ownership { uid, gid, mode, xattrs: Vec::new(), project: None, no_cow: false })
 }
 
-fn clean_up(place: &Place<'_>, part: &OsStr, built: Result<StepReport, JobFailure>) -> Result<StepReport, JobFailure> {
+pub(super) fn clean_up(
+    place: &Place<'_>,
+    part: &OsStr,
+    built: Result<StepReport, JobFailure>,
+) -> Result<StepReport, JobFailure> {
     super::settle::remove_private(place)?;
     if built.is_err() {
         for suffix in ["", "-wal", "-shm", "-journal"] {

@@ -6,11 +6,11 @@ use std::time::Duration;
 use super::install::{OLD_MAIN, Record};
 use super::place::{Place, SIDES};
 use super::{refused, while_};
-use crate::host::{Holder, Holders, Mounts, Scan, Sought, find_holders, supervisor_and_siblings};
-use crate::job::JobFailure;
+use crate::host::{Device, FileId, Holder, Holders, Mounts, Scan, Sought, find_holders, supervisor_and_siblings};
+use crate::job::{FileFacts, JobFailure};
 
 /// The tag of a file that is gone from the target's path.
-const DELETED: &str = "the deleted file";
+const DELETED: &str = "the file that was there";
 
 /// Somebody who is only passing (a fork before its exec, an indexer) is given this many looks to be gone.
 const LOOKS: u32 = 4;
@@ -107,11 +107,21 @@ fn look_for(place: &Place<'_>, names: &[OsString], look: Look, scan: &Scan) -> R
         // What replaces it has its owner and mode.
         let like = [&place.name, &place.candidate()].into_iter().find_map(|name| place.folder.stat_in(name).ok());
         sought.push(Sought::UnlinkedFrom { tag: DELETED.into(), path, like });
+        let known = |id: FileId| sought.iter().any(|one| matches!(one, Sought::File { facts, .. } if facts.id == id));
+        if let Some(last) = place.job.last.filter(|last| !known(id_of(last))) {
+            let rights = (last.uid, last.gid, last.mode);
+            let changed_ns = i128::from(last.ctime_ns);
+            sought.push(Sought::Known { tag: DELETED.into(), id: id_of(&last), changed_ns, rights });
+        }
     }
     if sought.is_empty() {
         return Ok(Holders { found: Vec::new(), blind: Vec::new(), blind_for: Vec::new(), root_unseen: false });
     }
     find_holders(&sought, scan).map_err(while_("looking for programs that use the database"))
+}
+
+fn id_of(facts: &FileFacts) -> FileId {
+    FileId { dev: Device { major: rustix::fs::major(facts.dev), minor: rustix::fs::minor(facts.dev) }, ino: facts.ino }
 }
 
 /// What could not be seen and matters. Who was found says enough by itself.

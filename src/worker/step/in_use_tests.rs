@@ -280,6 +280,7 @@ fn a_program_that_two_heals_need_stopped_is_started_by_the_last() {
             evidence: other.evidence(),
             phase: Phase::Apply,
             step,
+            last: None,
         })
     };
     assert_eq!(scene.run(stop(&app), Phase::Apply).unwrap().progress, Progress::Done);

@@ -18,6 +18,7 @@ pub(super) fn run_on(job: &StepJob, member: &Member, step: &DatabaseStep) -> Res
         evidence: job.evidence.join(format!("member-{short}")),
         phase: job.phase,
         step: step.clone(),
+        last: None,
     };
     let named = |said: String| format!("{}: {said}", member.name);
     match run(&job) {

@@ -11,6 +11,7 @@
 //! | install | one of the states in `install`'s table | finishing, or taking back |
 //! | restore in place | the old content, or the new, by SQLite's own recovery | doing it again, unless it is sound |
 //! | on a member | as the step itself, beside another database | as the step itself |
+//! | keep held | a keeper, which goes on, or a copy without a manifest, which counts for nothing | doing it again |
 //! | stop app | a program that runs, that does not, or is just ending | starting it again, at the end of its playbook |
 //! | start app | a program that does not run yet, or runs | starting it, unless it runs |
 //! | roll back | one of the states in `roll_back`'s table | finishing, or taking back |
@@ -22,6 +23,7 @@ mod access;
 mod app;
 mod build;
 mod evidence;
+pub(super) mod held;
 mod in_place;
 mod in_use;
 mod install;
@@ -31,6 +33,7 @@ mod mend;
 mod place;
 mod preserve;
 mod readers;
+mod reclaim;
 mod restore_in_place;
 mod resume_stopped;
 mod roll_back;
@@ -126,12 +129,16 @@ pub fn run(job: &StepJob) -> Result<StepReport, JobFailure> {
             }
         }
         (DatabaseStep::OnMember { .. }, _) => Err(failed("a step on a member has its own place")),
+        (DatabaseStep::KeepHeld, Phase::Apply | Phase::Resume) => reclaim::keep_held(&place),
+        (DatabaseStep::KeepHeld, Phase::Undo) => Ok(nothing("evidence is kept")),
+        (DatabaseStep::BuildFromHeld, Phase::Apply | Phase::Resume) => reclaim::build(&place),
+        (DatabaseStep::BuildFromHeld, Phase::Undo) => build::undo(&place),
         (DatabaseStep::StopApp { app, limit_ms }, Phase::Apply) => {
             app::stop(&place, app, Duration::from_millis(*limit_ms))
         }
         (DatabaseStep::StopApp { .. }, Phase::Resume) => app::resume_stop(&place),
         (DatabaseStep::StartApp { app, limit_ms }, Phase::Apply | Phase::Resume) => {
-            app::start(&place, app, Duration::from_millis(*limit_ms))
+            app::start(&place, app, Duration::from_millis(*limit_ms), job.phase)
         }
         (DatabaseStep::StopApp { .. } | DatabaseStep::StartApp { .. }, Phase::Undo) => {
             Ok(nothing("the playbook's last step puts the program back into the state that it had"))

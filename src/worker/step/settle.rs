@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use super::place::Place;
 use super::{failed, while_};
-use crate::backup::{examine, journal_is_hot};
+use crate::backup::{examine, journal_is_hot, side_name};
 use crate::host::{Folder, Ownership, copy_file};
-use crate::job::JobFailure;
+use crate::job::{JobFailure, TableRows};
 use crate::sqlite::{Access, Database, Deadline};
 use crate::worker::roll_back::{beyond_sqlite, roll_back};
 
@@ -20,16 +20,29 @@ pub(super) struct Settled {
     pub how: String,
 }
 
+/// A database's files: the main file's folder and name; the side files are beside it.
+pub(super) type Files<'a> = (&'a Folder, &'a OsStr);
+
 /// Leaves the recovered copy at `part` in the target's folder.
 pub(super) fn settle(place: &Place<'_>, part: &OsStr, ownership: &Ownership) -> Result<Settled, JobFailure> {
-    let main = place.folder.open_in(&place.name).map_err(while_("opening the database"))?;
-    let hot = journal_is_hot(&place.folder, &place.name, &main)?;
+    settle_from(place, (&place.folder, &place.name), part, ownership)
+}
+
+/// The same of other files.
+pub(super) fn settle_from(
+    place: &Place<'_>,
+    from: Files<'_>,
+    part: &OsStr,
+    ownership: &Ownership,
+) -> Result<Settled, JobFailure> {
+    let main = from.0.open_in(from.1).map_err(while_("opening the database"))?;
+    let hot = journal_is_hot(from.0, from.1, &main)?;
     let mut mode = [0_u8; 2];
     let known_mode = main.read_exact_at(&mut mode, 18).is_ok() && matches!(mode, [1, 1] | [2, 2]);
     drop(main);
 
     let folder = make_private(place)?;
-    let (chosen, how) = choose(place, &folder, hot, ownership)?;
+    let (chosen, how) = choose(from, &folder, hot, ownership)?;
     let file = folder.open_for_writing_in(chosen).map_err(while_("opening the recovered copy"))?;
     place.made(&file)?;
     if known_mode {
@@ -41,18 +54,18 @@ pub(super) fn settle(place: &Place<'_>, part: &OsStr, ownership: &Ownership) -> 
 
 /// The variant that goes back the furthest and passes.
 fn choose(
-    place: &Place<'_>,
+    from: Files<'_>,
     folder: &Folder,
     hot: bool,
     ownership: &Ownership,
 ) -> Result<(&'static str, String), JobFailure> {
     // Of a damaged journal more records verify than SQLite rolls back.
-    let rolled_back = || variant(place, folder, ("rolled-back", Journal::AllThatVerifies), ownership);
+    let rolled_back = || variant(from, folder, ("rolled-back", Journal::AllThatVerifies), ownership);
     let first = if hot { rolled_back()? } else { None };
     if let Some(Ok(how)) = first {
         return Ok(("rolled-back", how));
     }
-    let with_journal = match variant(place, folder, ("recovered", Journal::BySqlite), ownership)? {
+    let with_journal = match variant(from, folder, ("recovered", Journal::BySqlite), ownership)? {
         Some(Ok(_)) if hot => return Ok(("recovered", "with its journal rolled back".to_owned())),
         Some(Ok(_)) => return Ok(("recovered", "with its WAL checkpointed".to_owned())),
         Some(Err(failure)) => failure,
@@ -66,7 +79,7 @@ fn choose(
         };
     }
     // Rolled back it is torn. Perhaps the transaction had not begun to write yet.
-    match variant(place, folder, ("as-is", Journal::None), ownership)? {
+    match variant(from, folder, ("as-is", Journal::None), ownership)? {
         Some(Err(without)) => Err(failed(format!(
             "neither with its journal rolled back ({}) nor without ({}) does the database pass its check",
             with_journal.message, without.message
@@ -86,14 +99,14 @@ enum Journal {
 /// Copies the originals under the name `name`, has them recovered, and checks what came of it. `None` when this variant is none:
 /// there is nothing beyond what SQLite rolls back.
 fn variant(
-    place: &Place<'_>,
+    from: Files<'_>,
     folder: &Folder,
     (name, journal): (&str, Journal),
     ownership: &Ownership,
 ) -> Result<Option<Result<String, JobFailure>>, JobFailure> {
     let mut how = String::new();
     for suffix in ["", "-wal", "-journal"] {
-        let source = match place.folder.open_in(place.side(suffix)) {
+        let source = match from.0.open_in(side_name(from.1, suffix)) {
             Ok(source) => source,
             Err(error) if error.is_absent() && suffix == "-journal" && journal == Journal::AllThatVerifies => {
                 return Ok(None);
@@ -143,6 +156,20 @@ fn recovered(folder: &Folder, name: &str) -> Result<(), JobFailure> {
         return Err(failed("the recovered copy has no table"));
     }
     Ok(())
+}
+
+/// The rows that a database's files hold, as SQLite would recover them; nothing is left behind.
+pub(super) fn rows_of(place: &Place<'_>, from: Files<'_>) -> Result<Vec<TableRows>, JobFailure> {
+    let folder = make_private(place)?;
+    let main = from.0.open_in(from.1).map_err(while_("opening the database"))?;
+    let ownership = Ownership::of(&main).map_err(while_("reading its owner"))?;
+    let recovered = variant(from, &folder, ("recovered", Journal::BySqlite), &ownership);
+    let examined = examine(&folder.path().join("recovered"), &Deadline::never());
+    remove_private(place)?;
+    match recovered? {
+        Some(Err(failure)) => Err(failure),
+        _ => Ok(examined?.tables),
+    }
 }
 
 pub(super) fn make_private(place: &Place<'_>) -> Result<Folder, JobFailure> {

@@ -119,6 +119,7 @@ impl Scene {
             evidence: self.evidence(),
             phase,
             step,
+            last: None,
         })
     }
 

@@ -52,6 +52,7 @@ impl Scene {
             evidence: self.evidence.path().to_owned(),
             phase: Phase::Resume,
             step,
+            last: None,
         })
     }
 

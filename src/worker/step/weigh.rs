@@ -75,6 +75,7 @@ pub fn weigh(ask: &WeighRollback) -> Result<Weighed, JobFailure> {
             present: Vec::new(),
             accept_loss: false,
         },
+        last: None,
     };
     let place = Place::of(&job)?;
     let mut present = Vec::new();

@@ -11,11 +11,14 @@ use super::fault::Fault;
 use super::oracle;
 use super::service::Service;
 use super::story::{Act, Situation, Story};
-use crate::support::command::{self, Ran};
 use crate::support::daemon::Daemon;
 use crate::support::damage::Dice;
 use crate::support::program;
 use crate::support::scene::Scene;
+use crate::support::{
+    self,
+    command::{self, Ran},
+};
 
 /// The most that anything may take to be healed or handed to a person.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -27,8 +30,12 @@ const VISITS: u32 = 3;
 
 /// Plays it.
 pub fn play(story: &Story) -> Report {
-    let scene = Scene::of(&story.lines);
+    let mut scene = Scene::new();
     let flags = story.flags.iter().map(String::as_str).collect::<Vec<_>>();
+    let own = [flags.as_slice(), &["--existing", "--busy-timeout", "10000"]].concat();
+    let own = story.app.then(|| support::service::Service::of(&scene, story.mode, &own));
+    let app = own.as_ref().map(|own| format!("{}\nwhen_in_use = \"stop-app\"", own.app())).unwrap_or_default();
+    scene.database("app", "data/app.db", &format!("{}\n{app}", story.lines));
     scene.commit(story.mode, 20, &flags);
     let daemon = scene.daemon();
     let mut stage = Stage {
@@ -36,6 +43,7 @@ pub fn play(story: &Story) -> Report {
         scene: &scene,
         daemon: Some(daemon),
         service: None,
+        own,
         dice: Dice::of(story.seed ^ 0xC0FFEE),
         report: Report::default(),
         unhealed: None,
@@ -68,6 +76,8 @@ struct Stage<'a> {
     scene: &'a Scene,
     daemon: Option<Daemon>,
     service: Option<Service>,
+    /// The program where guardiand stops and starts it.
+    own: Option<support::service::Service>,
     dice: Dice,
     report: Report,
     /// Why neither guardiand nor a person who did what it said could heal it.
@@ -80,13 +90,20 @@ impl Stage<'_> {
     }
 
     fn start(&mut self) {
-        if self.service.is_none() {
+        if let Some(own) = &self.own {
+            if own.arguments().is_none() {
+                own.start();
+            }
+        } else if self.service.is_none() {
             let db = self.scene.db();
             self.service = Some(Service::start(&db, self.story.mode, &self.scene.log_of(&db), &self.story.flags));
         }
     }
 
     fn stop(&mut self, in_order: bool) {
+        if let Some(own) = self.own.as_ref().filter(|own| own.pid().is_some()) {
+            own.stop();
+        }
         if let Some(service) = self.service.take() {
             service.end(in_order);
         }

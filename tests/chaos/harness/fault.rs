@@ -15,6 +15,8 @@ pub enum Fault {
     Delete,
     /// An older copy is renamed over it, as people restore.
     RenameOver,
+    /// The WAL and its index are unlinked, under a program that has them open.
+    DeleteWal,
     /// The file is cut.
     Truncate,
     /// Random bytes over random pages.
@@ -83,6 +85,7 @@ impl Fault {
             | Fault::KillWorkers => true,
             Fault::Delete
             | Fault::RenameOver
+            | Fault::DeleteWal
             | Fault::Truncate
             | Fault::Pages
             | Fault::Bits
@@ -98,6 +101,11 @@ impl Fault {
         match self {
             Fault::Delete => drop(fs::remove_file(db)),
             Fault::RenameOver => drop(fs::rename(older, db)),
+            Fault::DeleteWal => {
+                for side in ["-wal", "-shm"] {
+                    let _ = fs::remove_file(beside(db, side));
+                }
+            }
             Fault::Truncate => {
                 let size = size(db);
                 if let (Ok(file), 1..) = (File::options().write(true).open(db), size) {

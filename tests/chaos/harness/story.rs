@@ -16,6 +16,8 @@ pub struct Story {
     /// Further lines of the database's table.
     pub lines: String,
     pub acts: Vec<Act>,
+    /// guardiand may stop the program and start it again; nobody else does.
+    pub app: bool,
 }
 
 /// Something happens.
@@ -72,7 +74,21 @@ impl Story {
             lines.push(format!("backup = {{ every = \"{every}\", to = \"backups\", keep = {{ last = 5 }} }}"));
         }
         let acts = (0..1 + dice.below(3)).map(|_| Act::roll(&mut dice, mode)).collect();
-        Story { seed, mode, flags, lines: lines.join("\n"), acts }
+        let story = Story { seed, mode, flags, lines: lines.join("\n"), acts, app: false };
+        if mode == "wal" && dice.below(4) == 0 { story.cut_off(&mut dice) } else { story }
+    }
+
+    /// The file goes from under a living program that guardiand may stop: then nothing may be lost.
+    fn cut_off(mut self, dice: &mut Dice) -> Story {
+        for act in &mut self.acts {
+            act.situation = Situation::Live;
+            act.faults = vec![pick(dice, &[Fault::Delete, Fault::RenameOver, Fault::DeleteWal])];
+            if dice.below(3) == 0 {
+                act.faults.push(pick(dice, &[Fault::KillGuardian, Fault::RestartGuardian, Fault::KillWorkers]));
+            }
+        }
+        self.app = true;
+        self
     }
 }
 

@@ -10,6 +10,7 @@ mod exclusive;
 mod files;
 #[cfg(test)]
 mod tests;
+mod unlinked;
 
 use crate::clock::Moment;
 use crate::job::{DatabaseFacts, FailureKind, JobFailure, SqliteFault};
@@ -146,7 +147,7 @@ impl Judgement<'_> {
     }
 
     fn run(&mut self) {
-        if !self.exists() {
+        if self.is_unlinked() || !self.exists() {
             return;
         }
         self.room_to_write();

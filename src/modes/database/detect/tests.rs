@@ -5,8 +5,8 @@ use jiff::Timestamp;
 
 use super::*;
 use crate::job::{
-    Access, DatabaseFacts, FileFacts, FileState, Fingerprint, HeaderFacts, HeldLock, IntegrityFacts, IntegrityLevel,
-    JournalFacts, JournalState, LayerTime, OpenFacts, Place, WalFacts, WalState,
+    Access, CutOff, CutOffHolder, DatabaseFacts, FileFacts, FileState, Fingerprint, HeaderFacts, HeldCopy, HeldLock,
+    IntegrityFacts, IntegrityLevel, JournalFacts, JournalState, LayerTime, OpenFacts, Place, WalFacts, WalState,
 };
 use crate::model::Standstill;
 use crate::modes::database::memory::PlaceMemory;
@@ -84,6 +84,8 @@ fn sound() -> DatabaseFacts {
         not_opened: None,
         copy_waits: false,
         unread: None,
+        cut_off: None,
+        held: None,
         schema_version: None,
         open: Some(Ok(OpenFacts {
             schema_version: 1,
@@ -564,4 +566,82 @@ fn what_could_not_be_read_is_never_healthy_and_never_damage() {
     }
     let query = Some(Err(fault(FaultClass::Io, 266, "disk I/O error")));
     assert_eq!(kinds_of(&DatabaseFacts { query, ..sound() }, &seen()), "db_io_error");
+}
+
+fn cut_off(gone: &str, others: &[(i32, String)]) -> CutOff {
+    let holder = CutOffHolder {
+        pid: 812,
+        comm: "app".to_owned(),
+        state: 'S',
+        started_ms: 5,
+        gone: vec![gone.to_owned()],
+        mains: vec![2],
+        wals: vec![3],
+    };
+    CutOff { holders: vec![holder], others: others.to_vec() }
+}
+
+fn copy(complete: bool, contested: Option<&str>) -> HeldCopy {
+    HeldCopy {
+        folder: "/var/lib/guardiand/incidents/x/evidence/held-1".into(),
+        by: "app (pid 812)".to_owned(),
+        taken_at: now().wall,
+        complete,
+        kept: !complete,
+        contested: contested.map(str::to_owned),
+    }
+}
+
+#[test]
+fn what_a_program_holds_under_no_name_comes_before_whatever_is_at_the_path() {
+    let cut = |main: FileState, gone| DatabaseFacts { main, cut_off: Some(cut_off(gone, &[])), ..sound() };
+    let table = [
+        ("deleted", cut(FileState::Missing, "main")),
+        ("replaced by a sound one", cut(FileState::File(file(40_960)), "main")),
+        ("without its WAL", cut(FileState::File(file(40_960)), "wal")),
+        ("its program has ended", DatabaseFacts { held: Some(copy(true, None)), ..sound() }),
+    ];
+    for (name, facts) in table {
+        assert_eq!(kinds_of(&facts, &seen()), "db_file_unlinked", "{name}");
+    }
+}
+
+#[test]
+fn what_was_held_goes_back_by_itself_only_where_nothing_else_is_lost_by_it() {
+    let mut may_stop = config();
+    may_stop.app = Some(crate::model::App::Unit("app.service".to_owned()));
+    let mut refuses = may_stop.clone();
+    refuses.when_in_use = Some(crate::modes::database::config::WhenInUse::Refuse);
+    let plan = |facts: &DatabaseFacts, config: &DatabaseConfig| {
+        let plan = crate::modes::database::heal::plan(&kinds::FILE_UNLINKED, facts, &seen(), config, &[])?;
+        let steps = plan.playbooks[0].steps.iter().map(|step| step.name.clone()).collect::<Vec<_>>().join(" ");
+        Ok::<_, String>((steps, plan.approval.is_some(), plan.playbooks[0].risk()))
+    };
+    let missing = DatabaseFacts { main: FileState::Missing, cut_off: Some(cut_off("main", &[])), ..sound() };
+    let all = "preserve keep_held stop_app preserve build_from_held install start_app";
+    let alone = "preserve keep_held build_from_held install";
+    use crate::model::Risk::{Harmless, Lossless, Lossy};
+    assert_eq!(plan(&missing, &may_stop), Ok((all.to_owned(), false, Lossless)));
+    assert_eq!(plan(&missing, &refuses), Ok((alone.to_owned(), false, Lossless)));
+    assert_eq!(plan(&missing, &config()), Ok((alone.to_owned(), false, Lossless)));
+
+    let replaced = |counter: u32| {
+        let mut header = header();
+        if let HeaderFacts::Good { change_counter, .. } = &mut header {
+            *change_counter = counter;
+        }
+        let main = FileState::File(FileFacts { ino: 9, ..file(40_960) });
+        DatabaseFacts { main, header: Some(header), ..missing.clone() }
+    };
+    assert_eq!(plan(&replaced(6), &may_stop), Ok((all.to_owned(), false, Lossless)), "an older copy");
+    assert_eq!(plan(&replaced(8), &may_stop), Ok((all.to_owned(), true, Lossless)), "something else");
+
+    let two = DatabaseFacts { cut_off: Some(cut_off("main", &[(900, "other".to_owned())])), ..replaced(6) };
+    assert_eq!(plan(&two, &may_stop), Ok(("preserve keep_held".to_owned(), false, Harmless)));
+
+    let ended = |held| DatabaseFacts { cut_off: None, held: Some(held), ..replaced(6) };
+    assert_eq!(plan(&ended(copy(true, None)), &config()), Ok((alone.to_owned(), false, Lossless)));
+    assert_eq!(plan(&ended(copy(false, None)), &config()), Ok((alone.to_owned(), false, Lossy)), "nobody saw its end");
+    let reason = plan(&ended(copy(true, Some("the file at the path was written since"))), &config()).unwrap_err();
+    assert!(reason.contains("mv /var/lib/guardiand") && reason.contains("guardiand heal"), "{reason}");
 }

@@ -30,6 +30,11 @@ pub fn loss_of_wal(candidate: &Candidate, sound: bool) -> Loss {
     loss(candidate.source.clone(), &candidate.tables, (sound && candidate.proven).then_some(0))
 }
 
+/// What is lost when what programs had open under no name takes its place again.
+pub fn loss_of_held(candidate: &Candidate) -> Loss {
+    loss(candidate.source.clone(), &candidate.tables, candidate.proven.then_some(0))
+}
+
 /// What is lost when an empty database takes its place.
 pub fn loss_of_recreation(memory: &Memory, facts: Option<&DatabaseFacts>) -> Loss {
     let known = memory.backup.as_ref().map(|backup| backup.tables.as_slice()).unwrap_or_default();

@@ -3,11 +3,14 @@
 mod group;
 mod in_use;
 mod loss;
+mod reclaim;
 mod replace;
 mod unblock;
 mod wal;
 
-pub use loss::{loss_of_backup, loss_of_copy, loss_of_group, loss_of_recreation, loss_of_wal, loss_unknown};
+pub use loss::{
+    loss_of_backup, loss_of_copy, loss_of_group, loss_of_held, loss_of_recreation, loss_of_wal, loss_unknown,
+};
 
 use crate::job::{DatabaseFacts, DatabaseStep, Diagnosis, FileState, HolderFacts, Owner};
 use crate::model::{Kind, Plan, Playbook, Risk, StepRecord, StepSpec};
@@ -35,6 +38,11 @@ pub fn plan(
     taken: &[StepRecord],
 ) -> Result<Plan, String> {
     let site = Site { facts, memory, config, diagnosis: facts.diagnosis.as_ref() };
+    if *kind == kinds::FILE_UNLINKED
+        && let Some(plan) = site.reclaim()?
+    {
+        return Ok(plan);
+    }
     let ladder = site.with_group(ladder(kind, &site)?)?;
     site.fit(ladder, taken)
 }
@@ -102,7 +110,7 @@ pub fn spec(step: &DatabaseStep) -> StepSpec {
 /// What a step can cost.
 fn risk(step: &DatabaseStep) -> Risk {
     match step {
-        DatabaseStep::Preserve => Risk::Harmless,
+        DatabaseStep::Preserve | DatabaseStep::KeepHeld => Risk::Harmless,
         DatabaseStep::RestoreAccess { .. }
         | DatabaseStep::Checkpoint { .. }
         | DatabaseStep::RebuildIndexes { .. }
@@ -112,6 +120,7 @@ fn risk(step: &DatabaseStep) -> Risk {
         DatabaseStep::BuildFromBackup { .. }
         | DatabaseStep::BuildFromCopy { .. }
         | DatabaseStep::BuildFromWal { .. }
+        | DatabaseStep::BuildFromHeld
         | DatabaseStep::BuildFromSchema { .. } => Risk::Harmless,
         DatabaseStep::Install | DatabaseStep::RestoreInPlace { .. } | DatabaseStep::RollBack { .. } => Risk::Lossy,
         DatabaseStep::StopApp { .. } | DatabaseStep::StartApp { .. } => Risk::Lossless,

@@ -69,7 +69,14 @@ fn later(scene: &Scene) -> PathBuf {
 }
 
 fn run_later(scene: &Scene, step: &DatabaseStep, phase: Phase) -> Result<StepReport, JobFailure> {
-    run(&StepJob { site: scene.site(), incident: ROLLBACK.into(), evidence: later(scene), phase, step: step.clone() })
+    run(&StepJob {
+        site: scene.site(),
+        incident: ROLLBACK.into(),
+        evidence: later(scene),
+        phase,
+        step: step.clone(),
+        last: None,
+    })
 }
 
 fn dies_at(scene: &Scene, gap: Gap, step: &DatabaseStep) {
@@ -199,6 +206,7 @@ fn a_copy_that_takes_longer_than_writers_may_be_kept_out_is_made_without_locks()
         evidence: later(&scene),
         phase: Phase::Apply,
         step: DatabaseStep::Preserve,
+        last: None,
     };
     assert_eq!(run(&job).unwrap().progress, Progress::Done);
     assert_eq!(std::fs::read(later(&scene).join("main")).unwrap(), before[0].1);

@@ -1,0 +1,91 @@
+//! Reclaiming the unlinked file: what a program holds open under no name is copied, kept, and put back when it has ended.
+
+use super::in_use::APP_LIMIT_MS;
+use super::{Site, spec};
+use crate::job::{DatabaseStep, HeaderFacts};
+use crate::model::{Plan, Playbook, Risk, StepSpec};
+use crate::modes::database::config::WhenInUse;
+
+impl Site<'_> {
+    /// The playbook, while somebody holds such files or a copy of them is kept.
+    ///
+    /// # Errors
+    /// Why nothing is put back, with the next command for a person.
+    pub(super) fn reclaim(&self) -> Result<Option<Plan>, String> {
+        let (cut_off, held) = (self.facts.cut_off.as_ref(), self.facts.held.as_ref());
+        if cut_off.is_none() && held.is_none() {
+            return Ok(None);
+        }
+        if let Some(reason) = &self.facts.place.observe_only {
+            return Err(format!("nothing is healed here: {reason}"));
+        }
+        let contested = cut_off.is_some_and(crate::job::CutOff::is_contested);
+        if let Some((held, why)) = held.and_then(|held| Some((held, held.contested.as_ref()?)))
+            && !contested
+            && cut_off.is_none()
+        {
+            return Err(format!(
+                "{why}, so what {} had is not put in its place by itself: it is in {folder}, and `put_back` in its manifest says how to use \
+                 it. To keep what is at {path}, run `mv {folder} {folder}.not-wanted`, then `guardiand heal {name}`",
+                held.by,
+                folder = held.folder.display(),
+                path = self.path(),
+                name = self.config.name
+            ));
+        }
+        let mut steps = vec![spec(&DatabaseStep::Preserve), spec(&DatabaseStep::KeepHeld)];
+        if contested {
+            let why = "programs work on different files of one name: the bytes of all are kept, and none is replaced";
+            return Ok(Some(Plan::of(vec![reclaiming(why, steps)])));
+        }
+        let app = self.config.app.as_ref().filter(|_| self.config.when_in_use != Some(WhenInUse::Refuse));
+        if let Some(app) = app {
+            let stop = DatabaseStep::StopApp { app: app.clone(), limit_ms: APP_LIMIT_MS };
+            // What it writes at the path while it stops is preserved too.
+            steps.extend([spec(&stop), spec(&DatabaseStep::Preserve)]);
+        }
+        // The same bytes at the same path again lose nothing, if they are all of them.
+        let risk =
+            if cut_off.is_some() || held.is_some_and(|held| held.complete) { Risk::Lossless } else { Risk::Lossy };
+        steps.push(spec(&DatabaseStep::BuildFromHeld));
+        steps.push(StepSpec { risk, ..spec(&DatabaseStep::Install) });
+        if let Some(app) = app {
+            steps.push(spec(&DatabaseStep::StartApp { app: app.clone(), limit_ms: APP_LIMIT_MS }));
+        }
+        let why = match (cut_off.is_some(), app) {
+            (true, Some(_)) => {
+                "its program is stopped, and what it holds open under no name is put back; nothing is lost"
+            }
+            (true, None) => "what its program holds open under no name is copied now, and put back when it has ended",
+            (false, _) => "what its program held open under no name is put back from the copy of it",
+        };
+        Ok(Some(Plan { playbooks: vec![reclaiming(why, steps)], approval: self.replaces_a_stranger() }))
+    }
+
+    /// Why a person must say first that what is at the path goes: it is not an older copy of what the program has.
+    fn replaces_a_stranger(&self) -> Option<String> {
+        let main = self.facts.main.file().filter(|main| main.size > 0)?;
+        let known = self.memory.last_healthy.as_ref();
+        // The program's own file: a side file is what is gone.
+        if known.is_some_and(|known| known.main.ino == main.ino) {
+            return None;
+        }
+        let older = match (&self.facts.header, known) {
+            (Some(HeaderFacts::Good { change_counter, schema_cookie, .. }), Some(known)) => {
+                *change_counter <= known.change_counter && *schema_cookie <= known.schema_cookie
+            }
+            _ => false,
+        };
+        let path = self.path();
+        (!older).then(|| {
+            format!(
+                "{path} was replaced by a file that is no older copy of it, under a program that goes on with the former one. To put the \
+                 program's own file back, and keep the new one in evidence"
+            )
+        })
+    }
+}
+
+fn reclaiming(why: &str, steps: Vec<StepSpec>) -> Playbook {
+    Playbook { name: "reclaim".to_owned(), why: why.to_owned(), steps }
+}
