@@ -147,12 +147,16 @@ pub(super) fn wal_position(folder: &Folder, name: &OsStr) -> Result<Option<WalPo
     Ok(mark.map(|mark| WalPosition { salt: [mark.salt1, mark.salt2], frame: mark.last_commit }))
 }
 
-/// True when the WAL is proven damaged: SQLite would silently show less than was committed. A writer that resets the WAL
-/// while it is scanned looks alike, once: so three scans must agree.
+/// How often a WAL is scanned until two scans agree.
+const SCANS: u32 = 5;
+
+/// The scan, when the WAL is proven damaged: SQLite would silently show less than was committed. A writer that fills the WAL anew
+/// while it is scanned leaves frames of before between its own, and at the next scan they are others; damage stays where it is: so
+/// two scans in a row must see it at the same place.
 pub(super) fn wal_is_damaged(folder: &Folder, name: &OsStr) -> Result<Option<WalScan>, BackupError> {
     let wal = side_name(name, "-wal");
-    let mut damaged = None;
-    for _ in 0..3 {
+    let mut seen = None;
+    for _ in 0..SCANS {
         let Some(facts) = stat_of(folder, &wal)?.filter(|facts| facts.size > 0) else { return Ok(None) };
         let file = match folder.open_in(&wal) {
             Ok(file) => file,
@@ -161,7 +165,13 @@ pub(super) fn wal_is_damaged(folder: &Folder, name: &OsStr) -> Result<Option<Wal
         };
         match scan_wal(facts.size, None, |at, buffer| file.read_exact_at(buffer, at)) {
             Ok(scan) if scan.is_sound() => return Ok(None),
-            Ok(scan) => damaged = Some(scan),
+            Ok(scan) => {
+                let place = Some((scan.header, scan.first_bad, scan.last_commit));
+                if seen == place {
+                    return Ok(Some(scan));
+                }
+                seen = place;
+            }
             // It shrank meanwhile: a checkpoint truncated it.
             Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {}
             Err(error) => {
@@ -170,7 +180,7 @@ pub(super) fn wal_is_damaged(folder: &Folder, name: &OsStr) -> Result<Option<Wal
             }
         }
     }
-    Ok(damaged)
+    Ok(None)
 }
 
 /// Why the database must not be opened through SQLite, if its programs go on with other files than these; see [`host::apart`].

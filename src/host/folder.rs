@@ -68,7 +68,7 @@ impl Folder {
     /// [`HostError::BadName`].
     pub fn through(&self, name: impl AsRef<OsStr>) -> Result<PathBuf, HostError> {
         self.entry(name.as_ref())?;
-        Ok(Path::new(&format!("/proc/self/fd/{}", self.fd.as_raw_fd())).join(name.as_ref()))
+        Ok(Path::new(way::THROUGH).join(self.fd.as_raw_fd().to_string()).join(name.as_ref()))
     }
 
     /// Opens a folder in this one; a link is not followed.

@@ -76,4 +76,4 @@ pub use standstill::{not_ours_to_signal, standstill};
 pub use user::User;
 pub use wake::Wake;
 pub use watch::{Blind, Watcher};
-pub use way::planted_name;
+pub use way::{is_planted_at, planted_name};

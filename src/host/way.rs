@@ -11,7 +11,7 @@
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -44,13 +44,26 @@ pub(super) fn open(path: &Path, last: Last, make: Option<Mode>) -> Result<OwnedF
         Err(Errno::NOENT) if make.is_some() => {}
         Err(errno) => return Err(at(path, HostError::open_folder)(errno)),
     }
-    Walk::begin(path)?.walk(last, make)
+    Walk::begin(path)?.finish(last, make)
 }
 
 /// Why a file with several names is not to be touched, if so: who may make names in its folder can have given it this one to
 /// lead us to a file that is not theirs. `fs.protected_hardlinks` forbids that, where it is on.
 pub fn planted_name(file: &FileFacts, folder: &FileFacts) -> Option<String> {
     planted(file, folder, geteuid().as_raw())
+}
+
+/// What the paths of [`super::Folder::through`] begin with.
+pub(super) const THROUGH: &str = "/proc/self/fd";
+
+/// Whether `file`, opened at a path of [`super::Folder::through`], has a name in that folder that may be planted.
+pub fn is_planted_at(path: &Path, file: BorrowedFd<'_>) -> bool {
+    let Some(folder) = path.parent().filter(|folder| folder.parent() == Some(Path::new(THROUGH))) else { return false };
+    match (FileFacts::of_fd(file), FileFacts::of_path(folder, true)) {
+        (Ok(file), Ok(folder)) => planted_name(&file, &folder).is_some(),
+        // What cannot be told is not trusted.
+        _ => true,
+    }
 }
 
 fn planted(file: &FileFacts, folder: &FileFacts, us: u32) -> Option<String> {
@@ -110,7 +123,7 @@ impl Walk {
         at(&self.path, HostError::open_folder)(errno)
     }
 
-    fn walk(mut self, last: Last, make: Option<Mode>) -> Result<OwnedFd, HostError> {
+    fn finish(mut self, last: Last, make: Option<Mode>) -> Result<OwnedFd, HostError> {
         while let Some(next) = self.ahead.pop_front() {
             match next {
                 Next::Root => self.go("/", PathBuf::from("/"))?,

@@ -26,6 +26,7 @@ pub use fault::SqliteFault;
 pub use open::{Access, Database, Deadline, limit_memory, sqlite_version};
 pub use probe::SchemaObjects;
 pub use rebuild::{RebuildReport, Which};
+pub use schema::creations_in;
 pub use store::Value;
 
 #[cfg(test)]

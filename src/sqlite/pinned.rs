@@ -8,20 +8,18 @@
 //! | opens a side file whatever else it is a name of | a file of several names that others may have planted is refused after it was opened, before anything is done with it |
 //! | gives a side file that it opens to the database's owner | only one without a byte, which it has just made: what was there before may be anybody's |
 
-use std::ffi::{CStr, c_char, c_int};
-use std::os::fd::{BorrowedFd, RawFd};
+use std::ffi::{CStr, OsStr, c_char, c_int};
+use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use rusqlite::ffi;
 
-use crate::host::{FileFacts, FileKind, Folder, HostError, planted_name};
+use crate::host::{Folder, HostError, is_planted_at};
 
 /// The VFS's name.
 const NAME: &CStr = c"guardiand";
-
-/// What the paths of [`Folder::through`] begin with.
-const THROUGH: &str = "/proc/self/fd/";
 
 /// A database's path, through its folder as it was opened: valid as long as this lives.
 #[derive(Debug)]
@@ -55,7 +53,7 @@ fn register() -> bool {
     // SAFETY: the default VFS is a static of SQLite's, valid for the life of the process, and a plain table: a copy of it with
     // another name works the same, for its methods only use the `pAppData` that is copied along. The copy is never freed, as
     // `sqlite3_vfs_register` asks for. Replacing a system call swaps one pointer of the table that this VFS and SQLite's own
-    // share; ours do what the ones before did, and more only for paths that begin with `THROUGH`, respectively files with bytes.
+    // share; ours do what the ones before did, and more only for paths through an open folder, respectively files with bytes.
     unsafe {
         let original = ffi::sqlite3_vfs_find(std::ptr::null());
         let Some(unix) = original.as_ref() else { return false };
@@ -96,35 +94,13 @@ unsafe extern "C" fn open(path: *const c_char, flags: c_int, mode: c_int) -> c_i
     // SAFETY: SQLite gives a NUL-terminated path; the descriptor is ours to close until it is returned.
     unsafe {
         let fd = libc::open(path, flags, mode);
-        if fd >= 0 && is_planted(CStr::from_ptr(path), fd) {
+        let name = Path::new(OsStr::from_bytes(CStr::from_ptr(path).to_bytes()));
+        if fd >= 0 && is_planted_at(name, BorrowedFd::borrow_raw(fd)) {
             libc::close(fd);
             *libc::__errno_location() = libc::ELOOP;
             return -1;
         }
         fd
-    }
-}
-
-/// Whether a file of several names was opened through a pinned folder in which others may have planted one.
-fn is_planted(path: &CStr, fd: RawFd) -> bool {
-    let Some(rest) = path.to_bytes().strip_prefix(THROUGH.as_bytes()) else { return false };
-    let Some((folder, name)) = std::str::from_utf8(rest.split(|byte| *byte == b'/').next().unwrap_or_default())
-        .ok()
-        .and_then(|number| number.parse::<RawFd>().ok())
-        .zip(rest.iter().position(|byte| *byte == b'/'))
-    else {
-        return false;
-    };
-    // The folder itself, opened to be synced.
-    if name + 1 == rest.len() || folder < 0 {
-        return false;
-    }
-    // SAFETY: the file was opened just now, and the folder's descriptor lives as long as the connection that uses its path.
-    let (file, folder) = unsafe { (BorrowedFd::borrow_raw(fd), BorrowedFd::borrow_raw(folder)) };
-    match (FileFacts::of_fd(file), FileFacts::of_fd(folder)) {
-        (Ok(file), Ok(folder)) => file.kind == FileKind::Regular && planted_name(&file, &folder).is_some(),
-        // What cannot be told is not trusted.
-        _ => true,
     }
 }
 

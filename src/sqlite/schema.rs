@@ -5,6 +5,14 @@ use std::fmt::Write as _;
 use super::probe::text;
 use super::{Database, SqliteFault};
 
+/// What of a script of [`Database::schema_sql`] changes only together with the schema's version: a program may set its own
+/// `user_version`, say, whenever it likes.
+pub fn creations_in(script: &str) -> &str {
+    let from = script.find("BEGIN;\n").map_or(0, |begin| begin + "BEGIN;\n".len());
+    let to = script.rfind("PRAGMA user_version=").filter(|to| *to >= from).unwrap_or(script.len());
+    &script[from..to]
+}
+
 impl Database {
     /// A script that recreates everything but rows: page size, encoding and auto-vacuum first (they hold only before the
     /// first table), then tables, indexes, views and triggers in order of creation. SQLite's own tables come back by
@@ -63,6 +71,21 @@ impl Database {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn what_a_program_may_set_at_any_time_is_no_part_of_its_schema() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = open(&sample(dir.path()), Access::Repair);
+        let before = db.schema_sql().unwrap();
+        assert!(super::creations_in(&before).starts_with("CREATE TABLE t("), "{before}");
+        let version = db.schema_version().unwrap();
+        db.batch("PRAGMA user_version=42; PRAGMA application_id=7").unwrap();
+        let after = db.schema_sql().unwrap();
+        assert_eq!(db.schema_version().unwrap(), version);
+        assert_ne!(after, before);
+        assert_eq!(super::creations_in(&after), super::creations_in(&before));
+        assert_eq!(super::creations_in("CREATE TABLE t(a);"), "CREATE TABLE t(a);");
+    }
+
     use super::super::testing::*;
     use super::super::{Access, FaultClass};
 

@@ -19,11 +19,11 @@ const LINES: &str = "integrity = { quick = \"2s\", full = \"5s\" }\nbusy_timeout
     backup = { every = \"2s\", to = \"backups\", keep = { last = 3, hourly = 0, daily = 0, weekly = 0 } }\n\
     canary = \"SELECT count(*) FROM commits\"";
 
-/// Journal mode and flags of each program of one database.
-type Programs = &'static [(&'static str, &'static [&'static str])];
+/// Journal mode and flags of a program.
+type Writes = (&'static str, &'static [&'static str]);
 
-/// A database, and the programs that write it: journal mode and flags of each. Each program's promises have a log of their own.
-const DATABASES: &[(&str, Programs)] = &[
+/// A database, and the programs that write it. Each program's promises have a log of their own.
+const DATABASES: &[(&str, &[Writes])] = &[
     ("wal", &[("wal", &["--chores", "--shared"]), ("wal", &["--shared", "--pause", "3", "--rows-per-commit", "20"])]),
     ("rollback", &[("delete", &["--chores", "--pause", "2"])]),
     ("persist", &[("persist", &["--chores", "--synchronous", "full", "--pause", "1"])]),

@@ -42,12 +42,15 @@ impl Content<'_> {
             let objects = database.touch_schema()?;
             let known = remembered.is_some_and(|cookie| i64::from(cookie.cast_signed()) == schema_version);
             let count = objects.tables.len() + objects.indexes.len() + objects.triggers.len() + objects.views.len();
+            // Without a text nothing is remembered, and that is no failure of the database. A program may change its schema
+            // between two of these questions: then the text is not that version's.
+            let schema = if known { None } else { database.schema_sql().ok() };
+            let schema = schema.filter(|_| database.schema_version().is_ok_and(|again| again == schema_version));
             Ok(OpenFacts {
                 schema_version,
                 journal_mode: database.journal_mode()?,
                 objects: u32::try_from(count).unwrap_or(u32::MAX),
-                // Without a text nothing is remembered, and that is no failure of the database.
-                schema: if known { None } else { database.schema_sql().ok() },
+                schema,
             })
         })
         .map_err(fault)

@@ -140,7 +140,7 @@ pub(super) fn wal(
         let scan = match scan_wal(&files.wal, if look == 0 { mark.as_ref() } else { None }) {
             Ok(scan) => scan,
             // Cut while we read, by a checkpoint.
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && look + 1 < LOOKS => continue,
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => continue,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Ok(without(WalState::Absent, "it went away while it was read".to_owned()));
             }

@@ -2,6 +2,7 @@
 
 use crate::job::{HeaderFacts, IntegrityFacts, SqliteFault};
 use crate::model::{FaultClass, Kind, Layer, Severity};
+use crate::sqlite::creations_in;
 
 use super::super::kinds::{self, INTEGRITY, OPEN, QUERY};
 use super::Judgement;
@@ -24,9 +25,9 @@ impl Judgement<'_> {
                 if let (Some(now), Some(known)) = (&open.schema, &self.memory.schema)
                     && self.memory.schema_version == Some(open.schema_version)
                     && open.objects > 0
-                    && now != known
+                    && creations_in(now) != creations_in(known)
                 {
-                    let differs = differing(known, now);
+                    let differs = differing(creations_in(known), creations_in(now));
                     self.find(
                         &kinds::SCHEMA_CORRUPTED,
                         Severity::Critical,

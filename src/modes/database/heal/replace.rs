@@ -3,6 +3,7 @@
 use super::{MAX_BACKUPS_TRIED, Site, playbook};
 use crate::job::{BackupEntry, DatabaseStep, FileState, HeaderFacts, TableRows, WalFacts};
 use crate::model::Playbook;
+use crate::sqlite::creations_in;
 
 impl Site<'_> {
     fn may_replace(&self) -> Result<(), String> {
@@ -29,7 +30,7 @@ impl Site<'_> {
             ));
         }
         let rewritten = matches!((&self.facts.open, &self.memory.schema), (Some(Ok(open)), Some(known))
-            if open.objects > 0 && open.schema.as_ref().is_some_and(|schema| schema != known));
+            if open.objects > 0 && open.schema.as_ref().is_some_and(|schema| creations_in(schema) != creations_in(known)));
         if rewritten {
             return Err(format!(
                 "the schema's text in {path} differs from what guardiand remembers, and whatever else is wrong may follow from that: \
