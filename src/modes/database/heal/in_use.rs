@@ -29,7 +29,7 @@ impl Site<'_> {
             return Ok(Plan::of(lossless));
         }
         let fitted = fitted?;
-        let approval = self.config.when_in_use.is_none().then(|| self.asking(&fitted));
+        let approval = self.config.when_in_use.is_none().then(|| self.asking());
         let playbooks = match approval {
             Some(_) => fitted,
             None => lossless.into_iter().chain(fitted).collect(),
@@ -132,8 +132,8 @@ impl Site<'_> {
         Some(playbook("restore_in_place", why, &[DatabaseStep::Preserve, step]))
     }
 
-    /// What a person is asked: what it costs, whom it touches, and how.
-    fn asking(&self, playbooks: &[Playbook]) -> String {
+    /// Why a person is asked, and whom it touches; what it costs is in the playbooks.
+    fn asking(&self) -> String {
         let own = self.diagnosis.map(|diagnosis| diagnosis.holders.as_slice()).unwrap_or_default();
         let all = own.iter().chain(self.members().iter().flat_map(|one| &one.users.holders));
         let who = match all.collect::<Vec<_>>().as_slice() {
@@ -141,8 +141,7 @@ impl Site<'_> {
             [one] => format!("{} (pid {}) has it open", one.comm, one.pid),
             [one, others @ ..] => format!("{} (pid {}) and {} more have it open", one.comm, one.pid, others.len()),
         };
-        let what = playbooks.first().map_or("", |playbook| playbook.why.as_str());
-        format!("{what}; {who}. That may lose rows, and `when_in_use` does not say that it may be done")
+        format!("{who}, what is left to try may lose rows, and `when_in_use` does not say that it may be done")
     }
 }
 
