@@ -16,7 +16,7 @@ use rustix::fs::OFlags;
 use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::error::HostError;
-use super::facts::{FileFacts, FileId};
+use super::facts::{FileFacts, FileId, FileKind};
 use super::process::ProcessFacts;
 
 /// What it is called in lists of processes.
@@ -77,9 +77,10 @@ pub fn open_descriptor_of(pid: i32, fd: i32, file: FileId, writing: bool) -> Res
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
     let failed = |source| HostError::Open { path: path.clone(), source };
     let opened = File::options().read(true).write(writing).custom_flags(flags).open(&path).map_err(failed)?;
-    match FileFacts::of_fd(&opened)?.id == file {
+    let facts = FileFacts::of_fd(&opened)?;
+    match facts.id == file && facts.kind == FileKind::Regular {
         true => Ok(opened),
-        false => Err(failed(std::io::Error::other("it is another file by now"))),
+        false => Err(failed(std::io::Error::other("it is another file by now, or none"))),
     }
 }
 

@@ -290,7 +290,8 @@ fn a_file_that_is_no_older_copy_is_only_replaced_on_a_persons_word() {
     goes_on(&scene, &mut daemon);
 
     let config = scene.write_config().display().to_string();
-    let healed = guardiand(&scene.path(""), &["heal", "app", "--config", &config, "--json"]).json_of(0);
+    let id = incident["id"].as_str().unwrap();
+    let healed = guardiand(&scene.path(""), &["approve", id, "--config", &config, "--json"]).json_of(0);
     assert_eq!(healed["outcome"], "healed", "{healed:#}");
     goes_on(&scene, &mut daemon);
     service.stop();
