@@ -116,7 +116,8 @@ fn a_death_in_any_gap_of_a_rollback_is_finished_by_the_next_start() {
         let step = step(&scene, true);
         run_later(&scene, &DatabaseStep::Preserve, Phase::Apply).unwrap();
         dies_at(&scene, gap, &step);
-        let main_is_back = std::fs::read(scene.path()).unwrap() == before[0].1;
+        // Who is not root cannot read it then, and that is the point of it.
+        let main_is_back = std::fs::read(scene.path()).is_ok_and(|main| main == before[0].1);
         if main_is_back && content(&scene.folder()).len() < 2 {
             assert_eq!(mode(&scene.path()), 0, "{gap:?}: a program could open it without its WAL");
         }
