@@ -364,7 +364,9 @@ fn what_a_program_held_open_under_no_name() {
             let incident = daemon.closed("app", 1);
             assert_eq!(incident["outcome"], "healed", "killed after {append}: {incident:#}");
             assert_eq!(incident["playbook"], "reclaim", "killed after {append}: {incident:#}");
-            assert_eq!(incident["loss"]["rows_lost"], 0, "killed after {append}: {incident:#}");
+            // Who may not see every process cannot know that nobody wrote later.
+            let unknown = incident["loss"]["rows_lost"].is_null() && !truth::is_root();
+            assert!(unknown || incident["loss"]["rows_lost"] == 0, "killed after {append}: {incident:#}");
             let enough = promised() + 5;
             service.wait_for("the program to commit again", || promised() >= enough);
             service.stop();

@@ -34,8 +34,9 @@ fn healed() -> (Scene, Files, String) {
     scene.writer("wal", "10", &["--no-checkpoint", "--die"]).ended();
     damage::header(&scene.db(), &mut Dice::new());
     let wal = beside(&scene.db(), "-wal");
-    let half = fs::metadata(&wal).unwrap().len() / 2;
-    damage::overwrite(&wal, half as usize, &[0xA5; 64]);
+    // All of it: of a WAL that is hurt in one place more is left than the backup has.
+    let length = fs::metadata(&wal).unwrap().len();
+    damage::overwrite(&wal, 0, &vec![0xA5; length as usize]);
     let before = content(&scene);
     let mut daemon = scene.daemon();
     let incident = daemon.closed("app", 1);

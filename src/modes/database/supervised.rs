@@ -190,7 +190,8 @@ impl Supervised for Database {
                 );
             }
             Ok(memory) => {
-                self.memory = Memory { path: self.memory.path.take(), ..memory };
+                // A backup that was under way when guardiand ended was not tried: it is due as before.
+                self.memory = Memory { path: self.memory.path.take(), backup_tried_at: None, ..memory };
                 self.saved = self.memory.clone();
                 self.tell_backup();
             }
