@@ -97,7 +97,9 @@ fn assert_reclaimed(scene: &Scene, incident: &Value, what: &str) {
     assert_eq!(incident["kind"], "db_file_unlinked", "{what}: {incident:#}");
     assert_eq!(incident["outcome"], "healed", "{what}: {incident:#}");
     assert_eq!(incident["playbook"], "reclaim", "{what}: {incident:#}");
-    assert_eq!(incident["loss"]["rows_lost"], 0, "{what}: {incident:#}");
+    // Who may not see every process cannot know that nobody wrote later.
+    let unknown = incident["loss"]["rows_lost"].is_null() && !truth::is_root();
+    assert!(unknown || incident["loss"]["rows_lost"] == 0, "{what}: {incident:#}");
     assert_eq!(scene.lost(), 0, "{what}: {incident:#}");
 }
 

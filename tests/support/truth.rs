@@ -27,14 +27,23 @@ pub struct Content {
 }
 
 impl Content {
-    /// Looks at a copy, so that the look itself changes nothing: main, WAL and journal, as any program would see them.
+    /// Looks at a copy, so that the look itself changes nothing: main, WAL and journal of one moment, as any program would see
+    /// them. guardiand looks meanwhile too, and whoever closes a database last moves its WAL into the main file.
     pub fn of(db: &Path) -> Content {
         let folder = tempfile::tempdir().unwrap();
         let copy = folder.path().join("copy.db");
-        for suffix in ["", "-wal", "-journal"] {
-            let from = beside(db, suffix);
-            if from.exists() {
-                std::fs::copy(from, beside(&copy, suffix)).unwrap();
+        let sides = ["", "-wal", "-journal"];
+        let state = || {
+            sides.map(|side| std::fs::metadata(beside(db, side)).ok().map(|it| (it.ino(), it.len(), it.mtime_nsec())))
+        };
+        for _ in 0..100 {
+            let before = state();
+            for side in sides {
+                let _ = std::fs::remove_file(beside(&copy, side));
+                let _it_may_be_gone = std::fs::copy(beside(db, side), beside(&copy, side));
+            }
+            if state() == before {
+                break;
             }
         }
         Content::read(&Connection::open_with_flags(&copy, OpenFlags::SQLITE_OPEN_READ_WRITE).unwrap())
