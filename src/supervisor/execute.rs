@@ -143,7 +143,7 @@ pub(super) async fn prove(cx: &Context, target: &mut dyn Supervised) -> Check {
 }
 
 /// The detector, in full, until it can tell: a program that goes on at once keeps a look waiting for its locks.
-async fn prove_patiently(cx: &Context, target: &mut dyn Supervised) -> Check {
+pub(super) async fn prove_patiently(cx: &Context, target: &mut dyn Supervised) -> Check {
     let delays = ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(100))
         .with_max_delay(Duration::from_secs(2))

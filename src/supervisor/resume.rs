@@ -7,7 +7,7 @@ use crate::modes::{Look, Supervised};
 use crate::telemetry::IncidentResumed;
 
 use super::attend::Mandate;
-use super::execute::{apply, finish, prove, take_back};
+use super::execute::{apply, finish, prove, prove_patiently, take_back};
 use super::rollback::{Came, go_on};
 use super::{Attended, Case, Context, attend};
 
@@ -75,7 +75,8 @@ async fn settle(cx: &Context, target: &mut dyn Supervised, case: &mut Case) -> R
             Came::Parked => Settled::Waiting,
         });
     }
-    let check = prove(cx, target).await;
+    // What was let go on may need a moment to be seen well.
+    let check = prove_patiently(cx, target).await;
     let told = serde_json::to_value(&check).unwrap_or_default();
     if check.verdict == Verdict::Healthy {
         if let Err(late) = finish_current(cx, target, case).await? {
