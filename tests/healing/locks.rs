@@ -265,7 +265,7 @@ fn a_program_that_holds_on_is_restarted_where_that_is_wished() {
 
 #[test]
 fn a_lock_that_a_dead_program_of_the_dotfile_vfs_left_is_moved_into_evidence() {
-    let (scene, mut daemon) = locked(QUICK, "delete");
+    let (scene, mut daemon) = locked("lock_max_age = \"1s\"\nretry = { attempts = 2, initial = \"50ms\" }", "delete");
     let program = scene.writer("delete", "5", &["--vfs", "unix-dotfile", "--hold-write", "3600"]);
     let lock = beside(&scene.db(), ".lock");
     let ino = std::fs::metadata(&lock).unwrap().ino();
