@@ -29,34 +29,47 @@ pub(super) fn behind_sqlite(
         return full(format!("the file was replaced: it is inode {} and was {}", new.ino, old.ino));
     }
     let touched = (old.size, old.mtime_ns) != (new.size, new.mtime_ns);
-    if !touched {
-        return None;
-    }
-    if counters_differ {
+    if touched && counters_differ {
         return full("the file changed, and the header's two counters of changes differ".to_owned());
     }
-    if now.change_counter != before.change_counter {
+    if touched && now.change_counter != before.change_counter {
         // It wraps around; half of its range tells back from forth.
         let back = now.change_counter.wrapping_sub(before.change_counter) > u32::MAX / 2;
-        let (now, then) = (now.change_counter, before.change_counter);
-        return if back { full(format!("the change counter went back from {then} to {now}")) } else { None };
-    }
-    if !before.wal_mode && !now.wal_mode {
-        return full("the file changed, and its change counter did not".to_owned());
-    }
-    // SQLite treats a WAL of 0 bytes as none, and a reader that creates one has changed nothing. As root SQLite gives it its
-    // owner anew each time it opens it: the time of its last change of status says nothing.
-    let content = |wal: FileFacts| (wal.ino, wal.size, wal.mtime_ns);
-    let wal = |print: &Fingerprint| print.wal.filter(|wal| wal.size > 0).map(content);
-    match (wal(before), wal(now)) {
-        (then, now) if then == now && now.is_some() => {
-            full("the file changed, and neither its change counter nor its WAL did".to_owned())
+        if back {
+            let (now, then) = (now.change_counter, before.change_counter);
+            return full(format!("the change counter went back from {then} to {now}"));
         }
-        // A program that came, wrote through a WAL and closed it leaves the same picture: a cheaper look will do.
-        (None, None) => Some(Suspicion {
-            why: "the file changed, its change counter did not, and there is no WAL".to_owned(),
-            level: IntegrityLevel::Quick,
-        }),
+    } else if touched && !before.wal_mode && !now.wal_mode {
+        return full("the file changed, and its change counter did not".to_owned());
+    } else if touched && is_same_wal(before, now) {
+        return full("the file changed, and neither its change counter nor its WAL did".to_owned());
+    }
+    side_file_gone(before, now, touched)
+}
+
+/// SQLite treats a WAL of 0 bytes as none, and a reader that creates one has changed nothing.
+fn wal(print: &Fingerprint) -> Option<FileFacts> {
+    print.wal.filter(|wal| wal.size > 0)
+}
+
+fn is_same_wal(before: &Fingerprint, now: &Fingerprint) -> bool {
+    // As root SQLite gives it its owner anew each time it opens it: the time of its last change of status says nothing.
+    let content = |wal: FileFacts| (wal.ino, wal.size, wal.mtime_ns);
+    wal(before).is_some() && wal(before).map(content) == wal(now).map(content)
+}
+
+/// A program that closed its WAL, or rolled back what another had left, leaves the same picture as somebody who deleted that
+/// file, and with it a part of what the main file is made of: a cheaper look will do.
+fn side_file_gone(before: &Fingerprint, now: &Fingerprint, touched: bool) -> Option<Suspicion> {
+    let quick = |why: &str| Some(Suspicion { why: why.to_owned(), level: IntegrityLevel::Quick });
+    let journal = |print: &Fingerprint| print.journal.filter(|journal| journal.size > 0);
+    match (wal(before), wal(now)) {
+        (Some(then), now) if now.is_none_or(|now| now.ino != then.ino) => quick("its WAL is gone"),
+        (None, None) if touched && now.wal_mode => quick("the file changed, and there is no WAL"),
+        // Under a lock it is a transaction's, which ends in its own way.
+        _ if !before.locked && journal(before).is_some() && journal(now).is_none() => {
+            quick("its rollback journal is gone")
+        }
         _ => None,
     }
 }
@@ -95,6 +108,17 @@ mod tests {
             print.wal.as_mut().unwrap().ctime_ns = 7;
             print
         };
+        let another = |mtime| {
+            let mut print = wal(mtime, 1, 1);
+            print.wal.as_mut().unwrap().ino = 2;
+            print
+        };
+        let journalled = |locked| {
+            let mut print = rollback(1, 1);
+            print.journal = Some(print.main);
+            print.locked = locked;
+            print
+        };
         let table = [
             ("nothing changed", rollback(1, 1), rollback(1, 1), None),
             ("a commit", rollback(1, 1), rollback(2, 2), None),
@@ -106,8 +130,13 @@ mod tests {
             ("a flipped byte beside a WAL", wal(1, 1, 1), wal(2, 1, 1), Some(Full)),
             ("a flipped byte beside a WAL that root's SQLite gave its owner again", wal(1, 1, 1), owned(2), Some(Full)),
             ("written and closed", closed(1, 1), closed(2, 1), Some(Quick)),
+            ("written and closed by two programs", closed(1, 1), closed(2, 2), Some(Quick)),
             ("a flipped byte, and an empty WAL of a reader's", closed(1, 1), looked_into(2, 1), Some(Quick)),
-            ("the WAL was closed", wal(1, 1, 1), closed(2, 1), None),
+            ("the WAL was closed", wal(1, 1, 1), closed(2, 1), Some(Quick)),
+            ("the WAL was closed, and another begun", wal(1, 1, 1), another(2), Some(Quick)),
+            ("the WAL was deleted", wal(1, 1, 1), closed(1, 1), Some(Quick)),
+            ("a journal that nobody wrote was deleted", journalled(false), rollback(1, 1), Some(Quick)),
+            ("a transaction ended", journalled(true), rollback(1, 1), None),
         ];
         for (name, before, now, expected) in table {
             assert_eq!(behind_sqlite(Some(&before), &now, false).map(|found| found.level), expected, "{name}");
