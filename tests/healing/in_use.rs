@@ -269,10 +269,12 @@ fn a_program_that_restarts_by_itself_is_never_swapped_under_and_runs_on() {
     fs::remove_file(&keep).unwrap();
     let config = scene.write_config().display().to_string();
     let healed = guardiand(&scene.path(""), &["heal", "app", "--config", &config, "--json"]).json_of(0);
-    assert_eq!(healed["outcome"], "healed", "{healed:#}");
+    // guardiand may have been about to try again by itself.
+    assert!(["healed", "healthy"].contains(&healed["outcome"].as_str().unwrap()), "{healed:#}");
     service.wait_for("the program to run again", || service.arguments() == arguments);
     service.stop();
     let incident = &daemon.incidents("app")[0];
+    assert_eq!(incident["outcome"], "healed", "{incident:#}");
     assert_nothing_vanished(&scene, incident);
     daemon.stop();
     scene.assert_whole("wal");

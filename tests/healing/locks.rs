@@ -332,8 +332,9 @@ fn a_stopped_reader_that_holds_the_wal_back_goes_on_and_the_wal_is_written_back(
     // As long as that is how long the checkpoint waits for the reader to end.
     let (scene, mut daemon) = locked("busy_timeout = \"20s\"\nlock_max_age = \"1s\"\nwal_max = \"200KB\"", "wal");
     let reader: Program = scene.writer("wal", "1", &["--hold-reader", "3"]);
-    scene.commit("wal", 300, &["--no-checkpoint", "--rows-per-commit", "5", "--row-bytes", "500"]);
+    // Before the WAL grows: what is told of it first shall be that it stands still.
     reader.stop();
+    scene.commit("wal", 300, &["--no-checkpoint", "--rows-per-commit", "5", "--row-bytes", "500"]);
     let incident = daemon.incident("app", 1, "names the reader", |incident| detail(incident).contains("state T"));
     assert_eq!(incident["kind"], "wal_checkpoint_starved", "{incident:#}");
     let told = detail(&incident);

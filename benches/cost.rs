@@ -1,0 +1,240 @@
+//! What guardiand costs the program that it watches: commits per second and their latency with it (a sweep each second, a backup
+//! every ten) and without, and beside `sqlite3 .backup` every ten seconds.
+//!
+//! Parts, all without arguments: `wal-10mb`, `wal-1gb`, `rollback-10mb`, `rollback-1gb`. The program has one connection,
+//! `synchronous=FULL`, and updates one row a commit: as fast as it can, then at half of that. There, a commit's latency counts from
+//! when it was due, so that one that waits for another's wait is seen to wait.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::print_stdout)] // a benchmark
+
+mod support;
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use rusqlite::Connection;
+use serde_json::Value;
+use support::daemon::Daemon;
+use support::databases;
+use support::figures::{Figures, met, words};
+
+/// The least share of a saturating program's commits that guardiand leaves it while it only looks, and during a backup.
+const WATCHED: f64 = 0.97;
+const BACKED_UP: f64 = 0.65;
+/// The most that the 99th percentile of the latency grows to at half of the load.
+const LATENCY: f64 = 1.2;
+const EVERY: Duration = Duration::from_secs(10);
+/// What is shorter in sum tells nothing.
+const ENOUGH: f64 = 1.0;
+
+fn main() {
+    println!("cost to the program");
+    for (part, mode, mib, seconds) in [
+        ("wal-10mb", "wal", 10, 25),
+        ("wal-1gb", "wal", 1000, 45),
+        ("rollback-10mb", "delete", 10, 25),
+        ("rollback-1gb", "delete", 1000, 45),
+    ] {
+        if support::wanted(part) {
+            println!(" {part}");
+            measure(mode, mib, seconds);
+        }
+    }
+}
+
+/// When something took place, on the clock that a backup's manifest has too.
+type Span = (Timestamp, Timestamp);
+
+/// What one phase saw: its commits, its length in seconds, and the backups in it.
+struct Phase {
+    commits: Vec<Commit>,
+    all: Span,
+    backups: Vec<Span>,
+}
+
+struct Commit {
+    at: Span,
+    /// From when it was due, in seconds.
+    latency: f64,
+}
+
+/// Commits per second, and their latencies.
+struct Side {
+    seconds: f64,
+    rate: f64,
+    latency: Figures,
+}
+
+fn seconds((from, to): Span) -> f64 {
+    to.duration_since(from).as_secs_f64()
+}
+
+fn overlap(a: Span, b: Span) -> f64 {
+    seconds((a.0.max(b.0), a.1.min(b.1))).max(0.0)
+}
+
+impl Phase {
+    /// The commits during backups, or those apart from them.
+    fn side(&self, during: bool) -> Side {
+        let backups: f64 = self.backups.iter().map(|backup| overlap(*backup, self.all)).sum();
+        let seconds = if during { backups } else { seconds(self.all) - backups };
+        let is_during = |commit: &&Commit| self.backups.iter().any(|backup| overlap(*backup, commit.at) > 0.0);
+        let mut latency = Figures::default();
+        latency.extend(self.commits.iter().filter(|one| is_during(one) == during).map(|commit| commit.latency));
+        Side { seconds, rate: latency.count() as f64 / seconds, latency }
+    }
+}
+
+fn measure(mode: &str, mib: usize, length: usize) {
+    let length = Duration::from_secs(support::number("GUARDIAN_BENCH_COST_SECONDS", length) as u64);
+    let folder = support::folder();
+    let db = folder.path().join("app.db");
+    databases::create_big(&db, mib);
+    let program = Connection::open(&db).unwrap();
+    program.busy_timeout(Duration::from_secs(60)).unwrap();
+    let now: String = program.query_row(&format!("PRAGMA journal_mode={mode}"), [], |row| row.get(0)).unwrap();
+    assert_eq!(now, mode);
+    program.execute_batch("PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=1000").unwrap();
+    run(&program, None, Duration::from_secs(3));
+
+    let saturated = |length| run(&program, None, length);
+    let alone = saturated(length).side(false);
+    let watched = beside_guardiand(folder.path(), || saturated(length));
+    let peer = beside_sqlite3(&db, || saturated(length));
+    println!("  as fast as it can: {:.0} commits/s without guardiand", alone.rate);
+    let share = |what: &str, side: &Side, least: Option<f64>| {
+        if side.seconds < ENOUGH {
+            return println!("    {what:<38} {:.2} s in all: too short to tell", side.seconds);
+        }
+        let share = side.rate / alone.rate;
+        let target = least.map_or_else(String::new, |least| format!("   target >= {least}: {}", met(share >= least)));
+        println!("    {what:<38} {share:.2} x over {:.1} s{target}", side.seconds);
+    };
+    share("watched each second", &watched.side(false), Some(WATCHED));
+    share("during its backups, every 10 s", &watched.side(true), Some(BACKED_UP));
+    share("during `sqlite3 .backup`, every 10 s", &peer.side(true), None);
+
+    let pace = Duration::from_secs_f64(2.0 / alone.rate);
+    let paced = |length| run(&program, Some(pace), length);
+    let alone = paced(length).side(false);
+    let watched = beside_guardiand(folder.path(), || paced(length));
+    let p99 = |side: &Side| side.latency.percentile(0.99);
+    println!("  at half of that: {:.0} commits/s, p99 {} without guardiand", alone.rate, words(p99(&alone)));
+    let (calm, during) = (watched.side(false), watched.side(true));
+    let kept = watched.commits.len() as f64 / seconds(watched.all) / alone.rate;
+    println!("    throughput                             {kept:.3} x   target: none lost: {}", met(kept >= 0.995));
+    let grown = p99(&calm) / p99(&alone);
+    println!(
+        "    p99, watched each second               {} ({grown:.2} x)   target <= {LATENCY} x: {}",
+        words(p99(&calm)),
+        met(grown <= LATENCY)
+    );
+    if during.latency.count() > 0 {
+        println!(
+            "    during its backups                     p99 {}, max {}",
+            words(p99(&during)),
+            words(during.latency.percentile(1.0))
+        );
+    }
+    let peer = beside_sqlite3(&db, || paced(length)).side(true);
+    if peer.latency.count() > 0 {
+        let (p99, most) = (p99(&peer), peer.latency.percentile(1.0));
+        println!("    during `sqlite3 .backup`               p99 {}, max {}", words(p99), words(most));
+    }
+}
+
+/// Commits for `length`, one each `pace`, or one after the other.
+fn run(program: &Connection, pace: Option<Duration>, length: Duration) -> Phase {
+    let rows: i64 = program.query_row("SELECT max(id) FROM rows", [], |row| row.get(0)).unwrap();
+    let mut update = program.prepare("UPDATE rows SET payload = randomblob(400) WHERE id = ?1").unwrap();
+    let (from, began) = (Timestamp::now(), Instant::now());
+    let (mut commits, mut number) = (Vec::new(), 0_u32);
+    // Rows near and far, the same in every phase.
+    let row = |number: u32| i64::from(number.wrapping_mul(2_654_435_761)) % rows;
+    while began.elapsed() < length {
+        let due = pace.map(|pace| began + pace * number);
+        if let Some(left) = due.map(|due| due.saturating_duration_since(Instant::now())) {
+            std::thread::sleep(left);
+        }
+        let (wall, start) = (Timestamp::now(), Instant::now());
+        assert_eq!(update.execute([row(number)]).unwrap(), 1);
+        commits.push(Commit { at: (wall, Timestamp::now()), latency: due.unwrap_or(start).elapsed().as_secs_f64() });
+        number += 1;
+    }
+    Phase { commits, all: (from, Timestamp::now()), backups: Vec::new() }
+}
+
+/// The same while guardiand looks and backs up.
+fn beside_guardiand(folder: &Path, run: impl FnOnce() -> Phase) -> Phase {
+    let backups = folder.join("backups");
+    let keep = "keep = { last = 20, hourly = 0, daily = 0, weekly = 0 }";
+    let table = format!(
+        "[[database]]\nname = \"app\"\npath = \"app.db\"\nbackup = {{ every = \"{}s\", to = \"backups\", {keep} }}\n",
+        EVERY.as_secs()
+    );
+    let mut daemon = Daemon::start(folder, "1s", &table);
+    daemon.settled("app", true);
+    let mut phase = run();
+    daemon.stop();
+    phase.backups = spans(&backups.join("app"));
+    std::fs::remove_dir_all(backups).unwrap();
+    std::fs::remove_dir_all(folder.join("state")).unwrap();
+    phase
+}
+
+/// When the backups of a folder were made, their verification included.
+fn spans(folder: &Path) -> Vec<Span> {
+    let manifests = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let manifests = manifests.filter(|path| path.extension().is_some_and(|suffix| suffix == "json"));
+    let span = |path: &Path| {
+        let manifest: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let end: Timestamp = manifest["verified_at"].as_str().unwrap().parse().unwrap();
+        let took = Duration::from_secs_f64(manifest["duration_seconds"].as_f64().unwrap());
+        (end - took, end)
+    };
+    let spans: Vec<_> = manifests.map(|path| span(&path)).collect();
+    assert!(!spans.is_empty(), "no backup was made");
+    spans
+}
+
+/// The same while the shell makes a copy every ten seconds, the first at once.
+fn beside_sqlite3(db: &Path, run: impl FnOnce() -> Phase) -> Phase {
+    let ended = AtomicBool::new(false);
+    let copy = db.with_extension("copy");
+    std::thread::scope(|scope| {
+        let copies = scope.spawn(|| {
+            let mut spans = Vec::new();
+            let mut due = Instant::now();
+            while !ended.load(Ordering::Relaxed) {
+                if Instant::now() < due {
+                    std::thread::sleep(Duration::from_millis(20));
+                    continue;
+                }
+                due = Instant::now() + EVERY;
+                let from = Timestamp::now();
+                let command = format!(".backup '{}'", copy.display());
+                let mut child = match Command::new("sqlite3").arg(db).args([".timeout 60000", &command]).spawn() {
+                    Ok(child) => child,
+                    Err(error) => panic!("`sqlite3`, the peer, is needed: {error}"),
+                };
+                // Under a program that never rests it may never finish: its end is not waited for beyond the phase.
+                while child.try_wait().unwrap().is_none() {
+                    if ended.load(Ordering::Relaxed) {
+                        child.kill().unwrap();
+                    }
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                spans.push((from, Timestamp::now()));
+                let _ = std::fs::remove_file(&copy);
+            }
+            spans
+        });
+        let mut phase = run();
+        ended.store(true, Ordering::Relaxed);
+        phase.backups = copies.join().unwrap();
+        phase
+    })
+}
