@@ -87,6 +87,7 @@ impl Watcher {
             read_again_at: None,
             folders: BTreeMap::new(),
             by_wd: HashMap::new(),
+            strays: BTreeSet::new(),
             blind: Arc::clone(&blind),
         };
         tokio::spawn(pump.run());
@@ -169,6 +170,8 @@ struct Pump {
     read_again_at: Option<Instant>,
     folders: BTreeMap<PathBuf, Folder>,
     by_wd: HashMap<i32, BTreeSet<PathBuf>>,
+    /// Watches that nobody was known to stand on when they had events: perhaps one whose arming thread has yet to report.
+    strays: BTreeSet<i32>,
     blind: BlindFolders,
 }
 
@@ -259,7 +262,7 @@ impl Pump {
             return self.release(&folder, &place); // forgotten meanwhile
         };
         known.arming = false;
-        let again = std::mem::take(&mut known.again);
+        let mut again = std::mem::take(&mut known.again);
         let before = std::mem::replace(&mut known.place, place.clone());
         if before != place {
             self.release(&folder, &before);
@@ -267,6 +270,11 @@ impl Pump {
         }
         if let Some(wd) = place.wd() {
             self.by_wd.entry(wd).or_default().insert(folder.clone());
+            // What it missed may have been its own end, or the folder that it waits for.
+            again |= self.strays.contains(&wd);
+        }
+        if !self.strays.is_empty() && !self.folders.values().any(|folder| folder.arming) {
+            self.strays.clear();
         }
         let mut blind = self.blind.lock().unwrap_or_else(PoisonError::into_inner);
         match why {
@@ -304,7 +312,11 @@ impl Pump {
                 all_held_back = false;
                 continue;
             }
-            for folder in self.by_wd.get(&event.wd).cloned().unwrap_or_default() {
+            let standing = self.by_wd.get(&event.wd).cloned();
+            if standing.is_none() && self.folders.values().any(|folder| folder.arming) {
+                self.strays.insert(event.wd);
+            }
+            for folder in standing.unwrap_or_default() {
                 all_held_back &= self.digest_for(&folder, event, now);
             }
         }

@@ -121,12 +121,13 @@ async fn a_folder_that_vanishes_is_reported_and_watched_again_when_it_is_back() 
     let folder = dir.path().join("srv/app");
     std::fs::create_dir_all(&folder).unwrap();
     let mut watcher = watching(&folder).await;
-    for _ in 0..3 {
+    for turn in 0..3 {
         std::fs::remove_dir_all(dir.path().join("srv")).unwrap();
         until(&mut watcher, &folder).await;
         std::fs::create_dir_all(&folder).unwrap();
         // The last report of the folder comes when its watch stands: what is touched after that is seen.
-        let db = folder.join("a.db");
+        // Under another name each time: the end of the last one may be reported late.
+        let db = folder.join(format!("{turn}.db"));
         while ![Wake::Path(db.clone()), Wake::Written(db.clone())].contains(&next(&mut watcher).await) {
             File::create(&db).unwrap();
         }
