@@ -118,6 +118,9 @@ pub enum Entry {
     Escalated {
         /// Why, and the exact next command.
         reason: String,
+        /// What was tried was held up, and did nothing: it is tried again by itself, also after a restart.
+        #[serde(default)]
+        held: bool,
     },
     /// Healthy again by itself.
     Recovered,
@@ -271,7 +274,8 @@ mod tests {
 
     #[test]
     fn a_line_reads_back_as_it_was_written() {
-        let entry = Entry::Escalated { reason: "no backup; put one into \"/b\"\nand run `guardiand heal`".into() };
+        let reason = "no backup; put one into \"/b\"\nand run `guardiand heal`".into();
+        let entry = Entry::Escalated { reason, held: false };
         let line = encode(7, moment(), &entry).unwrap();
         assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1, "one line");
         let record = decode(&line[..line.len() - 1]).unwrap();

@@ -82,6 +82,8 @@ pub struct Replayed {
     /// Something else stands in the target's place, and was not taken back: whatever made the target healthy afterwards, this
     /// is what it cost.
     pub replaced: bool,
+    /// What was tried last was held up, and did nothing: it may be tried again.
+    pub held: bool,
     /// The log has its last entry.
     pub closed: bool,
     /// Steps of the present run that have ended, with their places in the playbook.
@@ -150,6 +152,7 @@ impl Replayed {
             runs: Vec::new(),
             loss: None,
             replaced: false,
+            held: false,
             closed: false,
             taken: Vec::new(),
             rolling_back: None,
@@ -269,9 +272,10 @@ impl Replayed {
                 self.end_run(at, false);
                 Ok(())
             }
-            (_, Entry::Escalated { reason }) => {
+            (_, Entry::Escalated { reason, held }) => {
                 self.advance(E::Escalate)?;
                 self.end_run(at, false);
+                self.held = *held;
                 // A yes is for one attempt: what did not heal is asked about again.
                 self.approved = None;
                 self.incident.reason = Some(reason.clone());

@@ -169,7 +169,7 @@ fn a_disproved_playbook_is_taken_back_and_the_next_one_begins() {
     let replayed = replay(&records(&entries)).unwrap();
     assert_eq!(replayed.loss, None, "what was taken back costs nothing");
     assert_eq!(replayed.runs.iter().map(|run| run.success).collect::<Vec<_>>(), [Some(false), None]);
-    entries.extend([Entry::Escalated { reason: "out of playbooks".into() }, Entry::Recovered]);
+    entries.extend([Entry::Escalated { reason: "out of playbooks".into(), held: false }, Entry::Recovered]);
     assert_eq!(replay(&records(&entries)).unwrap().incident.state, IncidentState::Closed);
 }
 

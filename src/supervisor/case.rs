@@ -13,7 +13,7 @@ pub struct Case {
     story: Replayed,
     /// Opened by this process: the boot-time clock measures it. After a restart only the wall clock does.
     ours: bool,
-    /// The last attempt was held up, and did nothing: it may be made again. Not remembered over a restart.
+    /// The last attempt was held up, and did nothing: it may be made again.
     pub(super) held: bool,
     /// The reason that a person was called for last.
     told: Option<String>,
@@ -87,7 +87,7 @@ impl Case {
     pub(super) fn carry_on(left: LeftOpen) -> Case {
         let told =
             left.replayed.incident.reason.clone().filter(|_| left.replayed.incident.state == IncidentState::Escalated);
-        Case { story: left.replayed, ours: false, held: false, told }
+        Case { held: left.replayed.held, story: left.replayed, ours: false, told }
     }
 
     /// Makes `entry` durable, then takes it into account.
@@ -158,10 +158,11 @@ impl Case {
     /// # Errors
     /// As [`Case::tell`].
     pub(super) async fn escalate(&mut self, cx: &Context, reason: String) -> Result<(), JournalError> {
-        if self.state() == IncidentState::Escalated && self.story.incident.reason.as_ref() == Some(&reason) {
+        let known = self.story.held == self.held && self.story.incident.reason.as_ref() == Some(&reason);
+        if self.state() == IncidentState::Escalated && known {
             return Ok(());
         }
-        self.tell(cx, Entry::Escalated { reason: reason.clone() }).await?;
+        self.tell(cx, Entry::Escalated { reason: reason.clone(), held: self.held }).await?;
         // Tried again by itself meanwhile, and to no other end: nobody is called twice for that.
         if self.told.as_ref() != Some(&reason) {
             IncidentEscalated { incident: &self.story.incident, reason: &reason }.emit();

@@ -1,7 +1,7 @@
 //! Whether anybody has the files of a swap open (rules 4 and 13). What cannot be told is refused, never taken for "nobody".
 
 use std::ffi::OsString;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::install::{OLD_MAIN, Record};
 use super::place::{Place, SIDES};
@@ -17,6 +17,9 @@ const LOOKS: u32 = 4;
 
 /// Time between two looks.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
+
+/// What a look of guardiand's own is waited for: it meets the swap's locks, and gives up.
+const OWN_LOOK_MAX: Duration = Duration::from_secs(3);
 
 /// How to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,10 +81,17 @@ pub(super) fn users(place: &Place<'_>) -> Result<Users, JobFailure> {
     Ok(Users { found: holders.found.iter().map(words).collect(), blind: blind_to(&holders) })
 }
 
-/// Who has any of these entries of the target's folder open, in words.
+/// Who has any of these entries of the target's folder open, in words. Only a look of guardiand's own at the same file, or at
+/// another of its group, is waited for: it ends by itself, and has no need of what it has open.
 pub(super) fn holders_of(place: &Place<'_>, names: &[OsString], look: Look) -> Result<Vec<String>, JobFailure> {
     let scan = Scan { maps: look != Look::Found, except: Vec::new() };
-    let holders = look_for(place, names, look, &scan)?;
+    let until = Instant::now() + OWN_LOOK_MAX;
+    let is_own = |holder: &Holder<String>| Ok(holder.comm.as_str()) == crate::worker::NAME.to_str();
+    let mut holders = look_for(place, names, look, &scan)?;
+    while !holders.found.is_empty() && holders.found.iter().all(is_own) && Instant::now() < until {
+        std::thread::sleep(BETWEEN_LOOKS);
+        holders = look_for(place, names, look, &scan)?;
+    }
     if let (Look::Complete, Some(why)) = (look, blind_to(&holders)) {
         // Its program is stopped by us: who else there may be is held off by locks, as far as locks can.
         if !super::app::is_stopped(place) {
