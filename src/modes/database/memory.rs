@@ -8,8 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Moment;
 use crate::job::{
-    BackupEntry, DatabaseFacts, FileState, Fingerprint, HeaderFacts, HeldLock, OpenFacts, Owner, TableRows, WalMark,
+    BackupEntry, DatabaseFacts, FileFacts, FileState, Fingerprint, HeaderFacts, HeldLock, OpenFacts, Owner, TableRows,
+    WalMark, WalState,
 };
+
+/// The coarsest clock that file systems stamp with, with room to spare.
+const MTIME_TICK_NS: i128 = 20_000_000;
 
 /// The memory of one database. The default is the cautious one: never seen healthy.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -48,6 +52,9 @@ pub struct Memory {
     /// The backup that the database was restored from, and its files just after: while they stay so, its content is that
     /// backup's.
     pub restored: Option<(String, Fingerprint)>,
+    /// What was in its WAL alone when it was last seen healthy.
+    #[serde(default)]
+    pub pending: Option<Pending>,
     /// How far the WAL has been verified.
     #[serde(skip)]
     pub wal_mark: Option<WalMark>,
@@ -72,6 +79,29 @@ pub struct Memory {
     /// How far its programs had committed at the last look.
     #[serde(skip)]
     pub committed: Option<Committed>,
+}
+
+/// Commits that are in a WAL and not yet in the main file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pending {
+    /// Salts of the WAL's generation.
+    pub salt: [u32; 2],
+    /// Its first so many frames are in the main file too.
+    pub copied: u32,
+    /// The last frame that commits: more than `copied`.
+    pub last_commit: u32,
+}
+
+impl Pending {
+    /// `known`: what was known of the same main file before.
+    fn of(facts: &DatabaseFacts, known: Option<Pending>) -> Option<Pending> {
+        let wal = facts.wal.as_ref().filter(|wal| wal.state == WalState::Sound)?;
+        let mark = wal.mark?;
+        // Without an index nobody knows what of it is copied: all of it may be. While somebody builds it anew, it is as it was.
+        let copied = wal.index_backfill.or(known.filter(|known| known.salt == mark.salt).map(|known| known.copied))?;
+        let pending = Pending { salt: mark.salt, copied, last_commit: mark.last_commit };
+        (pending.last_commit > copied).then_some(pending)
+    }
 }
 
 /// What every commit moves on: the header's change counter, the WAL's generation and its last commit, the journal's nonce.
@@ -149,6 +179,11 @@ impl LockKey {
     }
 }
 
+/// Nobody has written the main file in between. A device's number may change with the boot.
+fn untouched(then: &FileFacts, now: &FileFacts) -> bool {
+    (then.ino, then.size, then.mtime_ns) == (now.ino, now.size, now.mtime_ns)
+}
+
 /// A path as it is remembered and compared.
 fn spelled(path: &Path) -> String {
     path.to_string_lossy().into_owned()
@@ -172,6 +207,22 @@ impl Memory {
         facts.wal_file.file().zip(known).is_some_and(|(now, known)| now.ino == known.ino)
     }
 
+    /// What was in the WAL alone and is gone with it. SQLite writes a WAL back before it deletes it or begins it anew, and that
+    /// shows in the main file: where this is as it was, somebody else took the WAL away.
+    pub fn lost_with_wal(&self, facts: &DatabaseFacts) -> Option<Pending> {
+        let pending = self.pending?;
+        let (known, now) = (self.last_healthy.as_ref()?.main, facts.main.file()?);
+        // A write within one tick of the clock after the look would not show.
+        let settled = self.healthy_at.is_some_and(|at| at.as_nanosecond() > i128::from(known.mtime_ns) + MTIME_TICK_NS);
+        let wal = facts.wal.as_ref()?;
+        let gone = match (wal.state, wal.mark) {
+            (WalState::Absent | WalState::Unused, _) => true,
+            (WalState::Sound, Some(mark)) => mark.salt != pending.salt,
+            _ => false,
+        };
+        (untouched(&known, now) && settled && gone).then_some(pending)
+    }
+
     /// Whether there is nothing to save beyond what `saved` has. When it was last healthy changes with each look, and alone is
     /// not worth a write.
     pub fn is_saved_as(&self, saved: &Memory) -> bool {
@@ -191,6 +242,7 @@ impl Memory {
             backup_tried_at,
             backup,
             restored,
+            pending,
             wal_mark: _,
             busy_since: _,
             locks: _,
@@ -214,6 +266,7 @@ impl Memory {
             && *backup_tried_at == saved.backup_tried_at
             && *backup == saved.backup
             && *restored == saved.restored
+            && *pending == saved.pending
     }
 
     /// When this lock was first seen, if it was there at the last look.
@@ -302,6 +355,9 @@ impl Memory {
                 self.full_at = Some(now.wall);
             }
         }
+        let is_as_before = |before: &Fingerprint| untouched(&before.main, &fingerprint.main);
+        let known = self.pending.filter(|_| self.last_healthy.as_ref().is_some_and(is_as_before));
+        self.pending = Pending::of(facts, known);
         self.last_healthy = Some(fingerprint.clone());
     }
 

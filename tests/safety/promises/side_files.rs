@@ -77,7 +77,7 @@ fn a_database_torn_by_the_loss_of_its_wal_is_healed_or_left_for_a_person() {
     let db = rusqlite::Connection::open(scene.db()).unwrap();
     // A look of the daemon's own may pin an older moment, for as long as it lasts.
     let (frames, done) = daemon.wait_for("a partial checkpoint", |_| {
-        let partial = |row: &rusqlite::Row| Ok((row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
+        let partial = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
         let partial = db.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], partial).unwrap();
         (partial.1 > 0).then_some(partial)
     });
@@ -98,6 +98,79 @@ fn a_database_torn_by_the_loss_of_its_wal_is_healed_or_left_for_a_person() {
         }
         _ => assert_eq!(commits(&scene), torn, "{incident:#}"),
     }
+}
+
+/// What `rm *-wal` does, and whoever does it to clear a lock.
+fn delete_side_files(scene: &Scene) {
+    for suffix in ["-wal", "-shm"] {
+        let _ = fs::remove_file(beside(&scene.db(), suffix));
+    }
+}
+
+#[test]
+fn what_was_deleted_with_the_wal_comes_back_out_of_a_backup_that_has_it() {
+    for daemon_runs in [true, false] {
+        let scene = killed();
+        let mut daemon = scene.daemon();
+        daemon.backed_up("app");
+        daemon.caught_up("app");
+        if daemon_runs {
+            delete_side_files(&scene);
+        } else {
+            assert!(daemon.stop().success());
+            delete_side_files(&scene);
+            daemon = scene.daemon();
+        }
+        let incident = daemon.closed("app", 1);
+        assert_eq!(incident["kind"], "wal_corrupted", "{incident:#}");
+        assert_eq!((&incident["outcome"], &incident["playbook"]), (&"healed".into(), &"restore_backup".into()));
+        assert_eq!(incident["loss"]["rows_kept"], 360, "{incident:#}");
+        // Whether anything was committed after the last look nobody can know.
+        assert!(incident["loss"]["rows_lost"].is_null(), "{incident:#}");
+        assert_eq!(scene.lost(), 0);
+        scene.assert_whole("wal");
+    }
+}
+
+#[test]
+fn the_loss_of_a_wal_is_told_where_no_backup_has_it_and_nothing_is_touched() {
+    let scene = Scene::of("");
+    scene.commit("wal", 100, &[]);
+    scene.writer("wal", "80", &["--no-checkpoint", "--die"]).ended();
+    let mut daemon = scene.daemon();
+    daemon.caught_up("app");
+    delete_side_files(&scene);
+    let left = files(&scene);
+    let incident = daemon.escalated("app", 1);
+    assert_eq!(incident["kind"], "wal_corrupted", "{incident:#}");
+    let told = format!("{} {}", incident["findings"][0]["detail"], incident["reason"]);
+    assert!(told.contains("frames 1 to ") && told.contains("no backup"), "{incident:#}");
+    sweep(&mut daemon);
+    assert_eq!(files(&scene), left);
+    // Life goes on: what is written from here on is as safe as ever.
+    scene.commit("wal", 10, &[]);
+    let incident = daemon.closed("app", 1);
+    assert_eq!(incident["outcome"], "resolved_by_operator", "{incident:#}");
+    scene.assert_whole("wal");
+}
+
+#[test]
+fn a_database_that_was_written_after_its_wal_was_lost_is_not_set_back() {
+    let scene = killed();
+    let mut daemon = scene.daemon();
+    daemon.backed_up("app");
+    daemon.caught_up("app");
+    assert!(daemon.stop().success());
+    delete_side_files(&scene);
+    scene.writer("wal", "30", &["--no-checkpoint", "--die"]).ended();
+    let present = commits(&scene);
+    let mut daemon = scene.daemon();
+    let incident = daemon.escalated("app", 1);
+    assert_eq!(incident["kind"], "wal_corrupted", "{incident:#}");
+    let reason = incident["reason"].as_str().unwrap();
+    assert!(reason.contains("written since") && reason.contains("backups/app/"), "{incident:#}");
+    sweep(&mut daemon);
+    assert_eq!(commits(&scene), present);
 }
 
 /// A program with 40 commits that are in its WAL alone, whose `deleted` files are then deleted; the looks of a daemon; and what is

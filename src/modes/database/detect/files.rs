@@ -274,7 +274,31 @@ impl Judgement<'_> {
             ),
             _ => {}
         }
+        self.lost_wal();
         self.findings.iter().all(|finding| finding.layer != WAL || finding.severity != Severity::Critical)
+    }
+}
+
+impl Judgement<'_> {
+    /// What is left may be sound, and is less than was promised.
+    fn lost_wal(&mut self) {
+        let Some(lost) = self.memory.lost_with_wal(self.facts) else { return };
+        let what = match self.facts.wal_file.size() {
+            0 => "it was deleted or emptied",
+            _ => "another one is in its place",
+        };
+        self.find(
+            &kinds::WAL_CORRUPTED,
+            Severity::High,
+            &WAL,
+            format!(
+                "frames {} to {} of the -wal are gone with all commits in them: {what}, and not by SQLite, which would have written \
+                 them back into the database first",
+                lost.copied + 1,
+                lost.last_commit
+            ),
+            "a -wal is never deleted by hand, nor to clear a lock: if it was moved, put it back before anything is written",
+        );
     }
 }
 

@@ -74,6 +74,9 @@ fn ladder(kind: &Kind, site: &Site<'_>) -> Result<Vec<Playbook>, String> {
         ladder.extend(site.replace(false).unwrap_or_default());
         return Ok(ladder);
     }
+    if let Some(lost) = site.memory.lost_with_wal(facts).filter(|_| kind_is(&[kinds::WAL_CORRUPTED])) {
+        return site.what_has(lost);
+    }
     if kind_is(&[kinds::WAL_CORRUPTED, kinds::STALE_JOURNAL]) {
         return site.replace_or_settle();
     }

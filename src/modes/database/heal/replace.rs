@@ -6,7 +6,7 @@ use crate::model::Playbook;
 use crate::sqlite::creations_in;
 
 impl Site<'_> {
-    fn may_replace(&self) -> Result<(), String> {
+    pub(super) fn may_replace(&self) -> Result<(), String> {
         // A backup of the file that had this name before says nothing of the one that is there now.
         let of_this = |backup: &crate::job::BackupEntry| self.memory.is_of(&backup.manifest.source);
         let has_backup = self.diagnosis.is_some_and(|diagnosis| diagnosis.backups.iter().any(of_this));
@@ -162,21 +162,20 @@ impl Site<'_> {
             .iter()
             .take(MAX_BACKUPS_TRIED)
             .map(|backup| {
-                let build = DatabaseStep::BuildFromBackup {
-                    backup: backup.file.clone(),
-                    blake3: backup.manifest.blake3.clone(),
-                    owner: self.owner().or(Some(backup.manifest.owner)),
-                };
-                playbook(
-                    "restore_backup",
-                    format!(
-                        "the backup of {:.3} takes its place; what was written since is lost",
-                        backup.manifest.taken_at
-                    ),
-                    &[DatabaseStep::Preserve, build, DatabaseStep::Install],
-                )
+                let taken_at = backup.manifest.taken_at;
+                let why = format!("the backup of {taken_at:.3} takes its place; what was written since is lost");
+                self.restored(backup, why)
             })
             .collect()
+    }
+
+    pub(super) fn restored(&self, backup: &BackupEntry, why: String) -> Playbook {
+        let build = DatabaseStep::BuildFromBackup {
+            backup: backup.file.clone(),
+            blake3: backup.manifest.blake3.clone(),
+            owner: self.owner().or(Some(backup.manifest.owner)),
+        };
+        playbook("restore_backup", why, &[DatabaseStep::Preserve, build, DatabaseStep::Install])
     }
 
     fn recreate(&self) -> Option<Playbook> {

@@ -4,6 +4,7 @@ use super::replace::rows;
 use super::{MAX_BACKUPS_TRIED, Site, playbook};
 use crate::job::{BackupEntry, DatabaseStep, MendedCopy, WalBase, WalPosition, WalState};
 use crate::model::Playbook;
+use crate::modes::database::memory::Pending;
 
 impl<'a> Site<'a> {
     /// The WAL mended, where a private copy of that has passed.
@@ -44,6 +45,42 @@ impl<'a> Site<'a> {
             }
         }
         (before, after)
+    }
+
+    /// The backups that have what the database has and more of a WAL that is gone: the newest first.
+    pub(super) fn what_has(&self, lost: Pending) -> Result<Vec<Playbook>, String> {
+        self.may_replace()?;
+        let path = self.path();
+        let frames = format!("frames {} to {} of the -wal of {path} are gone", lost.copied + 1, lost.last_commit);
+        let over = "whatever is written to it next ends this incident";
+        let newer = self.facts.wal.as_ref().and_then(|wal| wal.mark).is_some_and(|mark| mark.last_commit > 0);
+        let has_more = |backup: &&BackupEntry| {
+            let wal = backup.manifest.wal.filter(|wal| wal.salt == lost.salt && wal.frame > lost.copied);
+            wal.is_some() && self.memory.is_of(&backup.manifest.source)
+        };
+        let backups: Vec<_> = self.listed().iter().take(MAX_BACKUPS_TRIED).filter(has_more).collect();
+        match backups.first() {
+            None => Err(format!(
+                "{frames}, and no backup was taken of them: what they held is lost, unless the file was only moved and is put back. \
+                 What is left is kept as it is; {over}"
+            )),
+            Some(backup) if newer => Err(format!(
+                "{frames}; {} has them as of {:.3}, and the database has been written since, so it is not put in its place: take from \
+                 it what is missing",
+                backup.file.display(),
+                backup.manifest.taken_at
+            )),
+            Some(_) => {
+                let why = |backup: &BackupEntry| {
+                    format!(
+                        "the backup of {:.3} has all that is left of the database, and of the WAL that is gone what was committed \
+                         until then",
+                        backup.manifest.taken_at
+                    )
+                };
+                Ok(backups.into_iter().map(|backup| self.restored(backup, why(backup))).collect())
+            }
+        }
     }
 
     /// A WAL alone does not say whose it is, nor when it was given up: one that came since the last healthy look, or one that was last written before a backup was taken is an older state,
