@@ -112,6 +112,14 @@ pub fn stop_app(app: &App, name: &str, limit: Duration) -> Result<(), HostError>
     }
 }
 
+/// Has systemd send SIGKILL to every process of the unit.
+///
+/// # Errors
+/// [`HostError::Command`].
+pub fn kill_unit(unit: &str) -> Result<(), HostError> {
+    run_systemctl(&["kill", "--signal=SIGKILL", "--", unit], ASK_LIMIT).map(drop)
+}
+
 /// A stop command that outlived who had run it must not stop what is started now.
 fn end_transient(name: &str) {
     // There mostly is none, and then this fails.

@@ -51,7 +51,7 @@ mod way;
 
 pub use access::{Access, Evidence};
 pub use apart::apart;
-pub use app::{Starting, UnitState, start_app, stop_app};
+pub use app::{Starting, UnitState, kill_unit, start_app, stop_app};
 pub use boot::{FsId, boot_id};
 pub use copy::{Copied, CopyMethod, copy_file};
 pub use error::HostError;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{
     Pid, PidfdFlags, Resource, Rlimit, Signal, getppid, getrlimit, pidfd_open, pidfd_send_signal,
-    set_parent_process_death_signal, setrlimit,
+    set_parent_process_death_signal, setrlimit, test_kill_process,
 };
 use serde::{Deserialize, Serialize};
 
@@ -147,6 +147,21 @@ impl ProcessHandle {
     /// [`HostError::Process`].
     pub fn kill(&self) -> Result<(), HostError> {
         self.signal("kill", Signal::KILL)
+    }
+
+    /// Why it cannot be sent a signal, if so.
+    pub fn cannot_be_signalled(&self) -> Option<HostError> {
+        let pid = Pid::from_raw(self.pid)?;
+        test_kill_process(pid).err().map(|errno| process_error("signal", self.pid, errno.into()))
+    }
+
+    /// Whether it belongs to this unit of systemd's.
+    ///
+    /// # Errors
+    /// [`HostError::Process`].
+    pub fn is_of_unit(&self, unit: &str) -> Result<bool, HostError> {
+        let cgroups = procfs::text(Path::new(&format!("/proc/{}/cgroup", self.pid)))?;
+        Ok(cgroups.lines().any(|line| line.split('/').any(|part| part == unit)))
     }
 
     /// Waits until it has ended, at most `limit`; whether it has. Blocks the thread.

@@ -125,6 +125,9 @@ pub enum DatabaseStep {
         app: App,
         /// How long stopping it may take, in milliseconds.
         limit_ms: u64,
+        /// Whoever uses it is killed first: where what programs do as they end in order would tear the database.
+        #[serde(default)]
+        kill: bool,
     },
     /// Start the program again, if [`DatabaseStep::StopApp`] of this incident stopped it.
     StartApp {

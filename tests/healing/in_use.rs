@@ -281,6 +281,38 @@ fn a_program_that_restarts_by_itself_is_never_swapped_under_and_runs_on() {
 }
 
 #[test]
+fn after_the_wal_reset_bug_the_programs_are_killed_and_not_asked_to_end() {
+    use std::os::unix::fs::FileExt as _;
+    let mut scene = Scene::new();
+    let flags = ["--no-checkpoint", "--busy-timeout", "10000", "--pause", "20"];
+    let service = Service::of(&scene, "wal", &flags);
+    scene.database("app", "data/app.db", &format!("when_in_use = \"stop-app\"\n{}\n{BACKUP}", service.app()));
+    let mut daemon = prepare(&scene, "wal");
+    service.start();
+    let other = scene.writer("wal", "0", &["--no-checkpoint", "--hold-reader", "3600"]);
+    daemon.caught_up("app");
+    let (arguments, pid) = (service.arguments(), service.pid());
+    // nBackfill, as that bug leaves it: more frames copied than there are.
+    let shm = fs::File::options().write(true).open(beside(&scene.db(), "-shm")).unwrap();
+    shm.write_all_at(&1_000_000_u32.to_ne_bytes(), 96).unwrap();
+    // Whoever has the index open is taken for a connection, this test too.
+    drop(shm);
+
+    let incident = daemon.closed("app", 1);
+    assert_eq!((&incident["kind"], &incident["outcome"]), (&"wal_corrupted".into(), &"healed".into()), "{incident:#}");
+    assert_eq!(incident["playbook"], "kill_app", "{incident:#}");
+    assert_eq!(steps(&incident), ["preserve ok", "stop_app ok", "start_app ok"], "{incident:#}");
+    assert!(incident["loss"].is_null(), "{incident:#}");
+    // Each that had the wrong index in its memory; and the program runs again, anew.
+    assert!(!other.ended().success(), "it ended in order");
+    service.wait_for("the program to run again", || service.arguments() == arguments && service.pid() != pid);
+    service.stop();
+    daemon.stop();
+    assert_eq!(scene.lost(), 0);
+    scene.assert_whole("wal");
+}
+
+#[test]
 fn a_program_that_cannot_be_started_again_is_a_persons_to_see_to() {
     let mut scene = Scene::new();
     let service = Service::of(&scene, "wal", &PATIENT);

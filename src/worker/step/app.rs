@@ -48,8 +48,8 @@ struct Record {
     started_at: Option<Timestamp>,
 }
 
-/// Stops it.
-pub(super) fn stop(place: &Place<'_>, app: &App, limit: Duration) -> Result<StepReport, JobFailure> {
+/// Stops it; with `kill` all that use the database are killed first, so that none of them closes the database in order.
+pub(super) fn stop(place: &Place<'_>, app: &App, limit: Duration, kill: bool) -> Result<StepReport, JobFailure> {
     let register = Register::of(place, app)?;
     let _one_at_a_time = register.lock(limit)?;
     let mut record = match record(place)? {
@@ -73,12 +73,19 @@ pub(super) fn stop(place: &Place<'_>, app: &App, limit: Duration) -> Result<Step
         };
     }
     register.enter(place)?;
-    stop_app(app, &stop_name(place), limit)
-        .map_err(|error| refused(format!("its program was not stopped: {error}")))?;
+    if kill {
+        super::kill::all(place, app)?;
+    }
+    match stop_app(app, &stop_name(place), limit) {
+        // A stop command may well find nothing to stop any more.
+        Err(error) if kill => tracing::debug!(%error, "stopping a program that was killed"),
+        stopped => stopped.map_err(|error| refused(format!("its program was not stopped: {error}")))?,
+    }
     wait_until_let_go(place)?;
     record.stopped_at = Some(Timestamp::now());
     write_json(&place.evidence, RECORD, &record)?;
-    Ok(done(format!("its program is stopped (it was {}), and nobody is seen to have the files", record.before)))
+    let how = if kill { "killed" } else { "stopped" };
+    Ok(done(format!("its program is {how} (it was {}), and nobody is seen to have the files", record.before)))
 }
 
 /// It was being stopped when guardiand died: how far that got nobody knows, and the last step starts it again.

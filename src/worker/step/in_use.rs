@@ -81,6 +81,19 @@ pub(super) fn users(place: &Place<'_>) -> Result<Users, JobFailure> {
     Ok(Users { found: holders.found.iter().map(words).collect(), blind: blind_to(&holders) })
 }
 
+/// The processes that have the WAL's index, as every connection has that uses a database in WAL mode; guardiand's own children
+/// left out.
+pub(super) fn with_index(place: &Place<'_>) -> Result<Vec<Holder<String>>, JobFailure> {
+    let scan = Scan { maps: true, except: supervisor_and_siblings() };
+    let mut holders = look_for(place, &[place.side("-shm")], Look::Found, &scan)?;
+    if let Some(why) = blind_to(&holders) {
+        return Err(refused(format!("it cannot be told who has {} open: {why}", place.path().display())));
+    }
+    holders.found.sort_by_key(|holder| holder.pid);
+    holders.found.dedup_by_key(|holder| holder.pid);
+    Ok(holders.found)
+}
+
 /// Who has any of these entries of the target's folder open, in words. Only a look of guardiand's own at the same file, or at
 /// another of its group, is waited for: it ends by itself, and has no need of what it has open.
 pub(super) fn holders_of(place: &Place<'_>, names: &[OsString], look: Look) -> Result<Vec<String>, JobFailure> {

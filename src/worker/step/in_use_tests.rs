@@ -186,7 +186,7 @@ fn program(scene: &Scene) -> App {
 }
 
 fn stop(app: &App) -> DatabaseStep {
-    DatabaseStep::StopApp { app: app.clone(), limit_ms: 30_000 }
+    DatabaseStep::StopApp { app: app.clone(), limit_ms: 30_000, kill: false }
 }
 
 fn start(app: &App) -> DatabaseStep {

@@ -27,6 +27,7 @@ pub(super) mod held;
 mod in_place;
 mod in_use;
 mod install;
+mod kill;
 mod lock_aside;
 mod member;
 mod mend;
@@ -133,8 +134,8 @@ pub fn run(job: &StepJob) -> Result<StepReport, JobFailure> {
         (DatabaseStep::KeepHeld, Phase::Undo) => Ok(nothing("evidence is kept")),
         (DatabaseStep::BuildFromHeld, Phase::Apply | Phase::Resume) => reclaim::build(&place),
         (DatabaseStep::BuildFromHeld, Phase::Undo) => build::undo(&place),
-        (DatabaseStep::StopApp { app, limit_ms }, Phase::Apply) => {
-            app::stop(&place, app, Duration::from_millis(*limit_ms))
+        (DatabaseStep::StopApp { app, limit_ms, kill }, Phase::Apply) => {
+            app::stop(&place, app, Duration::from_millis(*limit_ms), *kill)
         }
         (DatabaseStep::StopApp { .. }, Phase::Resume) => app::resume_stop(&place),
         (DatabaseStep::StartApp { app, limit_ms }, Phase::Apply | Phase::Resume) => {

@@ -158,7 +158,7 @@ pub(super) fn step_of(spec: &StepSpec) -> Option<DatabaseStep> {
 /// while it stops is preserved too.
 fn with_app_stopped(rung: &Playbook, app: &App) -> Playbook {
     let app = || app.clone();
-    let stop = DatabaseStep::StopApp { app: app(), limit_ms: APP_LIMIT_MS };
+    let stop = DatabaseStep::StopApp { app: app(), limit_ms: APP_LIMIT_MS, kill: false };
     let start = DatabaseStep::StartApp { app: app(), limit_ms: APP_LIMIT_MS };
     let done = |spec: &StepSpec| match step_of(spec) {
         Some(DatabaseStep::OnMember { does, .. }) => Some(*does),

@@ -52,7 +52,9 @@ fn ladder(kind: &Kind, site: &Site<'_>) -> Result<Vec<Playbook>, String> {
     if let Some(reason) = &facts.place.observe_only {
         return Err(format!("nothing is healed here: {reason}"));
     }
-    site.is_free_of_the_reset_bug()?;
+    if let Some(wal) = facts.wal.as_ref().filter(|wal| wal.reset_bug) {
+        return site.recovered_from_the_reset_bug(wal);
+    }
     let kind_is = |kinds: &[Kind]| kinds.contains(kind);
     if kind_is(&[kinds::WAL_TOO_LARGE]) {
         return Ok(vec![site.checkpoint()?]);

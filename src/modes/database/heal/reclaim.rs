@@ -40,7 +40,7 @@ impl Site<'_> {
         }
         let app = self.config.app.as_ref().filter(|_| self.config.when_in_use != Some(WhenInUse::Refuse));
         if let Some(app) = app {
-            let stop = DatabaseStep::StopApp { app: app.clone(), limit_ms: APP_LIMIT_MS };
+            let stop = DatabaseStep::StopApp { app: app.clone(), limit_ms: APP_LIMIT_MS, kill: false };
             // What it writes at the path while it stops is preserved too.
             steps.extend([spec(&stop), spec(&DatabaseStep::Preserve)]);
         }

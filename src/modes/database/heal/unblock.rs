@@ -2,18 +2,24 @@
 
 use super::in_use::APP_LIMIT_MS;
 use super::{Site, playbook, spec, wait, wait_step};
-use crate::job::{DatabaseStep, HeldLock, HolderFacts};
+use crate::job::{DatabaseStep, HeldLock, HolderFacts, WalFacts};
 use crate::model::{Playbook, Standstill};
 use crate::modes::database::blame::{culprits, holder_words, process, words};
-use crate::modes::database::config::OnLock;
+use crate::modes::database::config::{OnLock, WhenInUse};
 
 /// The playbook's name.
 const UNBLOCK: &str = "unblock";
 
 impl Site<'_> {
-    /// Rule 16. Nothing of ours may touch such a WAL: not even a checkpoint, and least of all a graceful end of its programs.
-    pub(super) fn is_free_of_the_reset_bug(&self) -> Result<(), String> {
-        let Some(wal) = self.facts.wal.as_ref().filter(|wal| wal.reset_bug) else { return Ok(()) };
+    /// Nothing of ours may touch such a WAL: not even a checkpoint, and least of all a graceful end of its programs. What the WAL-reset bug leaves is mended by SQLite's own recovery, once nobody has the index in memory any more (rule 16).
+    pub(super) fn recovered_from_the_reset_bug(&self, wal: &WalFacts) -> Result<Vec<Playbook>, String> {
+        if let (Some(WhenInUse::StopApp), Some(app)) = (self.config.when_in_use, self.config.app.clone()) {
+            let stop = DatabaseStep::StopApp { app: app.clone(), limit_ms: APP_LIMIT_MS, kill: true };
+            let start = DatabaseStep::StartApp { app, limit_ms: APP_LIMIT_MS };
+            let why = "its programs are killed, so that none of them copies more of the WAL, and started again: SQLite then \
+                       recovers, and nothing that was committed is lost";
+            return Ok(vec![playbook("kill_app", why.to_owned(), &[DatabaseStep::Preserve, stop, start])]);
+        }
         let holders = self.diagnosis.map(|diagnosis| diagnosis.holders.as_slice()).unwrap_or_default();
         let pids = holders.iter().map(|holder| holder.pid.to_string()).collect::<Vec<_>>();
         let kill = match pids.is_empty() {
@@ -140,7 +146,7 @@ impl Site<'_> {
         let Some(app) = self.config.app.clone() else {
             return Err(format!("{named}; `on_lock` is \"restart-app\", and there is no `app`: restart it by hand"));
         };
-        let stop = DatabaseStep::StopApp { app: app.clone(), limit_ms: APP_LIMIT_MS };
+        let stop = DatabaseStep::StopApp { app: app.clone(), limit_ms: APP_LIMIT_MS, kill: false };
         let start = DatabaseStep::StartApp { app, limit_ms: APP_LIMIT_MS };
         let why = format!("{named}; its program is restarted, and what it had not committed is rolled back");
         Ok(vec![playbook("restart_app", why, &[stop, start])])
