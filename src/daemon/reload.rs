@@ -35,14 +35,19 @@ impl Reloader {
     pub(super) async fn reload(&self) -> Result<String, String> {
         let mut running = self.running.lock().await;
         systemd::reloading();
-        let result = match Config::load(&running.source) {
-            Err(errors) => {
-                let errors = errors.to_string();
-                ConfigRefused { path: &running.source, errors: &errors }.emit();
-                Err(errors)
-            }
+        let result = match Config::load(&running.source).map_err(|errors| errors.to_string()) {
+            // A file that is just being written, or was emptied by mistake, is more likely than a wish to watch nothing.
+            Ok(config) if config.databases.is_empty() && !running.databases.is_empty() => Err(format!(
+                "{} has no [[database]] any more, and {} are watched: nothing is changed. To watch none, restart guardiand",
+                running.source.display(),
+                running.databases.len()
+            )),
             Ok(config) => Ok(self.take_over(&mut running, config)),
+            Err(errors) => Err(errors),
         };
+        if let Err(errors) = &result {
+            ConfigRefused { path: &running.source, errors }.emit();
+        }
         systemd::ready();
         result
     }

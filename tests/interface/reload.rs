@@ -59,7 +59,12 @@ fn a_bad_file_is_refused_with_its_errors_logged_and_the_old_one_stays() {
     assert!(refused.stderr.contains("unknown key `wal_maxx`"), "{refused:#?}");
     assert!(daemon.target("new").is_none());
     daemon.healthy("app");
-    // And a missing file is no reason to forget everything.
+    // And an empty or missing file is no reason to forget everything.
+    std::fs::write(scene.path("guardian.toml"), "").unwrap();
+    let refused = guardiand(&scene.path(""), &["reload", "--socket", &socket]);
+    assert_eq!(refused.status, 78, "{refused:#?}");
+    assert!(refused.stderr.contains("no [[database]] any more"), "{refused:#?}");
+    daemon.healthy("app");
     std::fs::remove_file(scene.path("guardian.toml")).unwrap();
     let refused = guardiand(&scene.path(""), &["reload", "--socket", &socket]);
     assert_ne!(refused.status, 0);
