@@ -71,7 +71,7 @@ fn shared() -> (Shared, Clock) {
     let mut board = StatusBoard::default();
     board.add("app", "database");
     board.add("tenants/<b>", "database");
-    board.checked(Check {
+    let check = Check {
         target: "app".to_owned(),
         mode: "database",
         verdict: Verdict::Healthy,
@@ -79,7 +79,8 @@ fn shared() -> (Shared, Clock) {
         duration_seconds: 0.001,
         layers: Vec::new(),
         in_use: None,
-    });
+    };
+    board.checked(check, false);
     let stories = vec![
         story("i3", "app", Some(Resolution::Healed), Some(0.2), &[("wait", false), ("restore_backup", true)]),
         story("i2", "tenants/<b>", None, None, &[("restore_backup", false)]),

@@ -120,11 +120,13 @@ impl StatusBoard {
         self.targets.remove(name);
     }
 
-    /// Takes in a look. True when its verdict differs from the last one's.
-    pub fn checked(&mut self, mut check: Check) -> bool {
+    /// Takes in a look. True when its verdict differs from the last one's. `unproven`: it says healthy of a target whose
+    /// incident is open, which is no recovery.
+    pub fn checked(&mut self, mut check: Check, unproven: bool) -> bool {
         let Some(target) = self.targets.get_mut(&check.target) else { return true };
         target.total_checks += 1;
         match &check.verdict {
+            Verdict::Healthy if unproven => {}
             Verdict::Healthy => target.consecutive_failures = 0,
             Verdict::Unhealthy(_) => {
                 target.total_failures += 1;
@@ -135,7 +137,7 @@ impl StatusBoard {
         }
         target.in_use = check.in_use.take().or(target.in_use.take());
         // A lock that is met once is a writer's everyday: it is news when it lasts.
-        let changed = !check.verdict.is_momentary() && target.told != Some(check.verdict.name());
+        let changed = !unproven && !check.verdict.is_momentary() && target.told != Some(check.verdict.name());
         if changed {
             target.told = Some(check.verdict.name());
         }
@@ -281,7 +283,7 @@ mod tests {
             (unhealthy(), true, 3, "unhealthy"),
             (Verdict::Healthy, true, 0, "healthy"),
         ] {
-            assert_eq!(board.checked(check(verdict)), changed);
+            assert_eq!(board.checked(check(verdict), false), changed);
             let target = board.target("app").unwrap();
             assert_eq!((target.consecutive_failures, target.state), (consecutive, state));
         }

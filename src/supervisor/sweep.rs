@@ -309,7 +309,7 @@ impl Supervisor {
                 (true, Some(target)) => {
                     let check = target.judge(Look::Sweep, answer, now);
                     self.alarm.failing.saw(*id, &check.verdict, target.seen_healthy(), Some(&ground), now);
-                    observe(&self.board, &check);
+                    observe(&self.board, &check, false);
                 }
                 _ => slot.due.now(now),
             }
@@ -319,7 +319,8 @@ impl Supervisor {
     /// What follows from a check, of a look or of an errand.
     pub(super) fn judged(&mut self, id: SlotId, check: &Check, now: Moment) {
         let Some(slot) = self.slots.get_mut(&id) else { return };
-        observe(&self.board, check);
+        // A look that sees nothing ends no incident: only a full one does, and says so when it comes back.
+        observe(&self.board, check, slot.open_case().is_some() && check.verdict == Verdict::Healthy);
         if let Some(target) = &slot.target {
             self.alarm.failing.saw(id, &check.verdict, target.seen_healthy(), target.ground(), now);
         }
@@ -378,13 +379,13 @@ impl Supervisor {
     }
 }
 
-/// Takes a check into account, and says it.
-pub(super) fn observe(board: &RwLock<StatusBoard>, check: &Check) {
+/// Takes a check into account, and says it. `unproven`: it says healthy of a target whose incident is open.
+pub(super) fn observe(board: &RwLock<StatusBoard>, check: &Check, unproven: bool) {
     let mut board = board.write().unwrap_or_else(PoisonError::into_inner);
-    let changed = board.checked(check.clone());
+    let changed = board.checked(check.clone(), unproven);
     let consecutive_failures = board.target(&check.target).map_or(0, |target| target.consecutive_failures);
     drop(board);
-    CheckDone { check, consecutive_failures, changed }.emit();
+    CheckDone { check, consecutive_failures, changed, unproven }.emit();
 }
 
 async fn save(journal: &crate::journal::Journal, batch: Vec<Remembered>) {

@@ -56,6 +56,7 @@ impl Supervisor {
         }
         let interval = target.settings().interval;
         slot.case = case;
+        let slot_is_open = slot.open_case().is_some();
         slot.pace(now, retry_in, interval);
         slot.due.attended(now, retry_in.or(target.look_again()));
         if let Some(urgency) = slot.changed_meanwhile.take() {
@@ -64,7 +65,7 @@ impl Supervisor {
         self.alarm.failing.saw(id, &check.verdict, target.seen_healthy(), target.ground(), now);
         slot.target = Some(target);
         let asked = std::mem::take(&mut slot.asked_meanwhile);
-        observe(&self.board, &check);
+        observe(&self.board, &check, slot_is_open && check.verdict == Verdict::Healthy);
         self.swap_in_replacement(id);
         if let Some(slot) = self.slots.get_mut(&id)
             && let Some(memory) = slot.target.as_mut().and_then(|target| target.memory())

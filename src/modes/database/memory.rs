@@ -12,8 +12,8 @@ use crate::job::{
     WalMark, WalState,
 };
 
-/// The coarsest clock that file systems stamp with, with room to spare.
-const MTIME_TICK_NS: i128 = 20_000_000;
+/// No file system's time stamps are coarser (FAT).
+const MTIME_TICK_NS: i128 = 2_000_000_000;
 
 /// The memory of one database. The default is the cautious one: never seen healthy.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

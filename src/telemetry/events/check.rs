@@ -14,6 +14,8 @@ pub struct CheckDone<'a> {
     /// The verdict differs from the last one's: said at a level that people read. Otherwise a thousand targets would
     /// fill the log with what is known already.
     pub changed: bool,
+    /// It is healthy as far as this look went, and an incident is open that only a full one ends: no recovery.
+    pub unproven: bool,
 }
 
 impl CheckDone<'_> {
@@ -50,6 +52,7 @@ impl CheckDone<'_> {
         let failures = i64::try_from(self.consecutive_failures).unwrap_or(i64::MAX);
         metrics.consecutive_failures.with_label_values(&both).set(failures);
         match verdict {
+            Verdict::Healthy if self.unproven => {}
             Verdict::Healthy => metrics.target_up.with_label_values(&both).set(1.0),
             Verdict::Unhealthy(_) => metrics.target_up.with_label_values(&both).set(0.0),
             // Not being able to tell is not a recovery: the last thing that was known stays.
@@ -92,12 +95,13 @@ mod tests {
             remediation: String::new(),
         };
         let up = || metrics.target_up.with_label_values(&["app", "database"]).get();
-        for (verdict, expected) in [
-            (Verdict::Healthy, 1.0),
-            (Verdict::Unhealthy(vec![finding]), 0.0),
-            (Verdict::Unknown("not mounted".to_owned()), 0.0),
+        for (verdict, unproven, expected) in [
+            (Verdict::Healthy, false, 1.0),
+            (Verdict::Unhealthy(vec![finding]), false, 0.0),
+            (Verdict::Unknown("not mounted".to_owned()), false, 0.0),
+            (Verdict::Healthy, true, 0.0),
         ] {
-            CheckDone { check: &check(verdict), consecutive_failures: 3, changed: true }.count(&metrics);
+            CheckDone { check: &check(verdict), consecutive_failures: 3, changed: true, unproven }.count(&metrics);
             assert!((up() - expected).abs() < f64::EPSILON);
         }
         assert_eq!(metrics.checks.with_label_values(&["app", "database", "unknown"]).get(), 1);
