@@ -117,6 +117,11 @@ impl Case {
         &self.story.incident.id
     }
 
+    /// Opened by this process: whoever asked for what it does is there to be answered.
+    pub(super) fn is_ours(&self) -> bool {
+        self.ours
+    }
+
     /// Not closed yet.
     pub fn is_open(&self) -> bool {
         self.state() != IncidentState::Closed

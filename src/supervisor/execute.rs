@@ -200,14 +200,25 @@ pub(super) async fn finish(
     playbook: &Playbook,
     phase: Phase,
 ) -> Result<Result<(), String>, JournalError> {
-    let mut late = Vec::new();
     for (number, spec) in playbook.steps.iter().enumerate().filter(|(_, spec)| spec.finally) {
-        let result = take_step(cx, target, case, (index, number), spec, phase).await?;
-        if matches!(result.outcome, StepOutcome::Failed | StepOutcome::Undone) {
-            late.push(format!("step `{}` failed: {}", spec.name, result.detail));
-        }
+        take_step(cx, target, case, (index, number), spec, phase).await?;
     }
-    Ok(if late.is_empty() { Ok(()) } else { Err(late.join("; ")) })
+    Ok(left_undone(case, playbook))
+}
+
+/// What of those steps failed when it was taken last, as the journal has it: known also after a restart.
+pub(super) fn left_undone(case: &Case, playbook: &Playbook) -> Result<(), String> {
+    let failed = |index: usize| {
+        let last = case.story().taken.iter().rev().find(|(known, _)| *known == index);
+        last.is_some_and(|(_, outcome)| matches!(outcome, StepOutcome::Failed | StepOutcome::Undone))
+    };
+    let steps = playbook.steps.iter().enumerate().filter(|(index, spec)| spec.finally && failed(*index));
+    let late = steps.map(|(_, spec)| {
+        let record = case.incident().steps.iter().rev().find(|record| record.step == spec.name);
+        format!("step `{}` failed: {}", spec.name, record.map_or("", |record| record.detail.as_str()))
+    });
+    let late = late.collect::<Vec<_>>();
+    if late.is_empty() { Ok(()) } else { Err(late.join("; ")) }
 }
 
 /// One step in one phase, between its two journal entries.

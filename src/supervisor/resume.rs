@@ -7,7 +7,7 @@ use crate::modes::{Look, Supervised};
 use crate::telemetry::IncidentResumed;
 
 use super::attend::Mandate;
-use super::execute::{apply, finish, prove, prove_patiently, take_back};
+use super::execute::{apply, finish, left_undone, prove, prove_patiently, take_back};
 use super::rollback::{Came, go_on};
 use super::{Attended, Case, Context, attend};
 
@@ -71,7 +71,7 @@ async fn settle(cx: &Context, target: &mut dyn Supervised, case: &mut Case) -> R
     if case.story().rolling_back.is_some() {
         // A healthy database proves nothing here: that is what the rollback was to take away.
         return Ok(match go_on(cx, target, case).await? {
-            Came::Back(check) | Came::Failed(_, check) => Settled::Proved(check),
+            Came::Back(check, _) | Came::Failed(_, check) => Settled::Proved(check),
             Came::Parked => Settled::Waiting,
         });
     }
@@ -111,14 +111,17 @@ async fn finish_current(
     target: &mut dyn Supervised,
     case: &mut Case,
 ) -> Result<Result<(), String>, JournalError> {
-    // Steps are taken while healing; once verified, they had been.
-    let current = case.story().current.filter(|_| case.state() == IncidentState::Healing);
+    let current = case.story().current;
     let Some((index, playbook)) =
         current.and_then(|index| case.story().playbooks.get(index).cloned().map(|playbook| (index, playbook)))
     else {
         return Ok(Ok(()));
     };
-    finish(cx, target, case, index, &playbook, Phase::Resume).await
+    match case.state() {
+        IncidentState::Healing => finish(cx, target, case, index, &playbook, Phase::Resume).await,
+        // Steps are taken while healing; once verified, they had been.
+        _ => Ok(left_undone(case, &playbook)),
+    }
 }
 
 fn closing(case: &Case) -> Resolution {

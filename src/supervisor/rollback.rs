@@ -20,7 +20,7 @@ use crate::modes::{Look, Supervised};
 use crate::telemetry::{PlaybookBegan, PlaybookEnded, PlaybookOutcome};
 
 use super::attend::recovered;
-use super::execute::{describe, finish, prove, take_step};
+use super::execute::{describe, finish, left_undone, prove_patiently, take_step};
 use super::{Attended, Case, Context};
 
 /// Evidence may be far larger than what is there now, and all of it is read to be verified.
@@ -176,9 +176,13 @@ async fn try_it(
     }
     .emit();
     match go_on(cx, target, case).await? {
-        Came::Back(check) => {
-            answer.outcome = RollbackOutcome::RolledBack;
-            answer.detail = format!("{}: {}", answer.detail.replace("come back", "are back"), describe(&check.verdict));
+        Came::Back(check, late) => {
+            let words = answer.detail.replace("come back", "are back");
+            let words = format!("{words}: {}", describe(&check.verdict));
+            (answer.outcome, answer.detail) = match late {
+                None => (RollbackOutcome::RolledBack, words),
+                Some(late) => (RollbackOutcome::Failed, format!("{late}; for the rest it is done: {words}")),
+            };
             answer.check = Some(check);
         }
         Came::Failed(why, check) => {
@@ -210,8 +214,9 @@ async fn open(cx: &Context, of: &Incident, ask: &RollbackAsk) -> Result<Case, Jo
 
 /// What came of a rollback's steps.
 pub(super) enum Came {
-    /// The files are as they were; what the detector says of them.
-    Back(Check),
+    /// The files are as they were; what the detector says of them, and what was not put right after it: a program that does not
+    /// run again.
+    Back(Check, Option<String>),
     /// They are not, and why.
     Failed(String, Check),
     /// guardiand is stopping.
@@ -228,23 +233,18 @@ pub(super) async fn go_on(cx: &Context, target: &mut dyn Supervised, case: &mut 
         return Ok(Came::Failed("no rollback is under way".to_owned(), look(cx, target).await));
     };
     if case.state() == IncidentState::Healing {
-        if let Some(why) = take_steps(cx, target, case, index, &playbook).await? {
-            let Some(why) = why else { return Ok(Came::Parked) };
-            let late = finish(cx, target, case, index, &playbook, Phase::Apply).await?;
-            let why = late.map_or_else(|late| format!("{why}; and {late}"), |()| why.clone());
-            ended(case, &playbook, PlaybookOutcome::Failed, began, cx.now());
-            let check = prove(cx, target).await;
-            match check.verdict {
-                Verdict::Healthy => recovered(cx, case).await?,
-                _ => {
-                    let seen = describe(&check.verdict);
-                    case.escalate(cx, format!("the rollback failed: {why}; it is still {seen}")).await?;
+        let taken = take_steps(cx, target, case, index, &playbook).await?;
+        // Whatever came of it: what was stopped for it runs again.
+        let late = finish(cx, target, case, index, &playbook, Phase::Apply).await?.err();
+        match taken {
+            Taken::All => {}
+            Taken::Failed(why) => return failed(cx, target, case, (&playbook, began), (why, late)).await,
+            Taken::Parked => {
+                if let Some(late) = late {
+                    tracing::error!(incident = %case.id(), "while stopping: {late}");
                 }
+                return Ok(Came::Parked);
             }
-            return Ok(Came::Failed(why, check));
-        }
-        if let Err(late) = finish(cx, target, case, index, &playbook, Phase::Apply).await? {
-            tracing::error!(incident = %case.id(), "after a rollback: {late}");
         }
         if of != *case.id() {
             cx.journal.rolled_back(&of, case.id(), &by).await?;
@@ -252,52 +252,90 @@ pub(super) async fn go_on(cx: &Context, target: &mut dyn Supervised, case: &mut 
         case.tell(cx, Entry::Verifying).await?;
         ended(case, &playbook, PlaybookOutcome::Ok, began, cx.now());
     }
-    let check = prove(cx, target).await;
+    let late = left_undone(case, &playbook).err();
+    // A program that goes on at once keeps a look waiting for its locks.
+    let check = prove_patiently(cx, target).await;
     let told = serde_json::to_value(&check).unwrap_or_default();
-    if check.verdict == Verdict::Healthy {
+    if check.verdict == Verdict::Healthy && late.is_none() {
         case.tell(cx, Entry::Proved { check: told }).await?;
         case.close(cx, Resolution::RolledBack).await?;
-        return Ok(Came::Back(check));
+        return Ok(Came::Back(check, None));
     }
     case.tell(cx, Entry::Disproved { check: told }).await?;
+    let but = late.as_ref().map_or_else(String::new, |late| format!(". But {late}"));
     let reason = format!(
-        "rolled back by {by}: the files are as they were before incident {of} was healed, and that is {}. Nothing is done about \
+        "rolled back by {by}: the files are as they were before incident {of} was healed, and that is {}{but}. Nothing is done about \
          it by itself: `guardiand heal {}` heals it again, `guardiand rollback {}` takes this rollback back",
         describe(&check.verdict),
         case.incident().target,
         case.id()
     );
     case.escalate(cx, reason).await?;
-    Ok(Came::Back(check))
+    Ok(Came::Back(check, late))
 }
 
-/// `None` when all of them are taken; `Some(None)` when guardiand is stopping; else why one failed.
+/// The files are where they were: said to whoever asked, and to whom it concerns besides.
+async fn failed(
+    cx: &Context,
+    target: &mut dyn Supervised,
+    case: &mut Case,
+    (playbook, began): (&Playbook, Moment),
+    (why, late): (String, Option<String>),
+) -> Result<Came, JournalError> {
+    ended(case, playbook, PlaybookOutcome::Failed, began, cx.now());
+    // Who asked gets no answer any more after a restart, and a program that does not run is a person's to see to.
+    let unheard = !case.is_ours() || late.is_some();
+    let why = late.map_or_else(|| why.clone(), |late| format!("{why}; and {late}"));
+    let check = prove_patiently(cx, target).await;
+    match check.verdict {
+        Verdict::Healthy if !unheard => recovered(cx, case).await?,
+        _ => {
+            let seen = describe(&check.verdict);
+            case.escalate(cx, format!("the rollback failed: {why}; it is still {seen}")).await?;
+        }
+    }
+    Ok(Came::Failed(why, check))
+}
+
+/// How far the steps that bring the files back were taken.
+enum Taken {
+    All,
+    /// One failed; which, and why.
+    Failed(String),
+    /// guardiand is stopping.
+    Parked,
+}
+
 async fn take_steps(
     cx: &Context,
     target: &mut dyn Supervised,
     case: &mut Case,
     index: usize,
     playbook: &Playbook,
-) -> Result<Option<Option<String>>, JournalError> {
-    for (number, spec) in playbook.steps.iter().enumerate().filter(|(_, spec)| !spec.finally) {
-        let before = case.story().taken.iter().rev().find(|(known, _)| *known == number).map(|(_, outcome)| *outcome);
-        let (outcome, detail) = match before {
-            Some(outcome @ (StepOutcome::Ok | StepOutcome::Skipped)) => (outcome, String::new()),
-            Some(outcome @ (StepOutcome::Failed | StepOutcome::Undone)) => {
-                let detail = case.incident().steps.last().map(|record| record.detail.clone()).unwrap_or_default();
-                (outcome, detail)
-            }
-            None if cx.is_stopping() => return Ok(Some(None)),
-            None => {
-                let result = take_step(cx, target, case, (index, number), spec, Phase::Apply).await?;
-                (result.outcome, result.detail)
-            }
-        };
-        if matches!(outcome, StepOutcome::Failed | StepOutcome::Undone) {
-            return Ok(Some(Some(format!("step `{}`: {detail}", spec.name))));
+) -> Result<Taken, JournalError> {
+    let steps = playbook.steps.iter().enumerate().filter(|(_, spec)| !spec.finally).collect::<Vec<_>>();
+    let Some((last, swap)) = steps.last() else { return Ok(Taken::All) };
+    // What came of the last, which brings the files back, before a restart, stands…
+    match case.story().taken.iter().rev().find(|(known, _)| known == last).map(|(_, outcome)| *outcome) {
+        Some(StepOutcome::Ok | StepOutcome::Skipped) => return Ok(Taken::All),
+        Some(StepOutcome::Failed | StepOutcome::Undone) => {
+            let record = case.incident().steps.iter().rev().find(|record| record.step == swap.name);
+            let detail = record.map_or("", |record| record.detail.as_str());
+            return Ok(Taken::Failed(format!("step `{}`: {detail}", swap.name)));
+        }
+        None => {}
+    }
+    // … and what comes before it is taken anew: programs may have gone on meanwhile, and doing it twice is doing it once.
+    for (number, spec) in steps {
+        if cx.is_stopping() {
+            return Ok(Taken::Parked);
+        }
+        let result = take_step(cx, target, case, (index, number), spec, Phase::Apply).await?;
+        if matches!(result.outcome, StepOutcome::Failed | StepOutcome::Undone) {
+            return Ok(Taken::Failed(format!("step `{}`: {}", spec.name, result.detail)));
         }
     }
-    Ok(None)
+    Ok(Taken::All)
 }
 
 fn ended(case: &Case, playbook: &Playbook, outcome: PlaybookOutcome, began: Moment, now: Moment) {

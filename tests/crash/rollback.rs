@@ -9,7 +9,8 @@ use super::support::command::run;
 use super::support::daemon::Daemon;
 use super::support::damage::{self, Dice};
 use super::support::scene::Scene;
-use super::support::truth::{Bytes, beside, ownership};
+use super::support::service::Service;
+use super::support::truth::{self, Bytes, beside, ownership};
 
 /// A rollback writes fewer entries; more means that it turns in circles.
 const APPENDS_MAX: u32 = 30;
@@ -49,12 +50,14 @@ fn healed() -> (Scene, Files, String) {
 /// `guardiand rollback`, killed by its own failpoint or answered by a daemon that may be. True when it came to its end.
 fn rolls_back(scene: &Scene, id: &str, killed_after: Option<u32>) -> bool {
     let mut command = Command::new(env!("CARGO_BIN_EXE_guardiand"));
-    command.args(["rollback", id, "--config", "guardian.toml", "--json"]);
+    command.args(["rollback", id, "--config", "guardian.toml", "--json", "--accept-loss"]);
     if let Some(append) = killed_after {
         // A command that dies by a signal has no exit status to report: a shell gives it one.
         let binary = env!("CARGO_BIN_EXE_guardiand");
         command = Command::new("sh");
-        command.arg("-c").arg(format!("\"{binary}\" rollback {id} --config guardian.toml --json; exit $?"));
+        command
+            .arg("-c")
+            .arg(format!("\"{binary}\" rollback {id} --config guardian.toml --json --accept-loss; exit $?"));
         command.env("GUARDIAND_KILL_AFTER_APPEND", append.to_string());
     }
     run(&scene.path(""), command).status == 0
@@ -130,4 +133,133 @@ fn a_rollback_that_dies_and_is_asked_for_again() {
     }
     rolls_back(&scene, &id, None);
     assert_eq!(content(&scene), before);
+}
+
+/// A database that a service uses: a page of its rows was random bytes, with commits in its WAL, and it was healed.
+struct Used {
+    scene: Scene,
+    service: Service,
+    arguments: Option<Vec<String>>,
+    /// The page that was random, and where it is.
+    page: Vec<u8>,
+    at: usize,
+    id: String,
+}
+
+impl Used {
+    fn healed() -> Used {
+        let mut scene = Scene::new();
+        // Each start of it is one commit. Two of them at once get on with each other.
+        let service = Service::of(&scene, "wal", &["--busy-timeout", "10000", "--pause", "3600000", "--shared"]);
+        // Its WAL accounts for a change of the main file: damage beside that shows by its content alone.
+        let often = "integrity = { quick = \"300ms\", full = \"300ms\" }";
+        let lines = format!("backup = {{ every = \"24h\", to = \"backups\" }}\n{often}\n{}", service.app());
+        scene.database("app", "data/app.db", &lines);
+        scene.commit("wal", 60, &["--rows-per-commit", "5"]);
+        scene.give_away_if_root();
+        let mut daemon = scene.daemon();
+        daemon.backed_up("app");
+        daemon.healthy("app");
+        assert!(daemon.stop().success());
+        scene.writer("wal", "10", &["--no-checkpoint", "--die"]).ended();
+        let good = scene.bytes()[0].clone().unwrap();
+        let bad = damage::first_leaf(&scene.db(), "rows", &mut Dice::new());
+        let size = damage::page_size(&good);
+        let at = (0..good.len()).step_by(size).find(|at| good[*at..at + size] != bad[*at..at + size]).unwrap();
+        let page = bad[at..at + size].to_vec();
+        let mut daemon = scene.daemon();
+        let incident = daemon.closed("app", 1);
+        assert_eq!(incident["outcome"], "healed", "{incident:#}");
+        daemon.healthy("app");
+        assert!(daemon.stop().success());
+        let id = incident["id"].as_str().unwrap().to_owned();
+        let promised = truth::promised(&scene.log_of(&scene.db())).len();
+        service.start();
+        service.wait_for("its commit", || truth::promised(&scene.log_of(&scene.db())).len() > promised);
+        let arguments = service.arguments();
+        Used { scene, service, arguments, page, at, id }
+    }
+
+    /// What must be true once a daemon has carried on; true when the heal is taken back.
+    fn check(&self, mut daemon: Daemon, append: u32) -> bool {
+        let told = daemon.wait_for("the end of the rollback", |daemon| {
+            let incidents = daemon.incidents("app");
+            let first = incidents.iter().find(|incident| incident["id"] == self.id.as_str()).cloned()?;
+            let newest = incidents.first().filter(|newest| newest["id"] != self.id.as_str())?.clone();
+            let settled = matches!(newest["state"].as_str(), Some("escalated" | "closed"));
+            Some((first, newest)).filter(|_| settled)
+        });
+        let (first, second): (Value, Value) = told;
+        let runs = || self.service.arguments() == self.arguments;
+        self.service.wait_for("the program to run again", runs);
+        daemon.caught_up_with_looks("app");
+        assert!(runs(), "killed after {append}: {second:#}");
+        assert_eq!(daemon.incidents("app").len(), 2, "killed after {append}");
+        self.service.stop();
+        let promised = truth::promised(&self.scene.log_of(&self.scene.db()));
+        assert!(daemon.stop().success());
+
+        let ours = self.scene.names().into_iter().filter(|name| name.contains("guardian")).collect::<Vec<_>>();
+        assert_eq!(ours, Vec::<String>::new(), "killed after {append}: we left files behind");
+        let mut known = truth::commits_of(&self.scene.db());
+        for incident in [&first, &second].into_iter().filter(|incident| incident["evidence"].is_string()) {
+            known.extend(truth::commits_in_evidence(incident));
+        }
+        let vanished = promised.difference(&known).collect::<Vec<_>>();
+        assert_eq!(vanished, Vec::<&i64>::new(), "killed after {append}: neither there nor in evidence: {second:#}");
+        let main = self.scene.bytes()[0].clone().unwrap();
+        let is_back = main[self.at..self.at + self.page.len()] == self.page;
+        assert_eq!(first["outcome"] == "rolled_back", is_back, "killed after {append}: {first:#}\n{second:#}");
+        is_back
+    }
+}
+
+#[test]
+fn a_rollback_that_stops_its_program() {
+    for append in 1..=APPENDS_MAX {
+        let used = Used::healed();
+        let daemon = used.scene.launch(&[("GUARDIAND_KILL_AFTER_APPEND", &append.to_string())]).ready();
+        let done = rolls_back(&used.scene, &used.id, None);
+        let daemon = match done {
+            true => daemon,
+            false => {
+                daemon.wait();
+                used.scene.daemon()
+            }
+        };
+        // The first three say what is asked for; from there on it goes on.
+        assert_eq!(used.check(daemon, append), append > 3, "killed after {append}");
+        if done {
+            println!("{} appends", append - 1);
+            assert!(append > 14, "the failpoint has no effect: is this a release build?");
+            return;
+        }
+    }
+    panic!("more than {APPENDS_MAX} appends: the rollback turns in circles");
+}
+
+#[test]
+fn a_rollback_whose_program_is_started_again_by_others_meanwhile() {
+    for append in 4..=APPENDS_MAX {
+        let used = Used::healed();
+        let daemon = used.scene.launch(&[("GUARDIAND_KILL_AFTER_APPEND", &append.to_string())]).ready();
+        let done = rolls_back(&used.scene, &used.id, None);
+        let daemon = match done {
+            true => daemon,
+            false => {
+                daemon.wait();
+                // Whoever supervises it is not asked to wait for guardiand.
+                if used.service.arguments().is_none() {
+                    used.service.launch();
+                }
+                used.scene.daemon()
+            }
+        };
+        // It may have come in between: then all is as it was before, and a person knows.
+        used.check(daemon, append);
+        if done {
+            return;
+        }
+    }
+    panic!("more than {APPENDS_MAX} appends: the rollback turns in circles");
 }

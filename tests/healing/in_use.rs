@@ -1,7 +1,6 @@
 //! Databases that are damaged while their programs run: restored under them, with them stopped, or not at all, as
 //! `when_in_use` says.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +11,7 @@ use super::support::daemon::Daemon;
 use super::support::damage::{self, Dice};
 use super::support::scene::Scene;
 use super::support::service::Service;
-use super::support::truth::{self, Bytes, Content, beside};
+use super::support::truth::{self, Bytes, Content};
 
 const BACKUP: &str = "backup = { every = \"24h\", to = \"backups\" }";
 /// Damage behind SQLite's back does not show on a file that is written all the time but by its content.
@@ -36,32 +35,11 @@ fn prepare(scene: &Scene, mode: &str) -> Daemon {
     daemon
 }
 
-/// The ids of the commits that can be read from an incident's evidence, all preservations together.
-fn commits_in_evidence(incident: &Value) -> BTreeSet<i64> {
-    let folder = PathBuf::from(incident["evidence"].as_str().unwrap_or_else(|| panic!("no evidence: {incident:#}")));
-    let later = (2..100).map(|number| folder.join(number.to_string()));
-    let folders = std::iter::once(folder.clone()).chain(later).take_while(|folder| folder.exists());
-    folders.flat_map(|folder| commits_in(&folder)).collect()
-}
-
-fn commits_in(folder: &Path) -> BTreeSet<i64> {
-    let copy = tempfile::tempdir().unwrap();
-    let main = copy.path().join("copy.db");
-    for (name, suffix) in [("main", ""), ("wal", "-wal"), ("journal", "-journal")] {
-        if folder.join(name).exists() {
-            fs::copy(folder.join(name), beside(&main, suffix)).unwrap();
-        }
-    }
-    let db = rusqlite::Connection::open(&main).unwrap();
-    let mut query = db.prepare("SELECT id FROM commits").unwrap();
-    query.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
-}
-
 /// Every commit that a program was promised is in the database, or in the incident's evidence; and what is said of the loss
 /// does not say less.
 fn assert_nothing_vanished(scene: &Scene, incident: &Value) {
     let there = Content::of(&scene.db()).commits;
-    let kept = commits_in_evidence(incident);
+    let kept = truth::commits_in_evidence(incident);
     let promised = truth::promised(&scene.log_of(&scene.db()));
     let vanished = promised.iter().filter(|id| !there.contains(id) && !kept.contains(id)).collect::<Vec<_>>();
     assert_eq!(vanished, Vec::<&i64>::new(), "promised, and neither there nor in evidence: {incident:#}");

@@ -14,6 +14,7 @@ mod notices;
 mod programs;
 mod reclaim;
 mod rollback;
+mod rollback_in_use;
 mod rules;
 #[path = "../support/mod.rs"]
 mod support;

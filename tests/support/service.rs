@@ -16,13 +16,18 @@ pub struct Service {
 impl Service {
     /// The writer on `data/app.db`, forever; not started yet.
     pub fn of(scene: &Scene, mode: &str, flags: &[&str]) -> Service {
+        Service::committing(scene, mode, "forever", flags)
+    }
+
+    /// The same, with so many commits.
+    pub fn committing(scene: &Scene, mode: &str, commits: &str, flags: &[&str]) -> Service {
         let folder = scene.path("service");
         std::fs::create_dir_all(&folder).unwrap();
         let shown = |path: &Path| format!("'{}'", path.display());
         let (run, pid) = (folder.join("run"), folder.join("pid"));
         let (db, log) = (scene.db(), scene.log_of(&scene.db()));
         let start = format!(
-            "touch {run}; echo $$ > {pid}.part; mv {pid}.part {pid}\nexec {} {} {mode} forever {} --while-there {run} {}\n",
+            "touch {run}; echo $$ > {pid}.part; mv {pid}.part {pid}\nexec {} {} {mode} {commits} {} --while-there {run} {}\n",
             shown(&executable()),
             shown(&db),
             shown(&log),
@@ -49,9 +54,28 @@ impl Service {
 
     /// Starts it as an operator would, and waits until it has the database open.
     pub fn start(&self) {
+        self.launch();
+        self.wait_for("the service to run", || self.arguments().is_some_and(|arguments| arguments.len() > 4));
+    }
+
+    /// Starts it, whatever comes of that.
+    pub fn launch(&self) {
         let script = format!("sh '{}' </dev/null >/dev/null 2>&1 &", self.folder.join("start").display());
         assert!(Command::new("setsid").args(["sh", "-c", &script]).status().unwrap().success());
-        self.wait_for("the service to run", || self.arguments().is_some_and(|arguments| arguments.len() > 4));
+    }
+
+    /// Whatever else its `start` (or its `stop`) shall do first, as lines of a shell.
+    pub fn first(&self, script: &str, lines: &str) {
+        let path = self.folder.join(script);
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(path, format!("{lines}\n{text}")).unwrap();
+    }
+
+    /// Whatever else its `stop` shall do once the program has ended.
+    pub fn after_its_end(&self, lines: &str) {
+        let path = self.folder.join("stop");
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(path, format!("{text}{lines}\n")).unwrap();
     }
 
     /// Its pid, as it says.

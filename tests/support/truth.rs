@@ -5,12 +5,41 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags};
+use serde_json::Value;
 
 /// The ids that the program was promised.
 pub fn promised(log: &Path) -> BTreeSet<i64> {
     let text = std::fs::read_to_string(log).unwrap_or_default();
     // A killed writer may have been in the middle of a line; a commit whose line is not whole was not told to anybody.
     text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')?.parse().ok()).collect()
+}
+
+/// The ids of the commits that can be read from an incident's evidence, all preservations together.
+pub fn commits_in_evidence(incident: &Value) -> BTreeSet<i64> {
+    let folder = PathBuf::from(incident["evidence"].as_str().unwrap_or_else(|| panic!("no evidence: {incident:#}")));
+    let later = (2..100).map(|number| folder.join(number.to_string()));
+    let folders = std::iter::once(folder.clone()).chain(later).take_while(|folder| folder.exists());
+    folders.flat_map(|folder| commits_in(&folder)).collect()
+}
+
+/// The ids of the commits of a database that nobody writes to, whatever else of it is damaged.
+pub fn commits_of(db: &Path) -> BTreeSet<i64> {
+    commits_from(["", "-wal", "-journal"].map(|suffix| beside(db, suffix)))
+}
+
+fn commits_in(folder: &Path) -> BTreeSet<i64> {
+    commits_from(["main", "wal", "journal"].map(|name| folder.join(name)))
+}
+
+fn commits_from(files: [PathBuf; 3]) -> BTreeSet<i64> {
+    let folder = tempfile::tempdir().unwrap();
+    let main = folder.path().join("copy.db");
+    for (file, suffix) in files.iter().zip(["", "-wal", "-journal"]).filter(|(file, _)| file.exists()) {
+        std::fs::copy(file, beside(&main, suffix)).unwrap();
+    }
+    let db = Connection::open(&main).unwrap();
+    let mut query = db.prepare("SELECT id FROM commits").unwrap();
+    query.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
 }
 
 /// A database as it is, looked at when nobody else has it open.

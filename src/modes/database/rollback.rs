@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::json;
 
+use super::config::{DatabaseConfig, WhenInUse};
 use super::{Database, heal};
 use crate::job::{DatabaseStep, Job, Outcome, Since, TableRows, WeighRollback, Weighed};
 use crate::model::{Incident, Playbook};
@@ -32,6 +33,7 @@ pub(super) fn plan(
     evidence: &Path,
     weighed: &Answer,
     accept_loss: bool,
+    config: &DatabaseConfig,
 ) -> Result<Rollback, Refusal> {
     let refuse = |message: String| Refusal { message, facts: serde_json::Value::Null };
     let weighed = match weighed {
@@ -45,9 +47,16 @@ pub(super) fn plan(
         let words = format!("nothing to do: {words} are there as they were kept");
         return Ok(Rollback { playbook: None, words, facts });
     }
-    if let Some(in_use) = &weighed.in_use {
-        return Err(Refusal { message: in_use.clone(), facts });
-    }
+    // A rollback is of several files, which SQLite cannot put under a program in one transaction: it is stopped, or left alone.
+    let stopped = match (&weighed.in_use, config.when_in_use, &config.app) {
+        (None, ..) => None,
+        (Some(in_use), Some(WhenInUse::Refuse), Some(_)) => {
+            let message = format!("{in_use} (`when_in_use` is \"refuse\", so its `app` is not stopped for it)");
+            return Err(Refusal { message, facts });
+        }
+        (Some(_), _, Some(app)) => Some(app),
+        (Some(in_use), _, None) => return Err(Refusal { message: in_use.clone(), facts }),
+    };
     let since = &weighed.since;
     if !since.nothing() && !accept_loss {
         let message = format!(
@@ -72,7 +81,11 @@ pub(super) fn plan(
         why: format!("a person wants the files back as they were before incident {} was healed: {words}", incident.id),
         steps: [DatabaseStep::Preserve, step].iter().map(heal::spec).collect(),
     };
-    Ok(Rollback { playbook: Some(playbook), words: format!("{words} come back"), facts })
+    let (playbook, meanwhile) = match stopped {
+        Some(app) => (heal::with_app_stopped(&playbook, app), ", with its program stopped meanwhile"),
+        None => (playbook, ""),
+    };
+    Ok(Rollback { playbook: Some(playbook), words: format!("{words} come back{meanwhile}"), facts })
 }
 
 /// What comes back.

@@ -118,7 +118,7 @@ impl Supervised for Database {
         weighed: &Answer,
         accept_loss: bool,
     ) -> Result<Rollback, Refusal> {
-        rollback::plan(incident, evidence, weighed, accept_loss)
+        rollback::plan(incident, evidence, weighed, accept_loss, &self.config)
     }
 
     fn keeps_bytes(&self, step: &StepSpec) -> Option<u64> {

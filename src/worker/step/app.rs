@@ -73,6 +73,9 @@ pub(super) fn stop(place: &Place<'_>, app: &App, limit: Duration, kill: bool) ->
         };
     }
     register.enter(place)?;
+    if record.stopped_at.is_some() && stands_still(place, app)? {
+        return Ok(done(format!("its program is stopped still (it was {})", record.before)));
+    }
     if kill {
         super::kill::all(place, app)?;
     }
@@ -86,6 +89,17 @@ pub(super) fn stop(place: &Place<'_>, app: &App, limit: Duration, kill: bool) ->
     write_json(&place.evidence, RECORD, &record)?;
     let how = if kill { "killed" } else { "stopped" };
     Ok(done(format!("its program is {how} (it was {}), and nobody is seen to have the files", record.before)))
+}
+
+/// Stopped by this incident before a restart of guardiand, and nobody started it since, as far as everybody can be seen.
+fn stands_still(place: &Place<'_>, app: &App) -> Result<bool, JobFailure> {
+    if let App::Unit(unit) = app
+        && UnitState::of(unit).map_or(true, |state| state.runs)
+    {
+        return Ok(false);
+    }
+    let users = users(place)?;
+    Ok(users.found.is_empty() && users.blind.is_none())
 }
 
 /// It was being stopped when guardiand died: how far that got nobody knows, and the last step starts it again.

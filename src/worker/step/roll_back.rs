@@ -190,8 +190,13 @@ fn as_weighed(place: &Place<'_>, record: &Record) -> Result<(), JobFailure> {
             (Some(_), None) | (None, Some(_)) => false,
         };
         if !same {
+            let when = match super::app::is_stopped(place) {
+                true => "by its program since that was weighed, when it was stopped at the latest",
+                false => "a moment ago",
+            };
             return Err(refused(format!(
-                "{} was written a moment ago: `guardiand rollback {of}` again says what it would cost now",
+                "{} was written {when}: `guardiand rollback {of}` again says what it would cost now, and with `--accept-loss` it \
+                 comes back whatever was written",
                 place.path().display()
             )));
         }

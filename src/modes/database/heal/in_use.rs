@@ -156,7 +156,7 @@ pub(super) fn step_of(spec: &StepSpec) -> Option<DatabaseStep> {
 
 /// The program is stopped for as short as can be: what does not need the files as it leaves them is built before. What it writes
 /// while it stops is preserved too.
-fn with_app_stopped(rung: &Playbook, app: &App) -> Playbook {
+pub(in crate::modes::database) fn with_app_stopped(rung: &Playbook, app: &App) -> Playbook {
     let app = || app.clone();
     let stop = DatabaseStep::StopApp { app: app(), limit_ms: APP_LIMIT_MS, kill: false };
     let start = DatabaseStep::StartApp { app: app(), limit_ms: APP_LIMIT_MS };

@@ -8,6 +8,7 @@ mod replace;
 mod unblock;
 mod wal;
 
+pub(super) use in_use::with_app_stopped;
 pub use loss::{
     loss_of_backup, loss_of_copy, loss_of_group, loss_of_held, loss_of_recreation, loss_of_wal, loss_unknown,
 };
