@@ -84,6 +84,9 @@ pub struct Replayed {
     pub replaced: bool,
     /// What was tried last was held up, and did nothing: it may be tried again.
     pub held: bool,
+    /// A step that changes something without replacing it was done, and not to take a heal back: that a stopped program goes on,
+    /// say. What made the target healthy afterwards was that, unless something else is known.
+    pub acted: bool,
     /// The log has its last entry.
     pub closed: bool,
     /// Steps of the present run that have ended, with their places in the playbook.
@@ -153,6 +156,7 @@ impl Replayed {
             loss: None,
             replaced: false,
             held: false,
+            acted: false,
             closed: false,
             taken: Vec::new(),
             rolling_back: None,
@@ -333,6 +337,8 @@ impl Replayed {
     ) -> Result<(), String> {
         match self.unfinished.take() {
             Some(open) if open.playbook == playbook && open.index == index => {
+                let applied = open.phase != Phase::Undo && record.outcome == StepOutcome::Ok;
+                self.acted |= applied && open.spec.risk == Risk::Lossless && self.rolling_back.is_none();
                 if open.spec.risk == Risk::Lossy {
                     self.replaced = match (open.phase, record.outcome) {
                         // What stood in its place is what a rollback takes away.

@@ -110,12 +110,14 @@ pub struct StepResult {
     /// It failed for a reason that is not the rung's own (in use, no room, no time): that is no reason to take a rung
     /// that loses more.
     pub held: bool,
+    /// It failed because something else is wrong by now than what it was planned for: that needs a plan of its own.
+    pub outdated: bool,
 }
 
 impl StepResult {
     /// Ended so, with nothing lost and nothing kept.
     pub fn new(outcome: StepOutcome, detail: impl Into<String>) -> StepResult {
-        StepResult { outcome, detail: detail.into(), loss: None, preserved: false, held: false }
+        StepResult { outcome, detail: detail.into(), loss: None, preserved: false, held: false, outdated: false }
     }
 }
 

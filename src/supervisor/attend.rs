@@ -51,8 +51,30 @@ pub async fn attend(
     opened: Moment,
     mandate: Mandate,
 ) -> Attended {
-    let mut visit = Visit { cx, target: target.as_mut(), case: &mut case, check, opened, mandate, retry_in: None };
-    if let Err(error) = visit.go().await {
+    let was_escalated = case.as_ref().is_some_and(|case| case.state() == IncidentState::Escalated);
+    if let Some(case) = &mut case {
+        case.planned_for.clear();
+    }
+    let mut visit = Visit {
+        cx,
+        target: target.as_mut(),
+        case: &mut case,
+        check,
+        opened,
+        mandate,
+        retry_in: None,
+        was_escalated,
+        harmless_so_far: false,
+    };
+    let went = loop {
+        // A kind of failure is planned for once in a visit, so this ends.
+        match visit.go().await {
+            Ok(Then::Again) => {}
+            Ok(Then::Done) => break Ok(()),
+            Err(error) => break Err(error),
+        }
+    };
+    if let Err(error) = went {
         visit.held_by_journal(&error);
     }
     let Visit { check, retry_in, .. } = visit;
@@ -78,10 +100,22 @@ pub(super) async fn recovered(cx: &Context, case: &mut Case) -> Result<(), Journ
         // What was put in its place could not be proven then, nor taken back: it is what is well now.
         _ if case.story().replaced => Resolution::Healed,
         IncidentState::Escalated => Resolution::ResolvedByOperator,
+        // A step of ours was done, and the proof came later: guardiand died in between, say.
+        IncidentState::Open | IncidentState::Healing | IncidentState::Verifying if case.story().acted => {
+            Resolution::Healed
+        }
         _ => Resolution::SelfResolved,
     };
     case.tell(cx, Entry::Recovered).await?;
     case.close(cx, by).await
+}
+
+/// What follows a plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    Done,
+    /// Something else is wrong by now: from the second look on once more.
+    Again,
 }
 
 struct Visit<'a> {
@@ -92,38 +126,43 @@ struct Visit<'a> {
     opened: Moment,
     mandate: Mandate,
     retry_in: Option<Duration>,
+    /// A person had been called before this visit.
+    was_escalated: bool,
+    /// An attempt passed the gates in this visit, and nothing of it could cost anything.
+    harmless_so_far: bool,
 }
 
 impl Visit<'_> {
-    async fn go(&mut self) -> Result<(), JournalError> {
+    async fn go(&mut self) -> Result<Then, JournalError> {
         // A person wanted it as it is: guardiand would only do again what was taken back.
         let rolled_back = self.case.as_ref().is_some_and(|case| case.story().is_rolled_back());
         if rolled_back && self.mandate == Mandate::Own {
-            return Ok(());
+            return Ok(Then::Done);
         }
         if self.held().await? {
-            return Ok(());
+            return Ok(Then::Done);
         }
         let kind = self.check.verdict.findings().first().map(|finding| finding.kind.clone());
         let destructive = kind.as_ref().is_some_and(|kind| self.target.needs_second_look(kind));
         if destructive && !self.look_again_unhurried().await {
-            return Ok(());
+            return Ok(Then::Done);
         }
         if self.case.is_none() {
             let fault = self.target.fault_time();
             *self.case = Some(Case::open(self.cx, &self.check, self.opened, fault).await?);
             if self.held().await? {
-                return Ok(());
+                return Ok(Then::Done);
             }
         }
         if !destructive && !self.look_again().await {
-            return self.end_if_healthy().await;
+            self.end_if_healthy().await?;
+            return Ok(Then::Done);
         }
-        let Some(plan) = self.plan().await? else { return Ok(()) };
-        if self.admitted(&plan).await? {
-            self.heal(plan).await?;
+        let Some(plan) = self.plan().await? else { return Ok(Then::Done) };
+        match self.admitted(&plan).await? {
+            true => self.heal(plan).await,
+            false => Ok(Then::Done),
         }
-        Ok(())
     }
 
     /// True when nothing is begun for an open incident, whatever a plan would say: it is not even looked at again, nor is a
@@ -192,7 +231,7 @@ impl Visit<'_> {
                     known.is_none_or(|playbook| playbook.risk() > Risk::Lossless)
                 };
                 let tried = !case.held && story.runs.iter().any(|run| was_lossy(&run.playbook));
-                let again = self.mandate == Mandate::Own && case.state() == IncidentState::Escalated && tried;
+                let again = self.mandate == Mandate::Own && self.was_escalated && tried;
                 // What was given up is only tried again by itself where trying cannot cost anything. Having waited in vain
                 // is no such attempt: it may be over, and damage come to light.
                 let playbooks = playbooks.into_iter().filter(|playbook| !again || playbook.risk() <= Risk::Lossless);
@@ -243,6 +282,10 @@ impl Visit<'_> {
             pass();
             return Ok(true);
         }
+        // The same attempt, which goes on with another plan that costs nothing either.
+        if self.harmless_so_far && plan.playbooks.iter().all(|playbook| playbook.risk() <= Risk::Lossless) {
+            return Ok(true);
+        }
         let (kind, opened_at) = (&case.incident().kind, case.incident().opened_at);
         let candidate = Candidate { target, mode, kind, opened_at };
         match self.cx.with_gates(|gates| gates.admit(candidate, now)) {
@@ -286,8 +329,10 @@ impl Visit<'_> {
         }
     }
 
-    async fn heal(&mut self, plan: Plan) -> Result<(), JournalError> {
-        let Some(case) = self.case.as_mut() else { return Ok(()) };
+    async fn heal(&mut self, plan: Plan) -> Result<Then, JournalError> {
+        let Some(case) = self.case.as_mut() else { return Ok(Then::Done) };
+        case.planned_for.extend(self.check.verdict.findings().first().map(|finding| finding.kind.clone()));
+        self.harmless_so_far = true;
         let Plan { playbooks, approval } = plan;
         case.tell(self.cx, Entry::Planned { playbooks: playbooks.clone(), approval }).await?;
         let mut tried = Vec::new();
@@ -302,14 +347,28 @@ impl Visit<'_> {
                 }
                 match self.check.verdict {
                     Verdict::Unhealthy(_) => {}
-                    Verdict::Healthy => return recovered(self.cx, case).await,
+                    Verdict::Healthy => {
+                        recovered(self.cx, case).await?;
+                        return Ok(Then::Done);
+                    }
                     Verdict::Unknown(_) => break,
                 }
             }
+            self.harmless_so_far &= playbook.risk() <= Risk::Lossless;
             match run_playbook(self.cx, self.target, case, index, playbook).await? {
                 Ended::Proved(check) => {
                     self.check = check;
-                    return case.close(self.cx, Resolution::Healed).await;
+                    case.close(self.cx, Resolution::Healed).await?;
+                    return Ok(Then::Done);
+                }
+                Ended::Outdated(why) => {
+                    tracing::info!(incident = %case.id(), why, "planned anew");
+                    case.tell(self.cx, Entry::Interrupted).await?;
+                    if self.look_again().await {
+                        return Ok(Then::Again);
+                    }
+                    self.end_if_healthy().await?;
+                    return Ok(Then::Done);
                 }
                 Ended::NotHealed(why) => tried.push(why),
                 Ended::Held(why) => {
@@ -317,7 +376,7 @@ impl Visit<'_> {
                     case.held = true;
                     break;
                 }
-                Ended::Parked => return Ok(()),
+                Ended::Parked => return Ok(Then::Done),
             }
         }
         let seen = describe(&self.check.verdict);
@@ -330,7 +389,8 @@ impl Visit<'_> {
             true => format!("{tried}; the detector says {seen}{kept}"),
             false => format!("nothing that was tried healed it ({tried}); it is still {seen}{kept}"),
         };
-        case.escalate(self.cx, reason).await
+        case.escalate(self.cx, reason).await?;
+        Ok(Then::Done)
     }
 
     fn held_by_journal(&mut self, error: &JournalError) {

@@ -2,7 +2,7 @@
 
 use crate::clock::Moment;
 use crate::journal::{Entry, JournalError, LeftOpen, Replayed};
-use crate::model::{Check, Finding, Incident, IncidentId, IncidentState, Plan, Resolution};
+use crate::model::{Check, Finding, Incident, IncidentId, IncidentState, Kind, Plan, Resolution};
 use crate::telemetry::{ApprovalAsked, IncidentClosed, IncidentEscalated, IncidentOpened};
 
 use super::Context;
@@ -15,6 +15,8 @@ pub struct Case {
     ours: bool,
     /// The last attempt was held up, and did nothing: it may be made again.
     pub(super) held: bool,
+    /// The kinds of failure that were planned for in this visit, one after the other. Not remembered over a restart.
+    pub(super) planned_for: Vec<Kind>,
     /// The reason that a person was called for last.
     told: Option<String>,
 }
@@ -38,7 +40,13 @@ impl Case {
     /// # Errors
     /// As [`Case::open`].
     pub(super) async fn begin(cx: &Context, incident: Incident, opened: Moment) -> Result<Case, JournalError> {
-        let case = Case { story: Replayed::begin(incident.clone(), opened), ours: true, held: false, told: None };
+        let case = Case {
+            story: Replayed::begin(incident.clone(), opened),
+            ours: true,
+            held: false,
+            planned_for: Vec::new(),
+            told: None,
+        };
         let entry = Entry::Opened { incident: Box::new(case.story.incident.clone()) };
         cx.journal.append(&incident.id, entry).await?;
         IncidentOpened(&case.story.incident).emit();
@@ -64,7 +72,7 @@ impl Case {
             id,
             target: target.to_owned(),
             mode: mode.to_owned(),
-            kind: kind.unwrap_or_else(|| crate::model::Kind::new("unknown")),
+            kind: kind.unwrap_or_else(|| Kind::new("unknown")),
             opened_at: opened.wall,
             closed_at: None,
             state: IncidentState::Open,
@@ -87,7 +95,7 @@ impl Case {
     pub(super) fn carry_on(left: LeftOpen) -> Case {
         let told =
             left.replayed.incident.reason.clone().filter(|_| left.replayed.incident.state == IncidentState::Escalated);
-        Case { held: left.replayed.held, story: left.replayed, ours: false, told }
+        Case { held: left.replayed.held, story: left.replayed, ours: false, planned_for: Vec::new(), told }
     }
 
     /// Makes `entry` durable, then takes it into account.

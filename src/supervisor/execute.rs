@@ -6,7 +6,7 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 
 use crate::job::Phase;
 use crate::journal::{Entry, JournalError};
-use crate::model::{Check, Playbook, StepOutcome, StepRecord, StepSpec, Verdict};
+use crate::model::{Check, Kind, Playbook, StepOutcome, StepRecord, StepSpec, Verdict};
 use crate::modes::{Action, Look, StepResult, Supervised};
 use crate::telemetry::{PlaybookBegan, PlaybookEnded, PlaybookOutcome, StepEnded};
 
@@ -21,6 +21,8 @@ pub(super) enum Ended {
     Proved(Check),
     /// It does not; why, for the next rung and for people.
     NotHealed(String),
+    /// Something else is wrong by now; what, for people. It is to be planned for at once.
+    Outdated(String),
     /// Something outside of the playbook forbids it now, and no reason to take a rung that loses more.
     Held(String),
     /// guardiand is stopping; the rest is the next start's.
@@ -49,7 +51,7 @@ pub(super) async fn run_playbook(
     let ended = take_steps(cx, target, case, index, playbook).await?;
     let outcome = match &ended {
         Ended::Proved(_) => PlaybookOutcome::Ok,
-        Ended::NotHealed(_) | Ended::Held(_) => PlaybookOutcome::Failed,
+        Ended::NotHealed(_) | Ended::Outdated(_) | Ended::Held(_) => PlaybookOutcome::Failed,
         Ended::Parked => return Ok(ended),
     };
     let incident = case.incident();
@@ -85,11 +87,14 @@ async fn take_steps(
                     return park(cx, target, case, index, playbook).await;
                 }
                 take_back(cx, target, case, index, &done).await?;
-                let mut why = format!("step `{}` of `{}`: {}", spec.name, playbook.name, result.detail);
-                if let Err(late) = finish(cx, target, case, index, playbook, Phase::Apply).await? {
-                    why = format!("{why}; and {late}");
-                }
-                return Ok(if result.held { Ended::Held(why) } else { Ended::NotHealed(why) });
+                let why = format!("step `{}` of `{}`: {}", spec.name, playbook.name, result.detail);
+                return Ok(match finish(cx, target, case, index, playbook, Phase::Apply).await? {
+                    Err(late) if result.held => Ended::Held(format!("{why}; and {late}")),
+                    Err(late) => Ended::NotHealed(format!("{why}; and {late}")),
+                    Ok(()) if result.outdated => Ended::Outdated(why),
+                    Ok(()) if result.held => Ended::Held(why),
+                    Ok(()) => Ended::NotHealed(why),
+                });
             }
         }
     }
@@ -261,7 +266,12 @@ pub(super) async fn apply(
             let answer = cx.run(*job, target.step_patience(spec)).await;
             target.step_result(spec, phase, &answer)
         }
-        Ok(Action::WaitUntilHealthy) => wait_until_healthy(cx, target).await,
+        Ok(Action::WaitUntilHealthy) => {
+            // After a restart nobody knows any more but what it was opened for.
+            let opened_for = std::slice::from_ref(&case.incident().kind);
+            let planned_for = if case.planned_for.is_empty() { opened_for } else { &case.planned_for };
+            wait_until_healthy(cx, target, planned_for).await
+        }
     };
     let record = StepRecord {
         step: spec.name.clone(),
@@ -285,7 +295,9 @@ pub(super) async fn apply(
 }
 
 /// Looks again after growing delays, with jitter so that a thousand targets behind one disk do not look in step.
-async fn wait_until_healthy(cx: &Context, target: &mut dyn Supervised) -> StepResult {
+/// What it was not planned for is not waited for: damage that comes to light, or a lock that has lost its owner, has a plan of
+/// its own.
+async fn wait_until_healthy(cx: &Context, target: &mut dyn Supervised, planned_for: &[Kind]) -> StepResult {
     let retry = target.settings().retry;
     let delays = ExponentialBuilder::default()
         .with_min_delay(retry.initial)
@@ -307,6 +319,11 @@ async fn wait_until_healthy(cx: &Context, target: &mut dyn Supervised) -> StepRe
             return StepResult::new(StepOutcome::Ok, format!("healthy again at look {looks}"));
         }
         seen = describe(&check.verdict);
+        let found = check.verdict.findings().first();
+        if found.is_some_and(|found| !planned_for.contains(&found.kind)) {
+            let detail = format!("at look {looks} it is something else: {seen}");
+            return StepResult { outdated: true, ..StepResult::new(StepOutcome::Failed, detail) };
+        }
     }
     StepResult::new(StepOutcome::Failed, format!("still unhealthy after {looks} looks: {seen}"))
 }

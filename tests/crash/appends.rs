@@ -78,8 +78,7 @@ impl Broken {
         let incident = &incidents[0];
         assert_eq!(incident["state"], "closed", "killed after {killed_after}: {incident:#}");
         // What needed nothing but time may be over before the next daemon has begun to wait.
-        let let_go = self.left_alone.is_some() && incident["playbook"] == "unblock";
-        let by_itself = (self.playbook == "wait_and_retry" || let_go) && incident["outcome"] == "self_resolved";
+        let by_itself = self.playbook == "wait_and_retry" && incident["outcome"] == "self_resolved";
         assert!(by_itself || incident["outcome"] == "healed", "killed after {killed_after}: {incident:#}");
         // A holder that the killed daemon let go on lets its lock go while the next one waits for it.
         let waited_out = self.left_alone.is_some() && incident["playbook"] == "wait_and_retry";

@@ -141,7 +141,9 @@ fn a_program_that_locks_for_its_life_is_healthy_and_is_left_in_peace() {
         let looks = |daemon: &Daemon| daemon.target("app").unwrap()["total_checks"].as_u64().unwrap();
         let exclusive = |daemon: &Daemon| {
             let target = daemon.target("app")?;
-            let lock = target["locks"].as_array()?.iter().any(|lock| lock["lock"] == "EXCLUSIVE");
+            // The look during which it began to lock may have opened the database just before that.
+            let lasts = |lock: &Value| lock["held_seconds"].as_f64().is_some_and(|seconds| seconds > 0.0);
+            let lock = target["locks"].as_array()?.iter().any(|lock| lock["lock"] == "EXCLUSIVE" && lasts(lock));
             (lock && target["state"] == "healthy").then_some(target)
         };
         let target = daemon.wait_for("a look at the program", exclusive);
@@ -295,6 +297,35 @@ fn a_lock_that_a_dead_program_of_the_dotfile_vfs_left_is_moved_into_evidence() {
     assert_eq!(inodes(&scene)["app.db"], main);
     // Whoever uses that VFS gets in again.
     assert!(scene.writer("delete", "5", &["--vfs", "unix-dotfile"]).finish().success());
+    assert_eq!(scene.lost(), 0);
+    scene.assert_whole("delete");
+}
+
+#[test]
+fn what_was_a_living_programs_lock_is_not_waited_for_once_it_is_nobodys() {
+    // It would be waited for until long after this test, and no attempt may follow another within the hour.
+    let patient =
+        "busy_timeout = \"1s\"\nlock_max_age = \"1s\"\nretry = { attempts = 100, initial = \"600ms\", factor = 1.0 }";
+    let mut scene = Scene::of(patient);
+    scene.gates("cooldown = \"1h\"\nheals = { max = 1, per = \"1h\" }");
+    scene.commit("delete", 40, &[]);
+    let mut daemon = scene.daemon();
+    daemon.healthy("app");
+    let program = scene.writer("delete", "5", &["--vfs", "unix-dotfile", "--hold-write", "3600"]);
+    let lock = beside(&scene.db(), ".lock");
+    let waiting = |incident: &Value| incident["state"] == "healing" && incident["playbook"] == "wait_and_retry";
+    let told = daemon.incident("app", 1, "waited for", waiting);
+    assert_eq!(told["kind"], "db_locked", "{told:#}");
+    program.kill();
+    daemon.wait_for("the lock to be moved", |_| (!lock.exists()).then_some(()));
+    let incident = daemon.closed("app", 1);
+    assert_eq!(incident["outcome"], "healed", "{incident:#}");
+    let taken = steps(&incident);
+    assert_eq!((taken[0], *taken.last().unwrap()), (("wait", "failed"), ("move_lock_aside", "ok")), "{incident:#}");
+    let waited = incident["steps"][0]["detail"].as_str().unwrap();
+    assert!(waited.contains("something else: stale_lock_file"), "{incident:#}");
+    daemon.healthy("app");
+    assert_eq!(daemon.incidents("app").len(), 1);
     assert_eq!(scene.lost(), 0);
     scene.assert_whole("delete");
 }

@@ -74,7 +74,7 @@ impl Database {
         let preserved =
             matches!(step, Some(DatabaseStep::Preserve | DatabaseStep::KeepHeld)) && outcome != StepOutcome::Undone;
         let held = outcome == StepOutcome::Undone;
-        StepResult { outcome, detail: report.detail.clone(), loss, preserved, held }
+        StepResult { loss, preserved, held, ..StepResult::new(outcome, report.detail.clone()) }
     }
 
     fn loss(&self, step: &DatabaseStep, candidate: &crate::job::Candidate) -> Option<crate::model::Loss> {
