@@ -163,6 +163,13 @@ fn bits_for(user: &User, facts: &FileFacts) -> u32 {
     (facts.mode >> shift) & 7
 }
 
+/// Does `work` with the rights of the user `uid` and of nobody's group; `None` when we may not act as that user.
+pub(super) fn acting_as<T>(uid: u32, work: impl FnOnce() -> T) -> Option<T> {
+    let user = User { name: uid.to_string(), uid, groups: Vec::new() };
+    let _acting = ActingAs::begin(&user).ok()?;
+    Some(work())
+}
+
 /// This thread with another user's rights, until it is dropped.
 ///
 /// Only the effective ids of the calling thread change (raw system calls; the C library's would change all threads).

@@ -240,6 +240,11 @@ impl HostError {
         use rustix::io::Errno;
         matches!(self.errno(), Some(Errno::NOENT | Errno::SRCH))
     }
+
+    /// True when we have not the right to do it.
+    pub fn is_forbidden(&self) -> bool {
+        self.errno() == Some(rustix::io::Errno::PERM)
+    }
 }
 
 /// Makes the constructors of the path variants short where they are used: `.map_err(at(path, …))`.

@@ -13,6 +13,7 @@ use rustix::process::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::access::acting_as;
 use super::error::HostError;
 use super::procfs;
 
@@ -117,12 +118,17 @@ impl ProcessHandle {
         self.pid
     }
 
-    /// Lets a stopped process go on (`SIGCONT`).
+    /// Lets a stopped process of the user `uid` go on (`SIGCONT`). Under its unit guardiand is root without `CAP_KILL`, so that
+    /// nothing it runs can end whatever it likes: then the signal is sent with that user's own rights, which reach no other's.
     ///
     /// # Errors
     /// [`HostError::Process`].
-    pub fn go_on(&self) -> Result<(), HostError> {
-        self.signal("resume", Signal::CONT)
+    pub fn go_on(&self, uid: u32) -> Result<(), HostError> {
+        let send = || self.signal("resume", Signal::CONT);
+        match send() {
+            Err(error) if error.is_forbidden() => acting_as(uid, send).unwrap_or(Err(error)),
+            answer => answer,
+        }
     }
 
     /// Makes it stand still (`SIGSTOP`).
@@ -290,7 +296,7 @@ mod tests {
         let raw = Pid::from_raw(facts.pid).unwrap();
         let stopped = rustix::process::waitpid(Some(raw), rustix::process::WaitOptions::UNTRACED).unwrap();
         assert!(stopped.unwrap().1.stopped() && ProcessFacts::of(facts.pid).unwrap().is_stopped());
-        handle.go_on().unwrap();
+        handle.go_on(facts.uid).unwrap();
         assert!(!handle.wait_gone(Duration::ZERO).unwrap());
         handle.kill().unwrap();
         assert!(handle.wait_gone(Duration::from_secs(60)).unwrap());

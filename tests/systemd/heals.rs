@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::guest::{Guest, db};
+use super::guest::{BACKUP, Guest, database, db};
 use super::machine::on_the_machine;
 use super::support::damage::{self, Dice};
 use super::support::truth::{Content, beside, ownership};
@@ -96,5 +96,45 @@ fn what_needs_a_person_is_an_error_in_the_journal() {
         let entries = guest.journal(&[&id, "PRIORITY=3"]);
         assert_eq!(entries.len(), 1, "{entries:#?}");
         assert_eq!(entries[0]["MESSAGE"], "incident needs a person");
+    });
+}
+
+/// Commits once, and keeps everybody else from writing until `/srv/app/hold` is gone.
+const HOLDER: &str = "[Service]
+User=app
+UMask=0027
+ExecStart=/usr/bin/writer /srv/app/app.db wal 1 /srv/app/app.log --hold-write 3600 --while-there /srv/app/hold
+";
+
+#[test]
+fn a_stopped_program_of_another_user_that_locks_others_out_is_let_go_on() {
+    on_the_machine("heals::a_stopped_program_of_another_user_that_locks_others_out_is_let_go_on", |guest| {
+        guest.configure(&database("app", "/srv/app/app.db", &format!("lock_max_age = \"10s\"\n{BACKUP}")));
+        guest.start();
+        guest.stop_the_program();
+        fs::write("/etc/systemd/system/app.service", HOLDER).unwrap();
+        fs::write("/srv/app/hold", "").unwrap();
+        guest.done(&["daemon-reload"]);
+        let promised = guest.promised().len();
+        guest.done(&["start", "app"]);
+        guest.wait_for("its commit", || (guest.promised().len() > promised).then_some(()));
+        guest.done(&["kill", "--signal=STOP", "app"]);
+        // Once it goes on it lets go, and ends in order.
+        fs::remove_file("/srv/app/hold").unwrap();
+
+        let incident = guest.healed();
+        assert_eq!(
+            (&incident["kind"], &incident["playbook"]),
+            (&"db_locked".into(), &"unblock".into()),
+            "{incident:#}"
+        );
+        let first = &incident["steps"][0];
+        assert_eq!((&first["step"], &first["outcome"]), (&"resume_stopped".into(), &"ok".into()), "{incident:#}");
+        let show = |what: &str| guest.done(&["show", "--value", "--property", what, "app"]).stdout.trim().to_owned();
+        guest.wait_for("its end", || (show("ActiveState") == "inactive").then_some(()));
+        assert_eq!((show("Result"), show("ExecMainStatus")), ("success".to_owned(), "0".to_owned()), "{}", guest.log());
+        tells_the_story(&guest, &incident);
+        guest.done(&["stop", "guardiand"]);
+        assert!(guest.promised().is_subset(&Content::of(&db()).commits), "{}", guest.log());
     });
 }

@@ -57,7 +57,7 @@ pub(super) fn apply(place: &Place<'_>, stopped: &Stopped<'_>) -> Result<StepRepo
     if !holds_on(place, pid)? {
         return Ok(nothing(&format!("{name} is stopped, and keeps nobody waiting any more: it is left as it is")));
     }
-    match handle.go_on() {
+    match handle.go_on(stopped.uid) {
         Err(error) if error.is_absent() => return gone(),
         answer => answer.map_err(while_(format!("sending SIGCONT to {name}")))?,
     }
