@@ -229,7 +229,8 @@ pub(super) struct Pause {
 
 #[derive(Debug, Args)]
 pub(super) struct Resume {
-    /// A configured target, or the name of a glob for all of its targets.
+    /// A configured target, which may then be healed by itself again also after a rollback; or the name of a glob for all of its
+    /// targets.
     #[arg(required_unless_present = "all", conflicts_with = "all")]
     pub(super) target: Option<String>,
 

@@ -9,13 +9,21 @@ pub(super) fn run(common: &Common, asked: &Asked, output: Output) -> Done {
     let (exit, answer) = socket::daemon(common, &ControlRequest::Resume { target: asked.target.clone() })?;
     output.facts(&answer, || {
         let yes = |pointer| socket::part::<bool>(&answer, pointer);
-        let was = match (yes("/was_paused"), yes("/was_held")) {
-            (true, _) => "the pause is over",
-            (false, true) => "what was held together is let go",
-            (false, false) => "it was not paused",
+        let was = match (yes("/was_rolled_back"), yes("/was_paused"), yes("/was_held")) {
+            (true, ..) => "a heal of it was taken back, and it is healed like any other again",
+            (false, true, _) => "the pause is over",
+            (false, false, true) => "what was held together is let go",
+            (false, false, false) => "it was not paused",
         };
-        let targets = socket::part::<Vec<String>>(&answer, "/targets");
-        format!("{was}; looked at again now: {}", targets.join(", "))
+        let names = |pointer| socket::part::<Vec<String>>(&answer, pointer);
+        let left = match names("/rolled_back").as_slice() {
+            [] => String::new(),
+            left @ [first, ..] => format!(
+                "\nleft alone, for a heal of each was taken back: {}; `guardiand resume {first}` lets that one be healed again",
+                left.join(", ")
+            ),
+        };
+        format!("{was}; looked at again now: {}{left}", names("/targets").join(", "))
     });
     Ok(exit)
 }

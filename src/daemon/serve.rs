@@ -139,8 +139,9 @@ impl Desk {
             ControlRequest::Approve { id } => self.approve(id, peer.uid).await,
             ControlRequest::Pause { target, for_ms } => self.pause(target, for_ms, peer.uid).await,
             ControlRequest::Resume { target } => {
+                let by = peer.uid;
                 let resumed =
-                    self.ask(|reply| Command::Resume { name: target, reply }).await.and_then(|resumed| resumed);
+                    self.ask(|reply| Command::Resume { name: target, by, reply }).await.and_then(|resumed| resumed);
                 resumed.map(|resumed| (0, json!(resumed)))
             }
             ControlRequest::Reload => match self.reloader.reload().await {

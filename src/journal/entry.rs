@@ -59,6 +59,11 @@ pub enum Entry {
         /// Who asked, in words.
         by: String,
     },
+    /// A person lets it be healed like any other again, although a heal of it was taken back.
+    HoldLifted {
+        /// The user, as the kernel told it of the control socket's other end.
+        by: u32,
+    },
     /// A step is about to be applied, or taken back. Durable before the first byte changes.
     StepIntended {
         /// Its playbook's place in the plan.
@@ -153,6 +158,7 @@ impl Entry {
             Entry::Approved { .. } => "approved",
             Entry::PlaybookBegan { .. } => "playbook_began",
             Entry::RollingBack { .. } => "rolling_back",
+            Entry::HoldLifted { .. } => "hold_lifted",
             Entry::StepIntended { .. } => "step_intended",
             Entry::StepEnded { .. } => "step_ended",
             Entry::StepResumed { .. } => "step_resumed",

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! `rolling_back` stands before the beginning of the playbook that takes a heal back; `rolled_back` is what the log of the
-//! incident whose heal that was says in the end.
+//! incident whose heal that was says in the end. `hold_lifted` is a person's word that it may be healed again after that.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -93,6 +93,8 @@ pub struct Replayed {
     pub taken: Vec<(usize, StepOutcome)>,
     /// The plan takes back the heal of this incident, as somebody asked.
     pub rolling_back: Option<(IncidentId, String)>,
+    /// So many runs of playbooks are of no account when it is asked what was tried in vain: a person let it go on since.
+    pub let_go: usize,
     /// Entries of a newer version, which were skipped.
     pub skipped: Vec<String>,
     run_began_ms: u64,
@@ -160,6 +162,7 @@ impl Replayed {
             closed: false,
             taken: Vec::new(),
             rolling_back: None,
+            let_go: 0,
             skipped: Vec::new(),
             run_began_ms: at.boot_ms,
         }
@@ -225,6 +228,12 @@ impl Replayed {
             }
             (S::Open | S::AwaitingApproval | S::Escalated, Entry::RollingBack { of, by }) => {
                 self.rolling_back = Some((of.clone(), by.clone()));
+                Ok(())
+            }
+            (S::Open | S::Escalated, Entry::HoldLifted { by }) => {
+                self.rolling_back = None;
+                self.let_go = self.runs.len();
+                self.incident.reason = Some(format!("let go on by uid {by} after a rollback: healed like any other"));
                 Ok(())
             }
             (_, Entry::Asked { reason }) => {
@@ -381,6 +390,11 @@ impl Replayed {
         playbook.is_some_and(|playbook| {
             playbook.steps.iter().enumerate().filter(|(_, spec)| !spec.finally).all(|(index, _)| self.was_taken(index))
         })
+    }
+
+    /// The runs that count when it is asked what was tried in vain.
+    pub fn attempts(&self) -> &[PlaybookRun] {
+        self.runs.get(self.let_go..).unwrap_or_default()
     }
 
     fn end_run(&mut self, at: Moment, success: bool) {

@@ -1,5 +1,7 @@
 //! A person asks for a heal: look in full, then plan or heal, whatever policy and gates say.
 
+use tokio::sync::oneshot;
+
 use crate::journal::{Entry, JournalError};
 use crate::model::{IncidentState, Plan, Playbook, Verdict};
 use crate::modes::{Look, Supervised};
@@ -74,6 +76,28 @@ pub async fn approve_on_demand(
         return (Err(reason), attended);
     }
     (Ok(HealAnswer { check: attended.check.clone(), incident, playbooks: Vec::new(), refused: reason }), attended)
+}
+
+/// A person lets a target be healed like any other again, although a heal of it was taken back: `lifted` hears whether that is
+/// durable, and then a look follows, and what policy and gates allow.
+pub async fn lift_hold(
+    cx: &Context,
+    mut target: Box<dyn Supervised>,
+    mut case: Case,
+    by: u32,
+    lifted: oneshot::Sender<Result<(), String>>,
+) -> Attended {
+    let told = case.tell(cx, Entry::HoldLifted { by }).await.map_err(|error| error.to_string());
+    let is_durable = told.is_ok();
+    let _ = lifted.send(told);
+    let opened = cx.now();
+    let answer = cx.look(target.as_ref(), Look::Sweep).await;
+    let check = target.judge(Look::Sweep, &answer, cx.now());
+    match check.verdict {
+        Verdict::Unhealthy(_) if is_durable => attend(cx, target, Some(case), check, opened, Mandate::Own).await,
+        Verdict::Healthy => close_if_proven(cx, target, case).await,
+        Verdict::Unhealthy(_) | Verdict::Unknown(_) => Attended { target, case: Some(case), check, retry_in: None },
+    }
 }
 
 /// Looks at `target` in full, and heals nothing.

@@ -230,7 +230,7 @@ impl Visit<'_> {
                     let known = story.playbooks.iter().chain(&playbooks).find(|playbook| playbook.name == *name);
                     known.is_none_or(|playbook| playbook.risk() > Risk::Lossless)
                 };
-                let tried = !case.held && story.runs.iter().any(|run| was_lossy(&run.playbook));
+                let tried = !case.held && story.attempts().iter().any(|run| was_lossy(&run.playbook));
                 let again = self.mandate == Mandate::Own && self.was_escalated && tried;
                 // What was given up is only tried again by itself where trying cannot cost anything. Having waited in vain
                 // is no such attempt: it may be over, and damage come to light.
@@ -272,7 +272,7 @@ impl Visit<'_> {
                 None => plan.approval.clone().unwrap_or_else(|| "the policy is `approve`".to_owned()),
             };
             // What was approved and did not heal is not asked about for ever.
-            let in_vain = case.state() == IncidentState::Escalated && !case.held && !case.story().runs.is_empty();
+            let in_vain = case.state() == IncidentState::Escalated && !case.held && !case.story().attempts().is_empty();
             if !(in_vain && self.mandate == Mandate::Own) && case.ask(self.cx, plan, &why).await? {
                 emit_deferred(case, DeferReason::Policy, "waits for approval");
             }

@@ -42,7 +42,7 @@ impl Supervisor {
             Command::Rollback { ask, of, reply } => self.rollback_now(ask, of, reply),
             Command::Approve { incident, by, reply } => self.approve(incident, by, reply),
             Command::Pause { name, span, by, reply } => self.pause(name.as_deref(), span, by, reply),
-            Command::Resume { name, reply } => self.resume(name.as_deref(), reply),
+            Command::Resume { name, by, reply } => self.resume(name, by, reply),
             Command::Reconfigure { plant, gates } => self.reconfigure(plant, gates),
         }
     }

@@ -112,6 +112,8 @@ pub enum Command {
     Resume {
         /// The configured name, of a target or a glob; everything when there is none.
         name: Option<String>,
+        /// The user who says so.
+        by: u32,
         /// What was held back.
         reply: oneshot::Sender<Result<Resumed, String>>,
     },
@@ -146,4 +148,8 @@ pub struct Resumed {
     pub was_paused: bool,
     /// They were held because too many failed at once.
     pub was_held: bool,
+    /// It was left alone because a heal of it had been taken back, and is healed like any other again.
+    pub was_rolled_back: bool,
+    /// Targets that are left alone for that still: it takes the name of each.
+    pub rolled_back: Vec<String>,
 }

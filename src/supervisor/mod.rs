@@ -30,6 +30,7 @@ mod sweep;
 mod tending;
 mod word;
 
+use ask::lift_hold;
 pub use ask::{approve_on_demand, check_on_demand, heal_on_demand};
 pub use attend::{Attended, Mandate, attend};
 pub use case::Case;

@@ -263,11 +263,12 @@ pub(super) async fn go_on(cx: &Context, target: &mut dyn Supervised, case: &mut 
     }
     case.tell(cx, Entry::Disproved { check: told }).await?;
     let but = late.as_ref().map_or_else(String::new, |late| format!(". But {late}"));
+    let target = &case.incident().target;
     let reason = format!(
         "rolled back by {by}: the files are as they were before incident {of} was healed, and that is {}{but}. Nothing is done about \
-         it by itself: `guardiand heal {}` heals it again, `guardiand rollback {}` takes this rollback back",
+         it by itself: `guardiand heal {target}` heals it again, `guardiand resume {target}` leaves that to guardiand as before, \
+         `guardiand rollback {}` takes this rollback back",
         describe(&check.verdict),
-        case.incident().target,
         case.id()
     );
     case.escalate(cx, reason).await?;

@@ -159,6 +159,7 @@ impl Slot {
     /// A person, or the end of what held it back, calls for another look at once.
     pub(super) fn recheck(&mut self, now: Moment) {
         self.retry_at = None;
+        self.retry_gap = self.target.as_ref().map_or(self.retry_gap, |target| target.settings().interval);
         self.due.now(now);
     }
 }

@@ -11,7 +11,7 @@ use super::inbox::SlotId;
 use super::pause::PAUSES;
 use super::slot::Slot;
 use super::sweep::Supervisor;
-use super::{Case, Command, HealAnswer, Message, Pause, Resumed, approve_on_demand};
+use super::{Case, Command, HealAnswer, Message, Pause, Resumed, approve_on_demand, lift_hold};
 
 impl Supervisor {
     pub(super) fn approve(
@@ -82,37 +82,78 @@ impl Supervisor {
         });
     }
 
-    pub(super) fn resume(&mut self, name: Option<&str>, reply: oneshot::Sender<Result<Resumed, String>>) {
+    pub(super) fn resume(&mut self, name: Option<String>, by: u32, reply: oneshot::Sender<Result<Resumed, String>>) {
         let now = self.cx.now();
-        let ended = match name.map(|name| self.known_as(name)).transpose() {
-            Err(error) => Err(error),
-            Ok(name) => {
-                let ended = self.cx.with_gates(|gates| gates.pauses.resume(name.as_deref()));
-                ended.map(|was_paused| (name, was_paused))
-            }
+        let name = match name.map(|name| self.known_as(&name)).transpose() {
+            Ok(name) => name,
+            Err(error) => return drop(reply.send(Err(error))),
         };
-        let (name, was_paused) = match ended {
-            Ok(ended) => ended,
+        // It is being attended to: whether a rollback holds it is known when it is back.
+        let is_away = |slot: &&mut Slot| Some(&slot.name) == name.as_ref() && slot.target.is_none() && !slot.gone;
+        if let Some(slot) = self.slots.values_mut().find(is_away) {
+            return slot.asked_meanwhile.push(Command::Resume { name, by, reply });
+        }
+        let was_paused = match self.cx.with_gates(|gates| gates.pauses.resume(name.as_deref())) {
+            Ok(was_paused) => was_paused,
             Err(error) => return drop(reply.send(Err(error))),
         };
         let was_held = name.is_none() && self.explained(now);
         self.cx.with_gates(|gates| gates.forgive(name.as_deref()));
-        let mut targets = Vec::new();
-        for slot in self.slots.values_mut() {
+        let (mut targets, mut rolled_back, mut own) = (Vec::new(), Vec::new(), None);
+        for (id, slot) in &mut self.slots {
             let named = |name: &String| slot.name == *name || slot.origin.as_ref() == Some(name);
             if name.as_ref().is_none_or(named) {
                 slot.recheck(now);
                 targets.push(slot.name.clone());
+                // A word about one of them, not about many: nobody who lets all go on thinks of a heal that was taken back.
+                match slot.open_case().is_some_and(|case| case.story().is_rolled_back()) {
+                    true if name.as_ref() == Some(&slot.name) => own = Some(*id),
+                    true => rolled_back.push(slot.name.clone()),
+                    false => {}
+                }
             }
         }
+        let lifted = own.and_then(|id| self.lift(id, by));
+        let resumed = Resumed { targets, was_paused, was_held, was_rolled_back: lifted.is_some(), rolled_back };
         self.show_pauses();
-        self.keep_pauses(move |kept| {
-            let _ = reply.send(kept.map(|()| Resumed { targets, was_paused, was_held }).map_err(|error| {
+        let (tell, kept) = oneshot::channel();
+        self.keep_pauses(move |result| drop(tell.send(result)));
+        tokio::spawn(async move {
+            let kept = kept.await.unwrap_or_else(|_| Err("guardiand is stopping".to_owned()));
+            let lifted = match lifted {
+                Some(lifted) => lifted.await.unwrap_or_else(|_| Err("guardiand is stopping".to_owned())),
+                None => Ok(()),
+            };
+            let kept = kept.map_err(|error| {
                 format!(
                     "it goes on, but a restart would find it paused, because that could not be made durable: {error}"
                 )
-            }));
+            });
+            let lifted = lifted.map_err(|error| {
+                format!("a heal of it was taken back, so it is left alone: that could not be lifted durably: {error}")
+            });
+            let _ = reply.send(kept.and(lifted).map(|()| resumed));
         });
+    }
+
+    /// Ends what a rollback holds; how that went comes later.
+    fn lift(&mut self, id: SlotId, by: u32) -> Option<oneshot::Receiver<Result<(), String>>> {
+        let slot = self.slots.get_mut(&id)?;
+        let target = slot.target.take()?;
+        let Some(case) = slot.case.take() else {
+            slot.target = Some(target);
+            return None;
+        };
+        if let Some(errand) = slot.errand.take() {
+            errand.abort();
+        }
+        let (cx, outbox) = (self.cx.clone(), self.outbox.clone());
+        let (tell, lifted) = oneshot::channel();
+        tokio::spawn(async move {
+            let attended = lift_hold(&cx, target, case, by, tell).await;
+            let _ = outbox.send(Message::Attended(id, Box::new(attended)));
+        });
+        Some(lifted)
     }
 
     /// The configured name of a target or a glob that a person means.

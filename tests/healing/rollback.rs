@@ -114,6 +114,54 @@ fn the_files_come_back_to_the_byte_and_nothing_is_done_until_a_person_says_so() 
 }
 
 #[test]
+fn a_person_may_leave_it_to_guardiand_again() {
+    let resume = |scene: &Scene, what: &str| {
+        guardiand(&scene.path(""), &["resume", what, "--config", "guardian.toml", "--json"]).json_of(0)
+    };
+    let (scene, mut daemon, before, incident) = healed("wal", smash);
+    rollback(&scene, &id(&incident), &[]).json_of(0);
+    let second = daemon.escalated("app", 2);
+    assert!(second["reason"].as_str().unwrap().contains("guardiand resume app"), "{second:#}");
+    // Who lets everything go on may not know of it.
+    let all = resume(&scene, "--all");
+    assert_eq!((&all["was_rolled_back"], &all["rolled_back"]), (&false.into(), &vec!["app"].into()), "{all:#}");
+    assert_left_alone(&mut daemon, &scene, &before, 2);
+
+    let one = resume(&scene, "app");
+    let expected = (&true.into(), &Value::Array(Vec::new()));
+    assert_eq!((&one["was_rolled_back"], &one["rolled_back"]), expected, "{one:#}");
+    let second = daemon.closed("app", 2);
+    assert_eq!((&second["outcome"], &second["playbook"]), (&"healed".into(), &"restore_backup".into()), "{second:#}");
+    daemon.healthy("app");
+    assert_eq!(resume(&scene, "app")["was_rolled_back"], false);
+    assert_eq!((scene.lost(), daemon.incidents("app").len()), (0, 2));
+    scene.assert_whole("wal");
+}
+
+#[test]
+fn a_word_that_lets_it_go_on_outlives_a_restart() {
+    let (mut scene, mut daemon, before, incident) = healed("delete", smash);
+    let reload = |scene: &Scene| {
+        scene.write_config();
+        guardiand(&scene.path(""), &["reload", "--config", "guardian.toml", "--json"]).json_of(0);
+    };
+    scene.guardian("policy = \"observe\"");
+    reload(&scene);
+    rollback(&scene, &id(&incident), &[]).json_of(0);
+    daemon.escalated("app", 2);
+    let resumed = guardiand(&scene.path(""), &["resume", "app", "--config", "guardian.toml", "--json"]).json_of(0);
+    assert_eq!(resumed["was_rolled_back"], true, "{resumed:#}");
+    let told = |incident: &Value| incident["reason"].as_str().is_some_and(|reason| reason.contains("observe"));
+    daemon.incident("app", 2, "observed", told);
+    assert_eq!(content(&scene), before);
+    daemon.kill();
+    scene.guardian("");
+    let mut daemon = scene.daemon();
+    assert_eq!(daemon.closed("app", 2)["outcome"], "healed");
+    assert_eq!(scene.lost(), 0);
+}
+
+#[test]
 fn main_and_wal_come_back_together() {
     let (scene, mut daemon, before, incident) = healed("wal", smash_with_wal);
     assert!(before[1].is_some() && content(&scene)[1].as_ref().is_none_or(|wal| wal.is_empty()));
