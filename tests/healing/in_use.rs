@@ -11,7 +11,7 @@ use super::support::daemon::Daemon;
 use super::support::damage::{self, Dice};
 use super::support::scene::Scene;
 use super::support::service::Service;
-use super::support::truth::{self, Bytes, Content};
+use super::support::truth::{self, Bytes, Content, beside};
 
 const BACKUP: &str = "backup = { every = \"24h\", to = \"backups\" }";
 /// Damage behind SQLite's back does not show on a file that is written all the time but by its content.

@@ -1,5 +1,9 @@
 //! A heal is taken back while the database's program runs: with it stopped for that, as heals do, or not at all.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::time::SystemTime;
+
 use serde_json::Value;
 
 use super::support::command::{Ran, guardiand};
@@ -7,7 +11,7 @@ use super::support::daemon::Daemon;
 use super::support::damage::{self, Dice};
 use super::support::scene::Scene;
 use super::support::service::Service;
-use super::support::truth::{self, Bytes};
+use super::support::truth::{self, Bytes, beside};
 
 const BACKUP: &str = "backup = { every = \"24h\", to = \"backups\" }";
 /// A writer that comes and goes like a service, and is patient.
@@ -208,4 +212,27 @@ fn refuse_means_refuse() {
         assert!(service.pid() == pid && !healed.is_back(&scene), "{refused:#}");
     }
     assert_eq!(healed.daemon.incidents("app").len(), 1);
+}
+
+#[test]
+fn a_program_that_must_not_end_in_order_is_not_stopped_for_it() {
+    let (scene, service) = scene_with(|scene| Service::of(scene, "wal", &["--pause", "3600000"]), "");
+    let mut healed = healed(&scene, "wal");
+    service.start();
+    service.wait_for("its commit", || truth::promised(&scene.log_of(&scene.db())).len() == 61);
+    // The trace of the WAL-reset bug: its index says that more frames are copied than there are.
+    let (wal, shm) = (beside(&scene.db(), "-wal"), beside(&scene.db(), "-shm"));
+    File::options().write(true).open(&shm).unwrap().write_all_at(&951_u32.to_ne_bytes(), 96).unwrap();
+    File::options().write(true).open(&wal).unwrap().set_modified(SystemTime::now()).unwrap();
+    healed.daemon.escalated("app", 2);
+    let pid = service.pid();
+    let refused = healed.rollback(&scene, &["--accept-loss"]).json_of(1);
+    assert_eq!(refused["outcome"], "refused", "{refused:#}");
+    let detail = refused["detail"].as_str().unwrap();
+    assert!(detail.contains("WAL-reset") && detail.contains("guardiand heal app"), "{detail}");
+    assert!(service.arguments().is_some() && service.pid() == pid && !healed.is_back(&scene), "{refused:#}");
+    let program = rustix::process::Pid::from_raw(i32::try_from(pid.unwrap()).unwrap()).unwrap();
+    rustix::process::kill_process(program, rustix::process::Signal::KILL).unwrap();
+    healed.daemon.closed("app", 2);
+    assert_eq!(scene.lost(), 0);
 }

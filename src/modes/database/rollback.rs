@@ -33,7 +33,7 @@ pub(super) fn plan(
     evidence: &Path,
     weighed: &Answer,
     accept_loss: bool,
-    config: &DatabaseConfig,
+    (config, reset_bug): (&DatabaseConfig, bool),
 ) -> Result<Rollback, Refusal> {
     let refuse = |message: String| Refusal { message, facts: serde_json::Value::Null };
     let weighed = match weighed {
@@ -52,6 +52,13 @@ pub(super) fn plan(
         (None, ..) => None,
         (Some(in_use), Some(WhenInUse::Refuse), Some(_)) => {
             let message = format!("{in_use} (`when_in_use` is \"refuse\", so its `app` is not stopped for it)");
+            return Err(Refusal { message, facts });
+        }
+        // Rule 16: it ends in order only once that is healed.
+        (Some(in_use), _, Some(_)) if reset_bug => {
+            let heal = format!("`guardiand heal {}`", config.name);
+            let message =
+                format!("{in_use}; the WAL shows the WAL-reset bug, so a stop in order would tear it: {heal} first");
             return Err(Refusal { message, facts });
         }
         (Some(_), _, Some(app)) => Some(app),

@@ -118,7 +118,9 @@ impl Supervised for Database {
         weighed: &Answer,
         accept_loss: bool,
     ) -> Result<Rollback, Refusal> {
-        rollback::plan(incident, evidence, weighed, accept_loss, &self.config)
+        let wal = self.facts.as_ref().and_then(|facts| facts.wal.as_ref());
+        let reset_bug = wal.is_some_and(|wal| wal.reset_bug);
+        rollback::plan(incident, evidence, weighed, accept_loss, (&self.config, reset_bug))
     }
 
     fn keeps_bytes(&self, step: &StepSpec) -> Option<u64> {
