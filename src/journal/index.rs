@@ -83,7 +83,7 @@ impl Index {
                      and what targets remember is lost then",
                     path.display()
                 ));
-                let store = open(Path::new(":memory:")).and_then(|store| {
+                let store = Database::in_memory(path).and_then(|store| {
                     store.batch(TABLES)?;
                     Ok(store)
                 });
@@ -269,4 +269,21 @@ fn set_aside(path: &Path, reason: &str, now: Timestamp, troubles: &mut Vec<Strin
 fn failed(path: &Path, what: &'static str) -> impl Fn(SqliteFault) -> JournalError {
     let path = path.to_owned();
     move |error| JournalError::Index { what, path: path.clone(), reason: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_without_a_place_on_disk_lives_in_memory_and_makes_no_file_anywhere() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut troubles = Vec::new();
+        let index = Index::open(&folder.path().join("gone/state.db"), Timestamp::UNIX_EPOCH, &mut troubles).unwrap();
+        assert!(troubles.iter().any(|trouble| trouble.contains("lives in memory")), "{troubles:?}");
+        let remembered = Remembered { target: "app".into(), mode: "database".into(), memory: serde_json::json!(1) };
+        index.save_memory(std::slice::from_ref(&remembered)).unwrap();
+        assert_eq!(index.load_memory().unwrap(), [remembered]);
+        assert!(!Path::new(":memory:").exists(), "it is a file in the current folder");
+    }
 }

@@ -80,8 +80,8 @@ pub struct Database {
     pub(super) access: Access,
     pub(super) deadline: Deadline,
     pub(super) busy_timeout: Duration,
-    /// Outlives the connection, whose paths lead through it.
-    _pinned: Pinned,
+    /// Outlives the connection, whose paths lead through it. `None` for one in memory.
+    _pinned: Option<Pinned>,
 }
 
 impl std::fmt::Debug for Database {
@@ -118,11 +118,28 @@ impl Database {
         let connection = Connection::open_with_flags_and_vfs(uri(real, access), flags(access), vfs)
             .map_err(|error| open_fault(&operation, &error, &pinned))?;
         let path = path.to_owned();
-        let mut database = Database { connection, path, access, deadline, busy_timeout, _pinned: pinned };
+        let mut database = Database { connection, path, access, deadline, busy_timeout, _pinned: Some(pinned) };
         database
             .configure(keep_wal)
             .map_err(|error| SqliteFault::new(operation, &error, Some(&database.connection)))?;
         Ok(database)
+    }
+
+    /// A database without a file, for what may be lost with the process. `path` is the file that it stands for, for messages.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn in_memory(path: &Path) -> Result<Database, SqliteFault> {
+        let connection = Connection::open_in_memory()
+            .map_err(|error| SqliteFault::new(format!("opening {} in memory", path.display()), &error, None))?;
+        Ok(Database {
+            connection,
+            path: path.to_owned(),
+            access: Access::Create,
+            deadline: Deadline::never(),
+            busy_timeout: Duration::ZERO,
+            _pinned: None,
+        })
     }
 
     fn configure(&mut self, keep_wal: bool) -> rusqlite::Result<()> {
