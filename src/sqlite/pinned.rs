@@ -104,12 +104,16 @@ unsafe extern "C" fn open(path: *const c_char, flags: c_int, mode: c_int) -> c_i
     }
 }
 
-/// `fchown(2)` as SQLite calls it, as root alone: a new file only.
+/// `fchown(2)` as SQLite calls it, as root alone: a new file only, and only where that changes something. SQLite calls it each
+/// time it opens a WAL, and for an empty one that moved its ctime: a look, or a backup, was then taken for a change of the files.
 unsafe extern "C" fn chown(fd: c_int, uid: libc::uid_t, gid: libc::gid_t) -> c_int {
     // SAFETY: a descriptor of SQLite's own, and a buffer for the answer.
     unsafe {
         let mut stat = std::mem::zeroed::<libc::stat>();
         if libc::geteuid() != 0 || libc::fstat(fd, &raw mut stat) != 0 || stat.st_size > 0 {
+            return 0;
+        }
+        if (stat.st_uid, stat.st_gid) == (uid, gid) {
             return 0;
         }
         libc::fchown(fd, uid, gid)
@@ -195,6 +199,30 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_look_at_an_empty_wal_changes_nothing_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = sample(dir.path());
+        // Its program has it open, and everything is written back.
+        let program = rusqlite::Connection::open(&path).unwrap();
+        program
+            .execute_batch("PRAGMA journal_mode=wal; CREATE TABLE more(a); PRAGMA wal_checkpoint(TRUNCATE)")
+            .unwrap();
+        let wal = super::super::open::side_file(&path, "-wal");
+        let before = wal.metadata().unwrap();
+        assert_eq!(before.len(), 0, "the WAL is not empty");
+        // The clock of a file's times is coarse: a change shows only once it has ticked.
+        let mark = dir.path().join("mark");
+        while std::fs::write(&mark, b"x").is_ok_and(|()| mark.metadata().unwrap().ctime_nsec() == before.ctime_nsec()) {
+        }
+        let db = open(&path, Access::Probe);
+        db.row_counts().unwrap();
+        db.close().unwrap();
+        let after = wal.metadata().unwrap();
+        assert_eq!((after.ctime(), after.ctime_nsec()), (before.ctime(), before.ctime_nsec()));
+        drop(program);
     }
 
     #[test]
