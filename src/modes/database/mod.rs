@@ -225,8 +225,13 @@ impl Database {
         Duration::from_secs(60 + bytes.max(backup) / SLOWEST_BYTES_PER_SECOND)
     }
 
-    fn judge_facts(&self, facts: &DatabaseFacts, now: Moment) -> Verdict {
+    fn judge_facts(&self, look: Look, facts: &DatabaseFacts, now: Moment) -> Verdict {
         let verdict = detect::judge(facts, &self.memory, &self.config, now);
+        // A scheduled check has another turn; what a heal or a person goes by has not.
+        let doubtful = (look != Look::Sweep).then_some(facts.integrity.as_ref()).flatten();
+        if let Some(why) = doubtful.and_then(detect::cut_short).filter(|_| verdict == Verdict::Healthy) {
+            return Verdict::Unknown(format!("its check was not finished: {why}"));
+        }
         let unproven = self.hurt && !self.replaced && verdict == Verdict::Healthy;
         match detect::exclusive(facts, &self.memory) {
             // Healthy is what it does, and says nothing of what is in the file.
@@ -248,7 +253,7 @@ impl Database {
                     diagnosis.backups.iter().skip(1).for_each(|backup| self.memory.note_source(backup));
                     self.tell_backup();
                 }
-                (self.judge_facts(facts, now), Some(facts.as_ref()))
+                (self.judge_facts(look, facts, now), Some(facts.as_ref()))
             }
             Ok(_) => (Verdict::Unknown("the probe answered something else".to_owned()), None),
             Err(failure) => (detect::judge_failure(failure), None),

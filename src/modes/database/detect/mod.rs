@@ -13,7 +13,7 @@ mod tests;
 mod unlinked;
 
 use crate::clock::Moment;
-use crate::job::{DatabaseFacts, FailureKind, JobFailure, SqliteFault};
+use crate::job::{DatabaseFacts, FailureKind, IntegrityFacts, JobFailure, SqliteFault};
 use crate::model::{FaultClass, Finding, Kind, Layer, LayerResult, LayerVerdict, Severity, Verdict};
 
 use super::config::DatabaseConfig;
@@ -66,11 +66,28 @@ pub fn layers(facts: Option<&DatabaseFacts>, memory: &Memory, verdict: &Verdict)
                 (false, None, _) => LayerVerdict::Skipped,
                 (false, Some(_), _) if skipped(name) => LayerVerdict::Skipped,
                 (false, Some(_), Verdict::Unknown(_)) => LayerVerdict::Unknown,
+                (false, Some(_), _) if facts.is_some_and(|facts| unsettled(facts, name)) => LayerVerdict::Unknown,
                 (false, Some(_), _) => LayerVerdict::Ok,
             };
             LayerResult { layer: Layer::new(name), verdict, seconds: looked.map_or(0.0, |time| time.seconds) }
         })
         .collect()
+}
+
+/// True when what SQLite was asked for this layer came to no good end, which is not this layer's own failure: where the layer
+/// before it failed, or the answer was cut short.
+fn unsettled(facts: &DatabaseFacts, layer: &str) -> bool {
+    let shut = matches!(facts.open, Some(Err(_)));
+    let is = |one: &Layer| one.as_str() == layer;
+    (shut && [OPEN, kinds::INTEGRITY, kinds::QUERY].iter().any(is))
+        || (is(&kinds::INTEGRITY) && facts.integrity.as_ref().is_some_and(|check| cut_short(check).is_some()))
+        || (is(&kinds::QUERY) && matches!(facts.query, Some(Err(_))))
+}
+
+/// Why a check that found nothing does not say that nothing is there.
+pub fn cut_short(check: &IntegrityFacts) -> Option<&str> {
+    let fault = check.fault.as_ref().filter(|_| !check.ok).map(|fault| fault.message.as_str());
+    check.unfinished.as_deref().or(fault)
 }
 
 fn finding(

@@ -6,7 +6,8 @@ use jiff::Timestamp;
 use super::*;
 use crate::job::{
     Access, CutOff, CutOffHolder, DatabaseFacts, FileFacts, FileState, Fingerprint, HeaderFacts, HeldCopy, HeldLock,
-    IntegrityFacts, IntegrityLevel, JournalFacts, JournalState, LayerTime, OpenFacts, Place, WalFacts, WalState,
+    IntegrityFacts, IntegrityLevel, JournalFacts, JournalState, LayerTime, OpenFacts, Place, WalFacts, WalMark,
+    WalState,
 };
 use crate::model::Standstill;
 use crate::modes::database::memory::PlaceMemory;
@@ -446,6 +447,22 @@ fn the_layers_that_nobody_gets_to_are_skipped_and_none_is_called_sound() {
         assert_eq!(of(name), LayerVerdict::Skipped, "{name}");
     }
     assert_eq!((of("exists"), of("locks")), (LayerVerdict::Ok, LayerVerdict::Ok));
+}
+
+#[test]
+fn a_layer_that_was_asked_in_vain_is_not_called_sound() {
+    let layer = |facts: &DatabaseFacts, name: &str| {
+        let verdict = judge(facts, &seen(), &config(), now());
+        let layers = layers(Some(facts), &seen(), &verdict);
+        layers.into_iter().find(|layer| layer.layer.as_str() == name).unwrap().verdict
+    };
+    let time = |layer: &&str| LayerTime { layer: (*layer).to_owned(), seconds: 0.001 };
+    let all = kinds::LAYERS.iter().map(time).collect::<Vec<_>>();
+    let shut = DatabaseFacts { layers: all.clone(), ..with_open(FaultClass::Corrupt, 11, "malformed") };
+    assert_eq!((layer(&shut, "open"), layer(&shut, "integrity")), (LayerVerdict::Failed, LayerVerdict::Unknown));
+    let short = with_integrity(&[], false, Some(fault(FaultClass::Interrupted, 9, "interrupted")));
+    let short = DatabaseFacts { layers: all, ..short };
+    assert_eq!((layer(&short, "open"), layer(&short, "integrity")), (LayerVerdict::Ok, LayerVerdict::Unknown));
 }
 
 #[test]
