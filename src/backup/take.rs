@@ -13,7 +13,7 @@ use super::raw::{Bounded, copy_bounded, shared_lock};
 use super::source::{Look, apart_in, journal_is_hot, wal_is_damaged, wal_position};
 use super::{BackupError, Examined, examine, hash, to_delete};
 use crate::host::{Bytes, Folder, HostError, OfdLock, Space};
-use crate::job::{BackupEntry, BackupJob, BackupManifest, Owner, PruneJob, WalPosition};
+use crate::job::{BackupEntry, BackupJob, BackupManifest, Fingerprint, Owner, PruneJob, WalPosition};
 use crate::sqlite::{Access, Database, Deadline, sqlite_version};
 
 /// Held while a folder's backups change: the daemon's turn and a person's command may fall together.
@@ -100,7 +100,12 @@ fn online_copy(
 
     let main = source.folder.open_in(&source.name).map_err(BackupError::host("opening the database"))?;
     let after = Look::at(&source.folder, &source.name, &main)?;
-    let unchanged = after.fingerprint() == before.fingerprint();
+    // An empty WAL is none: any reader makes one and takes it away again, a look of ours too.
+    let content = |look: &Look| {
+        let print = look.fingerprint();
+        Fingerprint { wal: print.wal.filter(|wal| wal.size > 0), ..print }
+    };
+    let unchanged = content(&after) == content(&before);
     let behind = wal_position(&source.folder, &source.name)?;
     let wal = behind.filter(|behind| begun.is_some_and(|begun| begun.salt == behind.salt));
     Ok(Copy { taken_at, blocked: Duration::ZERO, before, unchanged, wal })

@@ -23,6 +23,6 @@ pub(super) fn run(common: &Common, asked: &Asked, output: Output) -> Done {
     }
     remark("no daemon runs on this state directory: it is done here");
     let report = one_pass::approve(&scope, &asked.id)?;
-    output.facts(&report, || heal::text(&report));
+    output.facts(&report, || heal::text(&serde_json::json!(report)));
     Ok(heal::exit(report.outcome, report.playbooks.is_empty()))
 }

@@ -164,8 +164,8 @@ pub(super) struct Incidents {
     #[arg(long)]
     pub(super) target: Option<String>,
 
-    /// Only in this state: open, awaiting_approval, healing, verifying, escalated, closed.
-    #[arg(long)]
+    /// Only in this state.
+    #[arg(long, value_parser = ["open", "awaiting_approval", "healing", "verifying", "escalated", "closed"])]
     pub(super) state: Option<String>,
 
     /// At most so many.

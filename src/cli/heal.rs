@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 
 use super::arguments::{Common, Heal as Asked};
 use super::output::{Failure, INCONCLUSIVE, Output, table};
-use super::{Done, check, socket, subject};
+use super::{Done, socket, subject};
 use crate::api::control::ControlRequest;
-use crate::daemon::one_pass::{self, HealOutcome, HealReport, Subject};
+use crate::daemon::one_pass::{self, HealOutcome, Subject};
 
 pub(super) fn run(common: &Common, asked: &Asked, output: Output) -> Done {
     let Some(typed) = &asked.subject else { return finish_interrupted(common, asked, output) };
@@ -26,7 +26,7 @@ pub(super) fn run(common: &Common, asked: &Asked, output: Output) -> Done {
         return Ok(exit);
     }
     let report = one_pass::heal(&scope, subject, asked.dry_run)?;
-    output.facts(&report, || text(&report));
+    output.facts(&report, || text(&json!(report)));
     Ok(exit(report.outcome, report.playbooks.is_empty()))
 }
 
@@ -62,41 +62,54 @@ pub(super) fn exit(outcome: HealOutcome, nothing_planned: bool) -> ExitCode {
     }
 }
 
-pub(super) fn text(report: &HealReport) -> String {
-    let mut text = check::text(std::slice::from_ref(&report.check));
-    for (n, playbook) in report.playbooks.iter().enumerate() {
-        text.push_str(&format!("\n{}. {}: {}\n", n + 1, playbook.name, playbook.why));
-        for step in &playbook.steps {
-            text.push_str(&format!("     {}\n", step.name));
+/// The report in words: of this process's own heal, or of the daemon's.
+pub(super) fn text(report: &Value) -> String {
+    let word = |of: &Value, pointer: &str| socket::part::<String>(of, pointer);
+    let list = |pointer: &str| socket::part::<Vec<Value>>(report, pointer);
+    let row =
+        |kind: String, detail: String| vec![word(report, "/target"), word(report, "/check/verdict"), kind, detail];
+    let findings = list("/check/findings");
+    let rows = match findings.as_slice() {
+        [] => vec![row(String::new(), word(report, "/check/reason"))],
+        found => found.iter().map(|one| row(word(one, "/kind"), word(one, "/detail"))).collect(),
+    };
+    let mut text = format!("{}\n", table(&["TARGET", "VERDICT", "KIND", "DETAIL"], rows));
+    for one in list("/check/holders").iter().chain(&list("/check/locks")) {
+        text.push_str(&format!("\n{}: {}", word(report, "/target"), word(one, "/words")));
+    }
+    for one in &findings {
+        text.push_str(&format!("\n{}: {}: {}", word(report, "/target"), word(one, "/kind"), word(one, "/remediation")));
+    }
+    for (n, playbook) in list("/playbooks").iter().enumerate() {
+        text.push_str(&format!("\n{}. {}: {}\n", n + 1, word(playbook, "/name"), word(playbook, "/why")));
+        for step in socket::part::<Vec<Value>>(playbook, "/steps") {
+            text.push_str(&format!("     {}\n", word(&step, "/name")));
         }
     }
-    if let Some(incident) = &report.incident {
-        let rows = incident.steps.iter().map(|step| {
-            vec![
-                step.step.clone(),
-                step.outcome.name().to_owned(),
-                format!("{:.3} s", step.seconds),
-                step.detail.clone(),
-            ]
+    if let Some(incident) = report.get("incident").filter(|incident| !incident.is_null()) {
+        let rows = list("/incident/steps").into_iter().map(|step| {
+            let seconds = socket::part::<f64>(&step, "/seconds");
+            vec![word(&step, "/step"), word(&step, "/outcome"), format!("{seconds:.3} s"), word(&step, "/detail")]
         });
         text.push_str(&format!("\n\n{}\n", table(&["STEP", "OUTCOME", "TOOK", "DETAIL"], rows)));
-        if let Some(loss) = &incident.loss {
-            let lost = loss.rows_lost.map_or_else(|| "unknown".to_owned(), |rows| rows.to_string());
-            text.push_str(&format!("\nthe content is from {}; rows lost: {lost}", loss.source));
+        if let Some(loss) = incident.get("loss").filter(|loss| !loss.is_null()) {
+            let lost = socket::part::<Option<u64>>(loss, "/rows_lost");
+            let lost = lost.map_or_else(|| "unknown".to_owned(), |rows| rows.to_string());
+            text.push_str(&format!("\nthe content is from {}; rows lost: {lost}", word(loss, "/source")));
         }
-        if let Some(evidence) = &incident.evidence {
+        if let Some(evidence) = socket::part::<Option<String>>(incident, "/evidence") {
             text.push_str(&format!("\nthe files as they were: {evidence}"));
         }
-        if let Some(seconds) = incident.mttr_seconds {
+        if let Some(seconds) = socket::part::<Option<f64>>(incident, "/mttr_seconds") {
             text.push_str(&format!("\nhealed and proven in {seconds:.3} s"));
         }
     }
-    if let Some(reason) = &report.reason {
+    if let Some(reason) = socket::part::<Option<String>>(report, "/reason") {
         text.push_str(&format!("\n{reason}"));
     }
     text
 }
 
 pub(super) fn delegated(report: &Value) -> String {
-    format!("(done by the running daemon)\n{}", socket::plain(report))
+    format!("(done by the running daemon)\n{}", text(report))
 }

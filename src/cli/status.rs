@@ -42,6 +42,16 @@ fn one(target: &Value) -> String {
         list.iter().map(|one| one.as_str().map_or_else(|| socket::part(one, "/words"), str::to_owned)).collect()
     };
     let mut text = rows(std::slice::from_ref(target));
+    let found: Vec<Value> = socket::part(target, "/last_check/findings");
+    for one in &found {
+        let word = |pointer| socket::part::<String>(one, pointer);
+        text += &format!("\nfound: {}: {}", word("/kind"), word("/detail"));
+    }
+    for (title, pointer) in [("cannot tell", "/last_check/reason"), ("incident", "/incident/reason")] {
+        if let Some(why) = socket::part::<Option<String>>(target, pointer) {
+            text += &format!("\n{title}: {why}");
+        }
+    }
     for (title, lines) in
         [("open", words("/holders")), ("locks", words("/locks")), ("cannot be seen", words("/unseen"))]
     {

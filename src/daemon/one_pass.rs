@@ -283,9 +283,7 @@ pub fn backup(scope: &Scope, subject: &Subject) -> Result<BackupEntry, PassError
         let jobs = foundation::client(site.workers);
         let mut databases = site.databases(&jobs, std::slice::from_ref(subject)).await?;
         let Some(mut database) = databases.pop() else { return Err(failed("nothing matches".to_owned())) };
-        let errand = database
-            .errand_now("backup", Clock::system().now())
-            .ok_or_else(|| failed("it has no `backup` table in the configuration".to_owned()))?;
+        let errand = database.errand_now("backup", Clock::system().now()).ok_or_else(|| without_backups(&database))?;
         match jobs.run(errand.job, errand.deadline).await {
             Ok(Outcome::BackedUp(entry)) => Ok(*entry),
             Ok(_) => Err(failed("the backup's job answered something else".to_owned())),
@@ -332,6 +330,8 @@ pub fn restore(scope: &Scope, from: &RestoreFrom, to: &Path) -> Result<Restored,
             match jobs.run(job, RESTORE_PATIENCE).await {
                 Ok(Outcome::Restored(restored)) => return Ok(restored),
                 Ok(_) => return Err(failed("the restore's job answered something else".to_owned())),
+                // What is in the way is in the way of each.
+                Err(failure) if tried.contains(&failure.message) => {}
                 Err(failure) => tried.push(failure.message),
             }
         }
@@ -347,12 +347,16 @@ const RESTORE_PATIENCE: Duration = Duration::from_secs(3600);
 
 async fn list(jobs: &Client, database: &Database) -> Result<Vec<BackupEntry>, PassError> {
     let folder = database.backup_folder();
-    let folder = folder.ok_or_else(|| failed("it has no `backup` table in the configuration".to_owned()))?;
+    let folder = folder.ok_or_else(|| without_backups(database))?;
     match jobs.run(Job::ListBackups { folder }, LIST_PATIENCE).await {
         Ok(Outcome::Backups { backups }) => Ok(backups),
         Ok(_) => Err(failed("the listing's job answered something else".to_owned())),
         Err(failure) => Err(failed(failure.message)),
     }
+}
+
+fn without_backups(database: &Database) -> PassError {
+    failed(format!("`{}` has no `backup` table in the configuration: none are taken of it", database.settings().target))
 }
 
 /// Listing reads small files in one folder.

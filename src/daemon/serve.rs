@@ -224,7 +224,9 @@ impl Desk {
         let board = self.board.read().unwrap_or_else(PoisonError::into_inner);
         match board.target(&named) {
             Some(target) => Ok((0, json!(target))),
-            None => Err(looked.err().unwrap_or_else(|| format!("there is no target named `{named}`"))),
+            None => Err(looked
+                .err()
+                .unwrap_or_else(|| format!("there is no target named `{named}`: `guardiand status` lists them"))),
         }
     }
 

@@ -56,7 +56,8 @@ impl Supervisor {
         };
         let named = self.slots.iter().find(|(_, slot)| slot.name == name);
         let found = named.or_else(|| self.slots.iter().find(|(_, slot)| watches(slot)));
-        let (id, slot) = found.ok_or_else(|| format!("there is no target named `{name}`"))?;
+        let (id, slot) =
+            found.ok_or_else(|| format!("there is no target named `{name}`: `guardiand status` lists them"))?;
         match slot.target {
             Some(_) => Ok(*id),
             None => Err(format!("`{name}` is being attended to right now; see its incident")),

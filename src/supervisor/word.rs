@@ -165,7 +165,7 @@ impl Supervisor {
         match found {
             Some(slot) => Ok(slot.name.clone()),
             None if glob => Ok(name.to_owned()),
-            None => Err(format!("there is no target named `{name}`")),
+            None => Err(format!("there is no target named `{name}`: `guardiand status` lists them")),
         }
     }
 

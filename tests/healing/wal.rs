@@ -185,3 +185,39 @@ fn a_backup_is_not_put_under_a_wal_that_has_begun_anew_since() {
     scene.assert_honest(&incident, &scene.db());
     scene.assert_whole("wal");
 }
+
+/// Waits for a look so long after the main file's last write that its times tell whether it was written since.
+fn settled(scene: &Scene, daemon: &mut Daemon) {
+    let written = fs::metadata(scene.db()).unwrap().modified().unwrap();
+    let written = written.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+    let looked = "guardian_last_check_timestamp_seconds{mode=\"database\",target=\"app\"}";
+    daemon.wait_for("a look well after the last write", |daemon| (daemon.metric(looked) > written + 3.0).then_some(()));
+    daemon.caught_up("app");
+}
+
+/// The WAL was begun after the backup, over the main file that it is a copy of: together they are everything.
+#[test]
+fn a_wal_that_was_begun_after_the_backup_goes_with_it() {
+    type Wound = fn(&Path);
+    let wounds: [(&str, Wound); 2] = [
+        ("the main file is deleted", |db| fs::remove_file(db).unwrap()),
+        ("the main file is emptied", |db| fs::write(db, b"").unwrap()),
+    ];
+    for (name, wound) in wounds {
+        println!("{name}");
+        let scene = Scene::of(BACKUP);
+        scene.commit("wal", 40, &[]);
+        let mut daemon = scene.daemon();
+        daemon.healthy("app");
+        daemon.backed_up("app");
+        scene.writer("wal", "60", &["--no-checkpoint", "--shared", "--die"]).ended();
+        settled(&scene, &mut daemon);
+        wound(&scene.db());
+
+        let incident = daemon.closed("app", 1);
+        assert_eq!(incident["playbook"], "restore_backup_and_wal", "{name}: {incident:#}");
+        assert_eq!(incident["loss"]["rows_lost"], 0, "{name}: {incident:#}");
+        assert_eq!(scene.lost(), 0, "{name}: {incident:#}");
+        scene.assert_whole("wal");
+    }
+}

@@ -55,8 +55,11 @@ pub fn answered_busy(facts: &DatabaseFacts) -> bool {
 pub fn layers(facts: Option<&DatabaseFacts>, memory: &Memory, verdict: &Verdict) -> Vec<LayerResult> {
     // Nobody gets in beside a program that locks for its life: what was asked in vain was not looked at.
     let shut = facts.is_some_and(|facts| answered_busy(facts) && !matches!(exclusive(facts, memory), Exclusive::No));
-    let skipped = |layer: &str| shut && [OPEN, kinds::INTEGRITY, kinds::QUERY].iter().any(|one| one.as_str() == layer);
     let failed = |layer: &str| verdict.findings().iter().any(|finding| finding.layer.as_str() == layer);
+    // Where no file is there is nothing to find sound.
+    let nothing = failed(kinds::EXISTS.as_str());
+    let content = |layer: &str| [OPEN, kinds::INTEGRITY, kinds::QUERY].iter().any(|one| one.as_str() == layer);
+    let skipped = |layer: &str| nothing || shut && content(layer);
     kinds::LAYERS
         .iter()
         .map(|name| {

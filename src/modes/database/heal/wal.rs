@@ -2,7 +2,7 @@
 
 use super::replace::rows;
 use super::{MAX_BACKUPS_TRIED, Site, playbook};
-use crate::job::{BackupEntry, DatabaseStep, MendedCopy, WalBase, WalPosition, WalState};
+use crate::job::{BackupEntry, DatabaseStep, FileFacts, MendedCopy, WalBase, WalPosition, WalState};
 use crate::model::Playbook;
 use crate::modes::database::memory::Pending;
 
@@ -27,7 +27,8 @@ impl<'a> Site<'a> {
                     same && then.frame <= now.last_commit && self.memory.is_of(&backup.manifest.source)
                 })
             };
-            let Some(wal) = backup.manifest.wal.filter(fits) else { continue };
+            let then = backup.manifest.wal.or_else(|| now.and_then(|now| self.begun_since(backup, now.salt)));
+            let Some(wal) = then.filter(fits) else { continue };
             let onto = WalBase::Backup { file: backup.file.clone(), blake3: backup.manifest.blake3.clone(), wal };
             let why = format!(
                 "the backup of {:.3} takes its place, and what was committed since is still in the WAL",
@@ -81,6 +82,17 @@ impl<'a> Site<'a> {
                 Ok(backups.into_iter().map(|backup| self.restored(backup, why(backup))).collect())
             }
         }
+    }
+
+    /// The WAL of this generation was begun over the very main file that `backup` is a copy of: that one had no WAL then, and
+    /// when this WAL was last seen, not all of it copied, it was as it had been.
+    fn begun_since(&self, backup: &BackupEntry, salt: [u32; 2]) -> Option<WalPosition> {
+        let (then, last) = (backup.manifest.source_fingerprint.as_ref()?, self.memory.last_healthy.as_ref()?);
+        let content = |main: &FileFacts| (main.ino, main.size, main.mtime_ns);
+        let alone = then.wal.is_none_or(|wal| wal.size == 0);
+        let same = alone && content(&then.main) == content(&last.main) && !last.locked;
+        let seen = self.memory.pending.is_some_and(|pending| pending.salt == salt);
+        (same && seen).then_some(WalPosition { salt, frame: 0 })
     }
 
     /// A WAL alone does not say whose it is, nor when it was given up: one that came since the last healthy look, or one that was last written before a backup was taken is an older state,
