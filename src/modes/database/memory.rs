@@ -13,7 +13,7 @@ use crate::job::{
 };
 
 /// No file system's time stamps are coarser (FAT).
-const MTIME_TICK_NS: i128 = 2_000_000_000;
+pub const MTIME_TICK_NS: i128 = 2_000_000_000;
 
 /// The memory of one database. The default is the cautious one: never seen healthy.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -6,8 +6,7 @@ use jiff::Timestamp;
 use super::*;
 use crate::job::{
     Access, CutOff, CutOffHolder, DatabaseFacts, FileFacts, FileState, Fingerprint, HeaderFacts, HeldCopy, HeldLock,
-    IntegrityFacts, IntegrityLevel, JournalFacts, JournalState, LayerTime, OpenFacts, Place, WalFacts, WalMark,
-    WalState,
+    IntegrityFacts, IntegrityLevel, JournalFacts, JournalState, LayerTime, OpenFacts, Place, WalFacts, WalState,
 };
 use crate::model::Standstill;
 use crate::modes::database::memory::PlaceMemory;
