@@ -71,6 +71,16 @@ pub(super) fn who_locks(path: &Path) -> WhoLocks {
     WhoLocks { locks, header, shows_reset_bug: index.is_some_and(|index| index.shows_reset_bug()) }
 }
 
+/// What is wrong with the WAL now, whatever was seen of it before: SQLite drops what stands behind a bad frame, without a word.
+/// Opens and closes descriptors: before SQLite, never beside it (rule 7).
+///
+/// # Errors
+/// When it cannot be read.
+pub(super) fn wal_damage(path: &Path) -> io::Result<Option<String>> {
+    let wal = raw::wal(&Files::pinned(path), None, booted_ns())?.facts;
+    Ok((wal.state == WalState::Damaged).then_some(wal.detail))
+}
+
 struct Look<'a> {
     probe: &'a DatabaseProbe,
     sweep: &'a Sweep,

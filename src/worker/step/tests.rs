@@ -561,6 +561,19 @@ fn a_checkpoint_empties_the_wal_and_says_what_holds_it_back() {
 }
 
 #[test]
+fn a_wal_that_was_damaged_since_the_look_is_not_checkpointed_away() {
+    let scene = Scene::with_wal();
+    let wal = side(&scene.path(), "-wal");
+    let mut bytes = std::fs::read(&wal).unwrap();
+    bytes[32 + 24 + 100] ^= 1;
+    std::fs::write(&wal, &bytes).unwrap();
+    let refused = scene.run(DatabaseStep::Checkpoint { timeout_ms: 50 }, Phase::Apply).unwrap_err();
+    assert_eq!(refused.kind, FailureKind::Refused, "{}", refused.message);
+    assert!(refused.message.contains("damaged"), "{}", refused.message);
+    assert_eq!(std::fs::read(&wal).unwrap(), bytes);
+}
+
+#[test]
 fn a_directory_or_a_link_in_the_path_is_refused_and_untouched() {
     let scene = Scene::new("delete");
     scene.run(scene.restore_step(), Phase::Apply).unwrap();
