@@ -166,18 +166,19 @@ impl Case {
         Ok(())
     }
 
-    /// Hands it to a person, with the reason and the next command. Said once for the same reason.
+    /// Hands it to a person, with the reason and the next command. Said once for the same reason, alone or among others.
     ///
     /// # Errors
     /// As [`Case::tell`].
     pub(super) async fn escalate(&mut self, cx: &Context, reason: String) -> Result<(), JournalError> {
-        let known = self.story.held == self.held && self.story.incident.reason.as_ref() == Some(&reason);
+        let says_so = |known: &Option<String>| known.as_ref().is_some_and(|known| known.contains(&reason));
+        let known = self.story.held == self.held && says_so(&self.story.incident.reason);
         if self.state() == IncidentState::Escalated && known {
             return Ok(());
         }
         self.tell(cx, Entry::Escalated { reason: reason.clone(), held: self.held }).await?;
         // Tried again by itself meanwhile, and to no other end: nobody is called twice for that.
-        if self.told.as_ref() != Some(&reason) {
+        if !says_so(&self.told) {
             IncidentEscalated { incident: &self.story.incident, reason: &reason }.emit();
             cx.notices.tell(&self.story.incident);
             self.told = Some(reason);

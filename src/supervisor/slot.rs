@@ -17,7 +17,8 @@ const ESCALATED_RETRY_MAX: Duration = Duration::from_secs(3600);
 
 /// One that waits for a person's yes is planned anew after this at most: it may need none any more…
 const WAITING_RETRY_MAX: Duration = Duration::from_secs(300);
-/// … and when a file of it comes or goes, but no more often than this.
+/// … and when a file of it comes or goes, but no more often than this; nor is what was given up tried again more often for
+/// what a program writes.
 const WAITING_RETRY_MIN: Duration = Duration::from_secs(10);
 
 /// An unhealthy look that is not attended yet: the others are looked at first, whether they fail too.
@@ -145,14 +146,14 @@ impl Slot {
     /// says that a file came or went, as when a program ends; a program that goes on writing must not be read through at
     /// each of its commits.
     pub(super) fn forget_pace(&mut self, now: Moment, came: bool) {
-        match self.open_case().map(Case::state) {
-            Some(IncidentState::Escalated) => self.retry_at = None,
-            Some(IncidentState::AwaitingApproval)
-                if came && self.attended.is_none_or(|at| now.since(at) >= WAITING_RETRY_MIN) =>
-            {
-                self.retry_at = None;
-            }
-            _ => {}
+        let rested = || self.attended.is_none_or(|at| now.since(at) >= WAITING_RETRY_MIN);
+        let again = match self.open_case().map(Case::state) {
+            Some(IncidentState::Escalated) => came || rested(),
+            Some(IncidentState::AwaitingApproval) => came && rested(),
+            _ => false,
+        };
+        if again {
+            self.retry_at = None;
         }
     }
 

@@ -169,6 +169,27 @@ fn left_alone_it_is_kept_at_once_and_put_back_when_its_program_has_ended_whateve
 }
 
 #[test]
+fn what_a_program_goes_on_writing_under_no_name_is_preserved_once_however_long_it_does() {
+    let scene = Scene::of(BACKUP);
+    let mut daemon = prepare(&scene, "wal");
+    let program = scene.writer("wal", "forever", &PATIENT);
+    runs(&scene, &mut daemon);
+    // Its WAL stays where it is, so every commit is seen.
+    Harm::Deleted.befall(&scene);
+    daemon.escalated("app", 1);
+    for _ in 0..5 {
+        goes_on(&scene, &mut daemon);
+        daemon.caught_up_with_looks("app");
+    }
+    let incident = daemon.escalated("app", 1);
+    let preserved = incident["steps"].as_array().unwrap().iter().filter(|step| step["step"] == "preserve").count();
+    assert_eq!(preserved, 1, "{incident:#}");
+    program.kill();
+    assert_reclaimed(&scene, &daemon.closed("app", 1), "in the end");
+    scene.assert_whole("wal");
+}
+
+#[test]
 fn in_rollback_mode_an_idle_programs_file_is_put_back_too() {
     for harm in [Harm::Deleted, Harm::Replaced, Harm::Moved] {
         let scene = Scene::of(BACKUP);

@@ -1,6 +1,7 @@
 //! What SQLite and the lock table answer.
 
-use std::path::PathBuf;
+use std::fmt;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -176,6 +177,28 @@ impl CutOff {
             all.len() <= 1
         };
         !self.others.is_empty() || !one(|holder| &holder.mains) || !one(|holder| &holder.wals)
+    }
+
+    /// Why nothing is put back yet, and what a person may do.
+    pub fn waits_for_its_end(&self, path: &Path, evidence: &Path) -> String {
+        let pid = self.holders.first().map_or(0, |holder| holder.pid);
+        format!(
+            "{self} still has the old file of {} open; what it has committed is being kept in {}. Stop it in order (`kill {pid}`, or as its \
+             service is stopped) and do not start it again: guardiand then puts back what it had",
+            path.display(),
+            evidence.display()
+        )
+    }
+}
+
+/// `writer (pid 12) and 2 more`.
+impl fmt::Display for CutOff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.holders.as_slice() {
+            [] => f.write_str("nobody"),
+            [one] => write!(f, "{} (pid {})", one.comm, one.pid),
+            [one, others @ ..] => write!(f, "{} (pid {}) and {} more", one.comm, one.pid, others.len()),
+        }
     }
 }
 

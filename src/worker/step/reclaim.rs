@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::build::{clean_up, finish, fresh_part};
-use super::held::keep::{Keep, in_words};
+use super::held::keep::Keep;
 use super::held::{AtPath, MAIN, Paper, Sight, copies, is_kept, note_reclaimed, pending_in};
 use super::place::{Place, need_space};
 use super::settle::{Settled, rows_of, settle_from};
@@ -31,7 +31,7 @@ pub(super) fn keep_held(place: &Place<'_>) -> Result<StepReport, JobFailure> {
             let keep = Keep::begin(place, &sight)?;
             let word = fork_keeper(|tell| keep.live(tell)).map_err(while_("keeping what programs hold"))?;
             if let Some(why) = word.strip_prefix('-') {
-                return Err(refused(format!("what {} holds is not in evidence: {why}", in_words(&cut_off))));
+                return Err(refused(format!("what {cut_off} holds is not in evidence: {why}")));
             }
             done(what_is_there(place)?.detail)
         }
@@ -55,13 +55,7 @@ pub(super) fn build(place: &Place<'_>) -> Result<StepReport, JobFailure> {
     let path = place.path().display();
     let sight = Sight::of(place.path(), place.job.last.as_ref()).map_err(while_("looking for what programs hold"))?;
     if let Some(cut_off) = &sight.cut_off {
-        let pid = cut_off.holders.first().map_or(0, |holder| holder.pid);
-        return Err(refused(format!(
-            "{} still has the old file of {path} open; what it has committed is being kept in {}. Stop it in order (`kill {pid}`, or as its \
-             service is stopped) and do not start it again: guardiand then puts back what it had",
-            in_words(cut_off),
-            place.evidence.path().display()
-        )));
+        return Err(refused(cut_off.waits_for_its_end(place.path(), place.evidence.path())));
     }
     wait_until(LAST_COPY, || Ok(!is_kept(&place.evidence)))?;
     if let Some(contested) = pending_in(&place.evidence, &place.folder, &place.name)?

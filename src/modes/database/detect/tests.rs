@@ -641,6 +641,30 @@ fn what_was_held_goes_back_by_itself_only_where_nothing_else_is_lost_by_it() {
     assert_eq!(plan(&missing, &refuses), Ok((alone.to_owned(), false, Lossless)));
     assert_eq!(plan(&missing, &config()), Ok((alone.to_owned(), false, Lossless)));
 
+    // Once it is kept, there is nothing to do but wait for its end: what it goes on writing is not preserved over and over.
+    let kept = DatabaseFacts { held: Some(copy(false, None)), ..missing.clone() };
+    for config in [&config(), &refuses] {
+        let reason = plan(&kept, config).unwrap_err();
+        assert!(reason.contains("kill 812") && reason.contains("incidents/x/evidence."), "{reason}");
+    }
+    assert_eq!(plan(&kept, &may_stop), Ok((all.to_owned(), false, Lossless)));
+    let failed = |step: &str| crate::model::StepRecord {
+        step: step.to_owned(),
+        outcome: crate::model::StepOutcome::Failed,
+        seconds: 0.0,
+        detail: format!("what {step} said"),
+        evidence: None,
+    };
+    let again = |facts: &DatabaseFacts, step: &str| {
+        crate::modes::database::heal::plan(&kinds::FILE_UNLINKED, facts, &seen(), &may_stop, &[failed(step)])
+    };
+    assert!(again(&kept, "build_from_held").unwrap_err().contains("kill 812"), "another program has it open");
+    assert!(again(&kept, "stop_app").is_ok());
+    let both = CutOff { others: vec![(900, "other".to_owned())], ..kept.cut_off.clone().unwrap() };
+    let both = DatabaseFacts { cut_off: Some(both), ..kept.clone() };
+    assert_eq!(again(&both, "keep_held").unwrap_err(), "what keep_held said");
+    assert!(again(&both, "build_from_held").is_ok(), "both sides' rows were not told yet");
+
     let replaced = |counter: u32| {
         let mut header = header();
         if let HeaderFacts::Good { change_counter, .. } = &mut header {

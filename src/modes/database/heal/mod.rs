@@ -40,7 +40,7 @@ pub fn plan(
 ) -> Result<Plan, String> {
     let site = Site { facts, memory, config, diagnosis: facts.diagnosis.as_ref() };
     if *kind == kinds::FILE_UNLINKED
-        && let Some(plan) = site.reclaim()?
+        && let Some(plan) = site.reclaim(taken)?
     {
         return Ok(plan);
     }

@@ -3,15 +3,15 @@
 use super::in_use::APP_LIMIT_MS;
 use super::{Site, spec};
 use crate::job::{DatabaseStep, HeaderFacts};
-use crate::model::{Plan, Playbook, Risk, StepSpec};
+use crate::model::{Plan, Playbook, Risk, StepOutcome, StepRecord, StepSpec};
 use crate::modes::database::config::WhenInUse;
 
 impl Site<'_> {
-    /// The playbook, while somebody holds such files or a copy of them is kept.
+    /// The playbook, while somebody holds such files or a copy of them is kept. `taken` are the steps of this incident so far.
     ///
     /// # Errors
     /// Why nothing is put back, with the next command for a person.
-    pub(super) fn reclaim(&self) -> Result<Option<Plan>, String> {
+    pub(super) fn reclaim(&self, taken: &[StepRecord]) -> Result<Option<Plan>, String> {
         let (cut_off, held) = (self.facts.cut_off.as_ref(), self.facts.held.as_ref());
         if cut_off.is_none() && held.is_none() {
             return Ok(None);
@@ -33,12 +33,15 @@ impl Site<'_> {
                 name = self.config.name
             ));
         }
+        let app = self.config.app.as_ref().filter(|_| self.config.when_in_use != Some(WhenInUse::Refuse));
+        if let Some(waits) = self.waits_for_its_holders(app.is_some(), taken) {
+            return Err(waits);
+        }
         let mut steps = vec![spec(&DatabaseStep::Preserve), spec(&DatabaseStep::KeepHeld)];
         if contested {
             let why = "programs work on different files of one name: the bytes of all are kept, and none is replaced";
             return Ok(Some(Plan::of(vec![reclaiming(why, steps)])));
         }
-        let app = self.config.app.as_ref().filter(|_| self.config.when_in_use != Some(WhenInUse::Refuse));
         if let Some(app) = app {
             let stop = DatabaseStep::StopApp { app: app.clone(), limit_ms: APP_LIMIT_MS, kill: false };
             // What it writes at the path while it stops is preserved too.
@@ -60,6 +63,23 @@ impl Site<'_> {
             (false, _) => "what its program held open under no name is put back from the copy of it",
         };
         Ok(Some(Plan { playbooks: vec![reclaiming(why, steps)], approval: self.replaces_a_stranger() }))
+    }
+
+    /// Why there is nothing to do but wait, once a keeper has what the programs have: to preserve once more what they go on
+    /// writing to would fill the disk with generations of it.
+    fn waits_for_its_holders(&self, stoppable: bool, taken: &[StepRecord]) -> Option<String> {
+        let cut_off = self.facts.cut_off.as_ref()?;
+        let held = self.facts.held.as_ref().filter(|held| held.kept)?;
+        let refused = taken.iter().rev().find(|record| record.outcome == StepOutcome::Failed);
+        let refused_by = |step: DatabaseStep| refused.filter(|record| record.step == step.name());
+        if cut_off.is_contested() {
+            // Both sides' rows are in it.
+            return refused_by(DatabaseStep::KeepHeld).map(|record| record.detail.clone());
+        }
+        let in_vain = refused_by(DatabaseStep::BuildFromHeld).is_some();
+        let asks = self.replaces_a_stranger().is_some();
+        let evidence = held.folder.parent().unwrap_or(&held.folder);
+        (in_vain || !stoppable && !asks).then(|| cut_off.waits_for_its_end(&self.config.path, evidence))
     }
 
     /// Why a person must say first that what is at the path goes: it is not an older copy of what the program has.

@@ -90,7 +90,7 @@ impl<'a> Keep<'a> {
             place,
             sides,
             handles: handles(cut_off),
-            by: in_words(cut_off),
+            by: cut_off.to_string(),
             contested: cut_off.is_contested(),
             at_path: AtPath::of(&place.folder, &place.name)?,
             free: false,
@@ -328,15 +328,6 @@ fn open(hold: &Hold, writing: bool) -> Result<File, HostError> {
 
 fn handles(cut_off: &CutOff) -> Vec<ProcessHandle> {
     cut_off.holders.iter().filter_map(|holder| ProcessHandle::open(holder.pid, holder.started_ms).ok()).collect()
-}
-
-/// `writer (pid 12) and 2 more`.
-pub(in crate::worker::step) fn in_words(cut_off: &CutOff) -> String {
-    match cut_off.holders.as_slice() {
-        [] => "nobody".to_owned(),
-        [one] => format!("{} (pid {})", one.comm, one.pid),
-        [one, others @ ..] => format!("{} (pid {}) and {} more", one.comm, one.pid, others.len()),
-    }
 }
 
 fn put_back(path: &Path, folder: &Folder) -> String {
