@@ -117,8 +117,8 @@ pub enum Entry {
         /// Which, and until when.
         reason: String,
     },
-    /// The daemon died or stopped in the middle, or something else was wrong all at once; its steps are finished or taken back:
-    /// planned anew from here.
+    /// The daemon died or stopped in the middle, or something else was wrong all at once; its steps are finished or taken back. Or
+    /// they are done and stay, and something mild is left. Planned anew from here.
     Interrupted,
     /// A person is needed.
     Escalated {

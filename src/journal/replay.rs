@@ -322,7 +322,8 @@ impl Replayed {
         }
         self.end_run(at, false);
         self.current = Some(index);
-        self.loss = None;
+        // What an earlier playbook put in place, and was not taken back, costs what it costs.
+        self.loss = self.loss.take().filter(|_| self.replaced);
         self.taken.clear();
         self.incident.reason = None;
         name.clone_into(&mut self.incident.playbook);

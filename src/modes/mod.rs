@@ -194,6 +194,12 @@ pub trait Supervised: Send {
     /// True when healing this kind replaces or rewrites the user's bytes, so that a second look must agree first.
     fn needs_second_look(&self, kind: &Kind) -> bool;
 
+    /// True when a target with no other finding is in its content what it shall be: what was put in place for something worse is
+    /// not taken back for it.
+    fn is_mild(&self, _kind: &Kind) -> bool {
+        false
+    }
+
     /// What `look` saw may have been written just then, and read half: nothing is done about it before another look, this much
     /// later.
     fn unsettled(&self, _look: Look) -> Option<Duration> {

@@ -8,7 +8,7 @@ use crate::model::{Check, IncidentState, Plan, Policy, Resolution, Risk, Verdict
 use crate::modes::{Look, Supervised};
 use crate::telemetry::{DeferReason, HealDeferred};
 
-use super::execute::{Ended, describe, prove, run_playbook};
+use super::execute::{Ended, describe, is_mild, prove, run_playbook};
 use super::policy::{Admission, Candidate};
 use super::{Case, Context};
 
@@ -70,7 +70,7 @@ pub async fn attend(
         // A kind of failure is planned for once in a visit, so this ends.
         match visit.go().await {
             Ok(Then::Again) => {}
-            Ok(Then::Done) => break Ok(()),
+            Ok(Then::Done | Then::Left) => break Ok(()),
             Err(error) => break Err(error),
         }
     };
@@ -116,6 +116,8 @@ enum Then {
     Done,
     /// Something else is wrong by now: from the second look on once more.
     Again,
+    /// What it was for is over, and something mild is left.
+    Left,
 }
 
 struct Visit<'a> {
@@ -159,9 +161,25 @@ impl Visit<'_> {
             return Ok(Then::Done);
         }
         let Some(plan) = self.plan().await? else { return Ok(Then::Done) };
-        match self.admitted(&plan).await? {
-            true => self.heal(plan).await,
-            false => Ok(Then::Done),
+        if !self.admitted(&plan).await? {
+            return Ok(Then::Done);
+        }
+        match self.heal(plan).await? {
+            Then::Left => self.heal_what_is_left().await,
+            then => Ok(then),
+        }
+    }
+
+    /// A program that goes on at once may need a checkpoint before anybody can say healthy.
+    async fn heal_what_is_left(&mut self) -> Result<Then, JournalError> {
+        if !self.look_again().await {
+            self.end_if_healthy().await?;
+            return Ok(Then::Done);
+        }
+        let mild = is_mild(self.target, &self.check.verdict);
+        match self.plan().await?.filter(|plan| mild && plan.approval.is_none()) {
+            Some(plan) => self.heal(plan).await,
+            None => Ok(Then::Done),
         }
     }
 
@@ -360,6 +378,10 @@ impl Visit<'_> {
                     self.check = check;
                     case.close(self.cx, Resolution::Healed).await?;
                     return Ok(Then::Done);
+                }
+                Ended::Left(check) => {
+                    self.check = check;
+                    return Ok(Then::Left);
                 }
                 Ended::Outdated(why) => {
                     tracing::info!(incident = %case.id(), why, "planned anew");

@@ -23,6 +23,8 @@ pub(super) enum Ended {
     NotHealed(String),
     /// Something else is wrong by now; what, for people. It is to be planned for at once.
     Outdated(String),
+    /// What it was for is over, and what it did stays; the detector says that something mild is left.
+    Left(Check),
     /// Something outside of the playbook forbids it now, and no reason to take a rung that loses more.
     Held(String),
     /// guardiand is stopping; the rest is the next start's.
@@ -50,7 +52,7 @@ pub(super) async fn run_playbook(
     .emit();
     let ended = take_steps(cx, target, case, index, playbook).await?;
     let outcome = match &ended {
-        Ended::Proved(_) => PlaybookOutcome::Ok,
+        Ended::Proved(_) | Ended::Left(_) => PlaybookOutcome::Ok,
         Ended::NotHealed(_) | Ended::Outdated(_) | Ended::Held(_) => PlaybookOutcome::Failed,
         Ended::Parked => return Ok(ended),
     };
@@ -122,6 +124,11 @@ async fn take_steps(
         }
         return Ok(if cx.is_stopping() { Ended::Parked } else { Ended::Held(why) });
     }
+    let stays = done.iter().any(|(_, spec)| target.leaves_a_trace(spec)) && is_mild(target, &check.verdict);
+    if stays && finished.is_ok() {
+        case.tell(cx, Entry::Interrupted).await?;
+        return Ok(Ended::Left(check));
+    }
     take_back(cx, target, case, index, &done).await?;
     Ok(Ended::NotHealed(format!("after `{}` the detector says: {seen}", playbook.name)))
 }
@@ -163,6 +170,12 @@ pub(super) async fn prove_patiently(cx: &Context, target: &mut dyn Supervised) -
         check = prove(cx, target).await;
     }
     check
+}
+
+/// True when nothing is found but what says nothing against the content.
+pub(super) fn is_mild(target: &dyn Supervised, verdict: &Verdict) -> bool {
+    let findings = verdict.findings();
+    !findings.is_empty() && findings.iter().all(|finding| target.is_mild(&finding.kind))
 }
 
 /// What a verdict says, for people.

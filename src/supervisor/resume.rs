@@ -7,7 +7,7 @@ use crate::modes::{Look, Supervised};
 use crate::telemetry::IncidentResumed;
 
 use super::attend::Mandate;
-use super::execute::{apply, finish, left_undone, prove, prove_patiently, take_back};
+use super::execute::{apply, finish, is_mild, left_undone, prove, prove_patiently, take_back};
 use super::rollback::{Came, go_on};
 use super::{Attended, Case, Context, attend};
 
@@ -89,10 +89,13 @@ async fn settle(cx: &Context, target: &mut dyn Supervised, case: &mut Case) -> R
         case.close(cx, Resolution::Healed).await?;
         return Ok(Settled::Proved(check));
     }
-    if case.state() == IncidentState::Verifying {
+    let all_done = case.state() == IncidentState::Verifying;
+    if all_done {
         case.tell(cx, Entry::Disproved { check: told }).await?;
     }
-    if let Some(index) = case.story().current {
+    // What its steps were for is over: what they did stays.
+    let stays = all_done && is_mild(target, &check.verdict);
+    if let Some(index) = case.story().current.filter(|_| !stays) {
         let steps = case.story().playbooks.get(index).map(|playbook| playbook.steps.clone()).unwrap_or_default();
         let begun = steps.iter().enumerate().collect::<Vec<_>>();
         take_back(cx, target, case, index, &begun).await?;

@@ -82,6 +82,37 @@ fn in_place_a_writing_program_goes_on_with_the_backup_and_what_it_wrote_is_kept(
 }
 
 #[test]
+fn a_heal_is_not_taken_back_because_the_wal_of_the_program_that_goes_on_is_too_large() {
+    let mut scene = Scene::new();
+    let service = Service::of(&scene, "wal", &["--no-checkpoint", "--busy-timeout", "10000", "--pause", "20"]);
+    let lines =
+        format!("when_in_use = \"stop-app\"\nwal_max = \"1KB\"\nbusy_timeout = \"500ms\"\n{}\n{BACKUP}", service.app());
+    scene.database("app", "data/app.db", &lines);
+    let mut daemon = prepare(&scene, "wal");
+    // In its place one that writes nothing until it is stopped.
+    fs::write(scene.path("service/run"), "").unwrap();
+    let run = scene.path("service/run").display().to_string();
+    let idle = scene.writer("wal", "0", &["--open-idle", "--while-there", &run]);
+    fs::write(scene.path("service/pid"), idle.pid().to_string()).unwrap();
+    daemon.caught_up("app");
+    damage::header(&scene.db(), &mut Dice::new());
+
+    let after = |incident: &Value, step: &str| steps(incident).iter().any(|done| done == step);
+    let incident = daemon.incident("app", 1, "a checkpoint", |incident| {
+        after(incident, "start_app ok") && steps(incident).iter().any(|done| done.starts_with("checkpoint"))
+    });
+    assert!(!steps(&incident).iter().any(|step| step.ends_with("undone") || step == "install failed"), "{incident:#}");
+    service.stop();
+    drop(idle);
+    let incident = daemon.closed("app", 1);
+    assert_eq!(incident["outcome"], "healed", "{incident:#}");
+    assert!(incident["loss"].is_object(), "what the backup cost is forgotten: {incident:#}");
+    assert_eq!(scene.lost(), 0, "{incident:#}");
+    assert!(daemon.stop().success());
+    scene.assert_whole("wal");
+}
+
+#[test]
 fn a_program_is_stopped_for_the_swap_and_runs_again_with_the_same_arguments() {
     for mode in ["wal", "delete"] {
         let mut scene = Scene::new();

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 
 use crate::clock::Moment;
 use crate::job::{BackupJob, DatabaseStep, FailureKind, IntegrityLevel, Job, Outcome, Phase, PruneJob, StepJob};
-use crate::model::{Kind, Policy};
+use crate::model::Policy;
 use crate::modes::{Answer, Errand, ErrandResult, Look};
 use crate::telemetry::events;
 
@@ -107,8 +107,7 @@ impl Database {
     /// Neither a check nor a backup is taken of what is not healthy: an incident is open, or will be. But for a WAL that is
     /// too large: that may last, and must not hide damage, nor let the last backup grow old.
     fn may_run_errands(&self) -> bool {
-        let mild = |kind: &Kind| [kinds::WAL_TOO_LARGE, kinds::WAL_STARVED].contains(kind);
-        self.healthy || self.found.as_ref().is_some_and(mild)
+        self.healthy || self.found.as_ref().is_some_and(kinds::is_mild)
     }
 
     /// The check that a look called for and did not make itself, for the file is too large for a sweep.

@@ -88,6 +88,11 @@ pub const KINDS: &[Kind] = &[
     STALE_JOURNAL,
 ];
 
+/// True when nothing but the WAL's size is wrong: its content is judged all the same, and sound.
+pub fn is_mild(kind: &Kind) -> bool {
+    [WAL_TOO_LARGE, WAL_STARVED].contains(kind)
+}
+
 /// True when healing it may replace or rewrite the user's bytes.
 pub fn is_destructive(kind: &Kind) -> bool {
     [

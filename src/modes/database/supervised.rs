@@ -95,6 +95,10 @@ impl Supervised for Database {
         kinds::is_destructive(kind)
     }
 
+    fn is_mild(&self, kind: &Kind) -> bool {
+        kinds::is_mild(kind)
+    }
+
     fn unsettled(&self, look: Look) -> Option<Duration> {
         let facts = self.facts.as_ref()?;
         let torn = doubt::is_being_written(facts) || look == Look::Confirm && self.moved;
