@@ -56,26 +56,9 @@ pub struct Content {
 }
 
 impl Content {
-    /// Looks at a copy, so that the look itself changes nothing: main, WAL and journal of one moment, as any program would see
-    /// them. guardiand looks meanwhile too, and whoever closes a database last moves its WAL into the main file.
+    /// Of a database as any program would see it.
     pub fn of(db: &Path) -> Content {
-        let folder = tempfile::tempdir().unwrap();
-        let copy = folder.path().join("copy.db");
-        let sides = ["", "-wal", "-journal"];
-        let state = || {
-            sides.map(|side| std::fs::metadata(beside(db, side)).ok().map(|it| (it.ino(), it.len(), it.mtime_nsec())))
-        };
-        for _ in 0..100 {
-            let before = state();
-            for side in sides {
-                let _ = std::fs::remove_file(beside(&copy, side));
-                let _it_may_be_gone = std::fs::copy(beside(db, side), beside(&copy, side));
-            }
-            if state() == before {
-                break;
-            }
-        }
-        Content::read(&Connection::open_with_flags(&copy, OpenFlags::SQLITE_OPEN_READ_WRITE).unwrap())
+        on_copy(db, Content::read)
     }
 
     fn read(db: &Connection) -> Content {
@@ -101,6 +84,44 @@ impl Content {
     pub fn all_rows(&self) -> i64 {
         self.rows.values().sum()
     }
+}
+
+/// Looks at a copy, so that the look itself changes nothing: main, WAL and journal of one moment, as any program would see
+/// them. guardiand looks meanwhile too, and whoever closes a database last moves its WAL into the main file.
+fn on_copy<T>(db: &Path, look: impl FnOnce(&Connection) -> T) -> T {
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("copy.db");
+    let sides = ["", "-wal", "-journal"];
+    let state =
+        || sides.map(|side| std::fs::metadata(beside(db, side)).ok().map(|it| (it.ino(), it.len(), it.mtime_nsec())));
+    for _ in 0..100 {
+        let before = state();
+        for side in sides {
+            let _ = std::fs::remove_file(beside(&copy, side));
+            let _it_may_be_gone = std::fs::copy(beside(db, side), beside(&copy, side));
+        }
+        if state() == before {
+            break;
+        }
+    }
+    look(&Connection::open_with_flags(&copy, OpenFlags::SQLITE_OPEN_READ_WRITE).unwrap())
+}
+
+/// How many rows each commit has that say what it wrote.
+pub fn rows_of_commits(db: &Path) -> BTreeMap<i64, usize> {
+    on_copy(db, |db| {
+        let mut query = db.prepare("SELECT commit_id, text FROM rows").unwrap();
+        let mut rows = query.query([]).unwrap();
+        let mut count = BTreeMap::new();
+        while let Some(row) = rows.next().unwrap() {
+            let (id, text) = (row.get::<_, i64>(0).unwrap(), row.get::<_, String>(1).unwrap_or_default());
+            let unit = text.find(&format!(" of commit {id} ")).map(|at| at + format!(" of commit {id} ").len());
+            let whole =
+                unit.and_then(|unit| text.get(..unit)).is_some_and(|unit| text == unit.repeat(text.len() / unit.len()));
+            *count.entry(id).or_default() += usize::from(whole);
+        }
+        count
+    })
 }
 
 /// The bytes of a file, compared as such, and shown in short.

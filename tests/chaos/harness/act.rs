@@ -10,30 +10,39 @@ use super::Report;
 use super::fault::Fault;
 use super::oracle;
 use super::service::Service;
-use super::story::{Act, Situation, Story};
+use super::story::{Act, Ending, Manner, Situation, Story};
 use crate::support::daemon::Daemon;
 use crate::support::damage::Dice;
+use crate::support::mounts::Mount;
 use crate::support::program;
 use crate::support::scene::Scene;
 use crate::support::{
     self,
     command::{self, Ran},
+    truth,
 };
 
 /// The most that anything may take to be healed or handed to a person.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// An incident that has waited for a person for so long waits for one.
 const WAITS: Duration = Duration::from_millis(1500);
+/// A small disk's size.
+const SMALL: &str = "64m";
 const PAUSE: Duration = Duration::from_millis(40);
 /// So often a person follows the advice of one incident before it counts as not healed.
 const VISITS: u32 = 3;
 
-/// Plays it.
-pub fn play(story: &Story) -> Report {
+/// Plays it; nothing where this machine lacks what it is about.
+pub fn play(story: &Story) -> Option<Report> {
     let mut scene = Scene::new();
+    let disk = match story.small_disk {
+        true if truth::is_root() => Some(Mount::tmpfs(&scene.path("data"), SMALL)?),
+        true => return None,
+        false => None,
+    };
     let flags = story.flags.iter().map(String::as_str).collect::<Vec<_>>();
     let own = [flags.as_slice(), &["--existing", "--busy-timeout", "10000"]].concat();
-    let own = story.app.then(|| support::service::Service::of(&scene, story.mode, &own));
+    let own = (story.manner == Manner::StopApp).then(|| support::service::Service::of(&scene, story.mode, &own));
     let app = own.as_ref().map(|own| format!("{}\nwhen_in_use = \"stop-app\"", own.app())).unwrap_or_default();
     scene.database("app", "data/app.db", &format!("{}\n{app}", story.lines));
     scene.commit(story.mode, 20, &flags);
@@ -41,6 +50,7 @@ pub fn play(story: &Story) -> Report {
     let mut stage = Stage {
         story,
         scene: &scene,
+        disk: disk.as_ref(),
         daemon: Some(daemon),
         service: None,
         own,
@@ -49,7 +59,7 @@ pub fn play(story: &Story) -> Report {
         unhealed: None,
     };
     stage.daemon().healthy("app");
-    if story.lines.contains("backup") {
+    if story.has_backups() {
         stage.daemon().backed_up("app");
     }
     for act in &story.acts {
@@ -68,12 +78,13 @@ pub fn play(story: &Story) -> Report {
     let Stage { daemon, mut report, unhealed, .. } = stage;
     let mut daemon = daemon.expect("it was started again");
     oracle::judge(&scene, &mut daemon, story, unhealed.as_deref(), &mut report);
-    report
+    Some(report)
 }
 
 struct Stage<'a> {
     story: &'a Story,
     scene: &'a Scene,
+    disk: Option<&'a Mount>,
     daemon: Option<Daemon>,
     service: Option<Service>,
     /// The program where guardiand stops and starts it.
@@ -100,8 +111,20 @@ impl Stage<'_> {
         }
     }
 
+    /// Live means that the program has the file open and goes on.
+    fn wait_for_a_commit(&mut self) {
+        let log = self.scene.log_of(&self.scene.db());
+        let size = || std::fs::metadata(&log).map_or(0, |facts| facts.len());
+        let before = size();
+        self.daemon().wait_for("a commit", |_| (size() > before).then_some(()));
+    }
+
     fn stop(&mut self, in_order: bool) {
         if let Some(own) = self.own.as_ref().filter(|own| own.pid().is_some()) {
+            self.signal(Signal::CONT);
+            if !in_order {
+                self.signal(Signal::KILL);
+            }
             own.stop();
         }
         if let Some(service) = self.service.take() {
@@ -114,13 +137,14 @@ impl Stage<'_> {
         let older = self.scene.path("older.db");
         let _ = std::fs::copy(&db, &older);
         self.start();
+        self.wait_for_a_commit();
         std::thread::sleep(act.after);
         match act.situation {
             Situation::Closed => self.stop(true),
             Situation::Killed => self.stop(false),
             Situation::Live => {}
         }
-        let mut locks = Vec::new();
+        let (mut locks, mut fillers) = (Vec::new(), Vec::new());
         for fault in &act.faults {
             self.report.faults.push(format!("{:?}/{fault:?}", act.situation));
             fault.harm(&db, &older, &mut self.dice);
@@ -131,23 +155,31 @@ impl Stage<'_> {
                 Fault::KillGuardian => self.restart(true),
                 Fault::RestartGuardian => self.restart(false),
                 Fault::KillWorkers => self.kill_workers(),
+                Fault::FullDisk => fillers.extend(self.disk.map(Mount::fill)),
                 _ => {}
             }
         }
-        if let Some(after) = act.kill_after {
+        if let Some((after, ending)) = act.then_restart {
             std::thread::sleep(after);
-            self.restart(true);
+            self.restart(ending == Ending::Killed);
         }
         let time = Duration::from_millis(200 + self.dice.below(3000) as u64);
-        if act.faults.iter().any(|fault| matches!(fault, Fault::Lock | Fault::Stop)) {
+        if act.faults.iter().any(|fault| matches!(fault, Fault::Lock | Fault::Stop | Fault::FullDisk)) {
             std::thread::sleep(time);
             self.signal(Signal::CONT);
         }
         drop(locks);
+        for filler in fillers {
+            std::fs::remove_file(filler).unwrap();
+        }
         self.settle();
     }
 
     fn signal(&self, signal: Signal) {
+        let own = self.own.as_ref().filter(|own| own.arguments().is_some()).and_then(|own| own.pid());
+        if let Some(pid) = own.and_then(|pid| Pid::from_raw(pid.try_into().ok()?)) {
+            let _ = kill_process(pid, signal);
+        }
         if let Some(service) = &self.service {
             service.signal(signal);
         }
@@ -226,8 +258,17 @@ impl Stage<'_> {
                     }
                     // A person: stops the program, and does what the reason says.
                     self.report.operator += 1;
+                    let id = open["id"].as_str().unwrap_or_default();
+                    let asks = open["state"] == "awaiting_approval";
                     self.stop(true);
-                    self.guardiand(&["heal", "app", "--json"]);
+                    // What is sound, and has pages that belong to nothing, is a person's to tidy up.
+                    if open["reason"].as_str().is_some_and(|reason| reason.ends_with("then `VACUUM` it")) {
+                        let db = rusqlite::Connection::open(self.scene.db()).unwrap();
+                        db.execute_batch("VACUUM").unwrap();
+                    }
+                    if !asks || self.guardiand(&["approve", id, "--json"]).status != 0 {
+                        self.guardiand(&["heal", "app", "--json"]);
+                    }
                 }
                 Some(open) => {
                     waiting = None;

@@ -45,6 +45,8 @@ pub enum Fault {
     RestartGuardian,
     /// Every worker of guardiand dies by SIGKILL.
     KillWorkers,
+    /// The database's file system has no room for a while.
+    FullDisk,
 }
 
 impl Fault {
@@ -69,31 +71,27 @@ impl Fault {
         }
         if situation == Situation::Live {
             of.extend([Fault::Stop, Fault::KillProgram, Fault::KillProgram]);
+            if mode == "wal" {
+                of.push(Fault::DeleteWal);
+            }
         }
         super::story::pick(dice, &of)
     }
 
     /// Whatever it meets, no acknowledged commit may be missing afterwards: no byte of one was touched.
     pub fn is_harmless(self) -> bool {
-        match self {
-            Fault::Chmod
-            | Fault::Stop
-            | Fault::Lock
-            | Fault::KillProgram
-            | Fault::KillGuardian
-            | Fault::RestartGuardian
-            | Fault::KillWorkers => true,
-            Fault::Delete
-            | Fault::RenameOver
-            | Fault::DeleteWal
-            | Fault::Truncate
-            | Fault::Pages
-            | Fault::Bits
-            | Fault::Header
-            | Fault::WalFrame
-            | Fault::WalHeader
-            | Fault::Journal => false,
-        }
+        self.is_guardians_own()
+            || matches!(self, Fault::Chmod | Fault::Stop | Fault::Lock | Fault::KillProgram | Fault::FullDisk)
+    }
+
+    /// It happens to guardiand alone.
+    pub fn is_guardians_own(self) -> bool {
+        matches!(self, Fault::KillGuardian | Fault::RestartGuardian | Fault::KillWorkers)
+    }
+
+    /// It takes files from their places, and not a byte from them.
+    pub fn cuts_off(self) -> bool {
+        matches!(self, Fault::Delete | Fault::RenameOver | Fault::DeleteWal)
     }
 
     /// Does it to the files, where it is one of those that are done to files. `older` is a copy of the main file.
@@ -133,7 +131,8 @@ impl Fault {
             | Fault::KillProgram
             | Fault::KillGuardian
             | Fault::RestartGuardian
-            | Fault::KillWorkers => {}
+            | Fault::KillWorkers
+            | Fault::FullDisk => {}
         }
     }
 }

@@ -24,6 +24,10 @@ pub struct Report {
     pub promised: usize,
     /// Those that are not there, and were said to be lost.
     pub lost: usize,
+    /// Some are missing, and how many was said to be unknown.
+    pub uncounted: bool,
+    /// Commits that are there and not whole, or not as they were written.
+    pub torn: usize,
     /// Incidents, by how they ended.
     pub incidents: BTreeMap<String, u32>,
     /// The faults that were done.
@@ -39,9 +43,13 @@ pub struct Total {
     pub runs: u64,
     /// Seeds that somebody was cheated in.
     pub failed: Vec<u64>,
+    /// Seeds that this machine or user cannot play.
+    pub skipped: u64,
     promised: usize,
     lost: usize,
     runs_with_loss: u64,
+    uncounted: u64,
+    torn: usize,
     operator: u32,
     incidents: BTreeMap<String, u32>,
     faults: BTreeMap<String, u32>,
@@ -52,6 +60,8 @@ impl Total {
         self.promised += report.promised;
         self.lost += report.lost;
         self.runs_with_loss += u64::from(report.lost > 0);
+        self.uncounted += u64::from(report.uncounted);
+        self.torn += report.torn;
         self.operator += report.operator;
         report.incidents.iter().for_each(|(how, count)| *self.incidents.entry(how.clone()).or_default() += count);
         report.faults.iter().for_each(|fault| *self.faults.entry(fault.clone()).or_default() += 1);
@@ -63,11 +73,17 @@ impl fmt::Display for Total {
         let list = |map: &BTreeMap<String, u32>| {
             map.iter().map(|(name, count)| format!("{name} {count}")).collect::<Vec<_>>().join(", ")
         };
-        writeln!(f, "{} runs, {} failed {:?}", self.runs, self.failed.len(), self.failed)?;
+        let Total { runs, skipped, promised, lost, runs_with_loss, uncounted, torn, operator, .. } = self;
         writeln!(
             f,
-            "{} commits promised, {} of them lost and counted, in {} runs; {} times a person was called",
-            self.promised, self.lost, self.runs_with_loss, self.operator
+            "{runs} runs, {} failed {:?}, {skipped} skipped (need root that may mount)",
+            self.failed.len(),
+            self.failed
+        )?;
+        writeln!(
+            f,
+            "{promised} commits promised, {lost} of them lost, in {runs_with_loss} runs (in {uncounted} without a number), {torn} of \
+             harmed files not as they were; {operator} times a person was called",
         )?;
         writeln!(f, "incidents: {}", list(&self.incidents))?;
         write!(f, "faults: {}", list(&self.faults))
@@ -89,10 +105,14 @@ pub fn run(first: u64, runs: u64, time: Duration, jobs: usize) -> Total {
                     let story = Story::of(seed);
                     let played = catch_unwind(AssertUnwindSafe(|| act::play(&story)));
                     let mut total = total.lock().unwrap();
-                    total.runs += 1;
                     match played {
-                        Ok(report) => total.add(&report),
+                        Ok(None) => total.skipped += 1,
+                        Ok(Some(report)) => {
+                            total.runs += 1;
+                            total.add(&report);
+                        }
                         Err(_) => {
+                            total.runs += 1;
                             println!("seed {seed} FAILED: {story:#?}");
                             total.failed.push(seed);
                         }

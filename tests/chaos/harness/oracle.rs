@@ -14,13 +14,15 @@ use crate::support::truth::{self, Content};
 /// What may be in the database's folder.
 const NAMES: [&str; 4] = ["app.db", "app.db-wal", "app.db-shm", "app.db-journal"];
 
+/// More steps than this of one incident come to nothing.
+const STEPS_MAX: usize = 100;
+
 /// Panics when somebody was cheated.
 pub fn judge(scene: &Scene, daemon: &mut Daemon, story: &Story, unhealed: Option<&str>, report: &mut Report) {
-    let faults = || story.acts.iter().flat_map(|act| &act.faults);
     // What a living program has open is not lost with its name.
-    let harmless = story.app || faults().all(|fault| fault.is_harmless());
+    let keeps_all = story.keeps_all();
     // Whoever puts an older copy in place says that its content is what shall be there from now on.
-    let set_back = faults().any(|fault| *fault == Fault::RenameOver);
+    let set_back = story.has(Fault::RenameOver);
     assert!(daemon.ended().is_none(), "guardiand is dead");
     assert!(!daemon.log().contains("panicked"), "guardiand panicked");
     let incidents = daemon.incidents("app");
@@ -30,6 +32,8 @@ pub fn judge(scene: &Scene, daemon: &mut Daemon, story: &Story, unhealed: Option
         let state = incident["state"].as_str().unwrap_or("?");
         assert!(["closed", "escalated", "awaiting_approval"].contains(&state), "left in the middle: {incident:#}");
         evidence(incident);
+        let steps = incident["steps"].as_array().map_or(0, Vec::len);
+        assert!(steps <= STEPS_MAX, "{steps} steps: it turns in circles: {incident:#}");
     }
     let left = scene.names().into_iter().filter(|name| !NAMES.contains(&name.as_str())).collect::<Vec<_>>();
     assert_eq!(left, Vec::<String>::new(), "files were left behind");
@@ -37,8 +41,9 @@ pub fn judge(scene: &Scene, daemon: &mut Daemon, story: &Story, unhealed: Option
     let promised = truth::promised(&scene.log_of(&scene.db()));
     report.promised = promised.len();
     if let Some(reason) = unhealed {
-        assert!(!harmless, "nothing was harmed, and it could not be healed: {reason}");
-        report.incidents.insert(format!("unhealed: {}", short(reason)), 1);
+        assert!(!keeps_all, "nothing was destroyed, and it could not be healed: {reason}");
+        assert!(!story.has_backups(), "there are backups, and it could not be healed: {reason}");
+        report.incidents.insert(format!("unhealed: {}", short(scene, reason)), 1);
         // What is not healed is at least all there: in place, or in evidence.
         let kept = incidents.iter().any(|incident| incident["evidence"].is_string());
         assert!(kept || !scene.names().is_empty() || promised.is_empty(), "not healed, and nothing is kept: {reason}");
@@ -48,10 +53,19 @@ pub fn judge(scene: &Scene, daemon: &mut Daemon, story: &Story, unhealed: Option
     assert_eq!(content.integrity, "ok");
     let lost = promised.difference(&content.commits).count();
     report.lost = lost;
-    assert!(lost == 0 || !harmless, "{lost} commits are lost, and nothing was harmed: {incidents:#?}");
+    assert!(lost == 0 || !keeps_all, "{lost} commits are lost, and nothing was destroyed: {incidents:#?}");
+    let rows = truth::rows_of_commits(&scene.db());
+    let there = promised.intersection(&content.commits);
+    let torn = there.filter(|id| rows.get(id).is_none_or(|rows| *rows != story.rows_per_commit())).count();
+    assert!(
+        torn == 0 || !keeps_all,
+        "{torn} commits are not what they were, and nothing was destroyed: {incidents:#?}"
+    );
+    report.torn = torn;
     let said = incidents.iter().filter_map(|incident| incident["loss"].as_object()).collect::<Vec<_>>();
     let unknown = said.iter().any(|loss| loss["rows_lost"].is_null());
     let counted = said.iter().filter_map(|loss| loss["rows_lost"].as_u64()).sum::<u64>();
+    report.uncounted = lost > 0 && (unknown || counted < lost as u64);
     assert!(
         unknown || counted >= lost as u64 || set_back,
         "{lost} commits are lost, and {counted} rows were said to be: {incidents:#?}"
@@ -73,6 +87,7 @@ fn evidence(incident: &Value) {
     }
 }
 
-fn short(reason: &str) -> String {
-    reason.chars().take(90).collect()
+fn short(scene: &Scene, reason: &str) -> String {
+    let folder = scene.path("").display().to_string();
+    reason.replace(&folder, "").chars().take(90).collect()
 }
