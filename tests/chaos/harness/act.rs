@@ -1,5 +1,6 @@
 //! Plays a story: the program works, something happens, guardiand settles it, and where it calls a person, one comes.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -225,6 +226,23 @@ impl Stage<'_> {
         command::guardiand(&self.scene.path("."), &[words, &["--config", config]].concat())
     }
 
+    /// What a reason leaves to a person.
+    fn do_by_hand(&self, reason: &str) {
+        let db = self.scene.db();
+        if reason.ends_with("then `VACUUM` it") {
+            // It is sound, and has pages that belong to nothing.
+            rusqlite::Connection::open(&db).unwrap().execute_batch("VACUUM").unwrap();
+        }
+        if let Some(mode) = between(reason, "`chmod ", "` it") {
+            let mode = u32::from_str_radix(mode, 8).unwrap();
+            std::fs::set_permissions(&db, std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+        // Two sides committed: the one at the path is kept.
+        if let Some((folder, aside)) = between(reason, "run `mv ", "`").and_then(|words| words.split_once(' ')) {
+            std::fs::rename(folder, aside).unwrap();
+        }
+    }
+
     /// Until a full check says healthy and no incident is open, or nobody knows further.
     fn settle(&mut self) {
         let (until, mut waiting, mut visits) = (Instant::now() + PATIENCE, None::<Instant>, 0);
@@ -261,11 +279,7 @@ impl Stage<'_> {
                     let id = open["id"].as_str().unwrap_or_default();
                     let asks = open["state"] == "awaiting_approval";
                     self.stop(true);
-                    // What is sound, and has pages that belong to nothing, is a person's to tidy up.
-                    if open["reason"].as_str().is_some_and(|reason| reason.ends_with("then `VACUUM` it")) {
-                        let db = rusqlite::Connection::open(self.scene.db()).unwrap();
-                        db.execute_batch("VACUUM").unwrap();
-                    }
+                    self.do_by_hand(open["reason"].as_str().unwrap_or_default());
                     if !asks || self.guardiand(&["approve", id, "--json"]).status != 0 {
                         self.guardiand(&["heal", "app", "--json"]);
                     }
@@ -281,6 +295,11 @@ impl Stage<'_> {
             }
         }
     }
+}
+
+/// The words of `reason` between `before` and `after`.
+fn between<'a>(reason: &'a str, before: &str, after: &str) -> Option<&'a str> {
+    Some(reason.split_once(before)?.1.split_once(after)?.0)
 }
 
 struct Locker {

@@ -89,6 +89,11 @@ impl Fault {
         matches!(self, Fault::KillGuardian | Fault::RestartGuardian | Fault::KillWorkers)
     }
 
+    /// It hurts what SQLite drops, without a word, when it opens the database.
+    pub fn is_of_a_side_file(self) -> bool {
+        matches!(self, Fault::WalFrame | Fault::WalHeader | Fault::Journal)
+    }
+
     /// It takes files from their places, and not a byte from them.
     pub fn cuts_off(self) -> bool {
         matches!(self, Fault::Delete | Fault::RenameOver | Fault::DeleteWal)

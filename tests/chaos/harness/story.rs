@@ -177,9 +177,13 @@ impl Act {
             _ => Fault::roll(dice, mode, situation),
         };
         // Who opens a database with a damaged WAL or journal has SQLite throw it away: what that costs is nobody's to count.
-        let opened = situation != Situation::Live && [faults[0], second].contains(&Fault::Lock);
+        let both = [faults[0], second];
+        let opened = match situation {
+            Situation::Live => both.contains(&Fault::KillProgram) && both.iter().any(|fault| fault.is_of_a_side_file()),
+            Situation::Closed | Situation::Killed => both.contains(&Fault::Lock),
+        };
         // Nor what is in a WAL that is deleted when nobody has it open, or with a second program beside the first.
-        let deleted = [faults[0], second].contains(&Fault::DeleteWal) && !second.is_guardians_own();
+        let deleted = both.contains(&Fault::DeleteWal) && !second.is_guardians_own();
         if dice.below(4) == 0 && !opened && !deleted {
             faults.push(second);
         }
