@@ -40,6 +40,19 @@ pub(super) fn nobody_has(place: &Place<'_>, record: &Record) -> Result<(), JobFa
 
 /// The same for these entries of the target's folder.
 pub(super) fn nobody_has_any(place: &Place<'_>, names: &[OsString]) -> Result<(), JobFailure> {
+    match lasting_holders(place, names)?.as_slice() {
+        [] => Ok(()),
+        [first, others @ ..] => Err(refused(format!(
+            "{} is in use by {first}{}: stop it, then {}",
+            place.path().display(),
+            if others.is_empty() { String::new() } else { format!(", and {} more", others.len()) },
+            place.again()
+        ))),
+    }
+}
+
+/// Who has them open and is not only passing; refused when that cannot be told.
+pub(super) fn lasting_holders(place: &Place<'_>, names: &[OsString]) -> Result<Vec<String>, JobFailure> {
     let look = || holders_of(place, names, Look::Complete);
     let mut found = look();
     for _ in 1..LOOKS {
@@ -49,15 +62,7 @@ pub(super) fn nobody_has_any(place: &Place<'_>, names: &[OsString]) -> Result<()
         std::thread::sleep(BETWEEN_LOOKS);
         found = look();
     }
-    match found?.as_slice() {
-        [] => Ok(()),
-        [first, others @ ..] => Err(refused(format!(
-            "{} is in use by {first}{}: stop it, then {}",
-            place.path().display(),
-            if others.is_empty() { String::new() } else { format!(", and {} more", others.len()) },
-            place.again()
-        ))),
-    }
+    found
 }
 
 /// Who uses the database now.

@@ -14,7 +14,7 @@ use std::ffi::{OsStr, OsString};
 use serde::{Deserialize, Serialize};
 
 use super::evidence::{read_json, write_json};
-use super::in_use::{Look, holders_of};
+use super::in_use::lasting_holders;
 use super::place::{Place, SIDES};
 use super::{done, failed, nothing, refused, while_};
 use crate::host::{FileFacts, FileKind, Folder, HostError, Mounts};
@@ -124,7 +124,7 @@ fn is_nobodys(place: &Place<'_>, name: &OsStr, lock: &FileFacts, seen: Seen) -> 
     }
     let mut names: Vec<OsString> = vec![place.name.clone(), name.to_owned()];
     names.extend(SIDES.map(|(suffix, _)| place.side(suffix)));
-    if let [first, ..] = holders_of(place, &names, Look::Complete)?.as_slice() {
+    if let [first, ..] = lasting_holders(place, &names)?.as_slice() {
         return Err(refused(format!("{} is in use by {first}: its lock stays", place.path().display())));
     }
     // And it is still the same one.
