@@ -62,8 +62,9 @@ impl<'a> Site<'a> {
         let backups: Vec<_> = self.listed().iter().take(MAX_BACKUPS_TRIED).filter(has_more).collect();
         match backups.first() {
             None => Err(format!(
-                "{frames}, and no backup was taken of them: what they held is lost, unless the file was only moved and is put back \
-                 before any program opens the database. What is left is kept as it is; {over}, and so does `touch {path}`"
+                "{frames}, and no backup was taken of them: what they held is lost, unless the file was only moved. Then stop \
+                 guardiand, put it back before any program opens the database, and start guardiand. What is left is kept as it is; \
+                 {over}, and so does `touch {path}`"
             )),
             Some(backup) if newer => Err(format!(
                 "{frames}; {} has them as of {:.3}, and the database has been written since, so it is not put in its place: take from \
