@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::http;
 
 /// Longer than anything takes on a slow machine: only a failure waits for it.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 const PAUSE: Duration = Duration::from_millis(20);
 

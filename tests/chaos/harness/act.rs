@@ -24,7 +24,7 @@ use crate::support::{
 };
 
 /// The most that anything may take to be healed or handed to a person.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(240);
 /// An incident that has waited for a person for so long waits for one.
 const WAITS: Duration = Duration::from_millis(1500);
 /// A small disk's size.

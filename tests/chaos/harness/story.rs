@@ -105,7 +105,7 @@ impl Story {
         let (rows, bytes, pause) = (pick(&mut dice, rows), pick(&mut dice, bytes), pick(&mut dice, pause));
         let checkpoints = mode != "wal" || small_disk || dice.below(4) > 0;
         // Some megabytes a second at most: a debug build must keep up with reading them.
-        let pause = if rows == 20 || !checkpoints { pause.max(10) } else { pause };
+        let pause = if rows == 20 || !checkpoints { pause.max(20) } else { pause };
         let mut flags = vec![
             format!("--page-size={}", pick(&mut dice, &[512_u32, 1024, 4096, 4096, 8192])),
             format!("--rows-per-commit={rows}"),
