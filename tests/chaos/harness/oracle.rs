@@ -42,7 +42,11 @@ pub fn judge(scene: &Scene, daemon: &mut Daemon, story: &Story, unhealed: Option
     report.promised = promised.len();
     if let Some(reason) = unhealed {
         assert!(!keeps_all, "nothing was destroyed, and it could not be healed: {reason}");
-        assert!(!story.has_backups(), "there are backups, and it could not be healed: {reason}");
+        // Damage in what a program holds under no name is a person's: the bytes are kept, and no backup takes their place.
+        assert!(
+            !story.has_backups() || story.hurts_what_is_cut_off(),
+            "there are backups, and it could not be healed: {reason}"
+        );
         report.incidents.insert(format!("unhealed: {}", short(scene, reason)), 1);
         // What is not healed is at least all there: in place, or in evidence.
         let kept = incidents.iter().any(|incident| incident["evidence"].is_string());

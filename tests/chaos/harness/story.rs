@@ -155,6 +155,12 @@ impl Story {
         self.lines.contains("backup = ")
     }
 
+    /// A file is damaged and goes from its place at once.
+    pub fn hurts_what_is_cut_off(&self) -> bool {
+        let hurts = |fault: &Fault| !fault.is_harmless() && !fault.cuts_off();
+        self.acts.iter().any(|act| act.faults.iter().any(|fault| fault.cuts_off()) && act.faults.iter().any(hurts))
+    }
+
     pub fn has(&self, fault: Fault) -> bool {
         self.acts.iter().any(|act| act.faults.contains(&fault))
     }
