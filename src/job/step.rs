@@ -212,6 +212,9 @@ pub struct StepJob {
     /// The main file when it was last seen healthy: programs may have it open under no name.
     #[serde(default)]
     pub last: Option<FileFacts>,
+    /// The WAL as it was when every frame of it had been verified: as another it is read again before it is checkpointed.
+    #[serde(default)]
+    pub wal_verified: Option<FileFacts>,
 }
 
 /// How far a step got.

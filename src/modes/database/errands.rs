@@ -94,6 +94,7 @@ impl Database {
             phase: Phase::Apply,
             step: DatabaseStep::KeepHeld,
             last: self.memory.last_healthy.as_ref().map(|print| print.main),
+            wal_verified: None,
         };
         Some(Errand { name: HOLD, job: Job::Step(Box::new(job)), deadline: self.whole_file_patience() })
     }

@@ -9,11 +9,14 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Moment;
 use crate::job::{
     BackupEntry, DatabaseFacts, FileFacts, FileState, Fingerprint, HeaderFacts, HeldLock, OpenFacts, Owner, TableRows,
-    WalMark, WalState,
+    WalFacts, WalMark, WalState,
 };
 
 /// No file system's time stamps are coarser (FAT).
 pub const MTIME_TICK_NS: i128 = 2_000_000_000;
+
+/// The coarsest clock that Linux stamps a write with, with room to spare.
+const WRITE_TICK_NS: i128 = 20_000_000;
 
 /// The memory of one database. The default is the cautious one: never seen healthy.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -58,6 +61,9 @@ pub struct Memory {
     /// How far the WAL has been verified.
     #[serde(skip)]
     pub wal_mark: Option<WalMark>,
+    /// The WAL as it was when every frame of it had been read and was sound.
+    #[serde(skip)]
+    pub wal_verified: Option<FileFacts>,
     /// Since when SQLite has answered BUSY without a break.
     #[serde(skip)]
     pub busy_since: Option<Moment>,
@@ -244,6 +250,7 @@ impl Memory {
             restored,
             pending,
             wal_mark: _,
+            wal_verified: _,
             busy_since: _,
             locks: _,
             blocked: _,
@@ -325,7 +332,17 @@ impl Memory {
         }
         if let Some(wal) = &facts.wal {
             self.wal_mark = wal.mark;
+            self.wal_verified = self.verified_wal(facts, wal);
         }
+    }
+
+    /// The WAL, if with this look all of it has been read as it is. What changes within a tick of the clock after a write does not
+    /// show in its time.
+    fn verified_wal(&self, facts: &DatabaseFacts, wal: &WalFacts) -> Option<FileFacts> {
+        let file = facts.wal_file.file().filter(|_| wal.state == WalState::Sound)?;
+        let settled = facts.looked_at.as_nanosecond() > i128::from(file.mtime_ns) + WRITE_TICK_NS;
+        let read = wal.whole || self.wal_verified.is_some_and(|known| untouched(&known, file));
+        (settled && read).then_some(*file)
     }
 
     /// Takes note of a healthy look.

@@ -33,6 +33,7 @@ impl Database {
             phase,
             step,
             last: self.memory.last_healthy.as_ref().map(|print| print.main),
+            wal_verified: self.memory.wal_verified,
         })))))
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::evidence::same_content;
 use super::place::Place;
 use super::{done, failed, nothing, refused, while_};
 use crate::backup::apart_in;
@@ -9,7 +10,7 @@ use crate::job::{JobFailure, StepReport};
 use crate::sqlite::{Access, Database, Deadline, FaultClass, Which};
 use crate::worker::probe;
 
-/// `wal_checkpoint(TRUNCATE)` after a read (rule 15).
+/// `wal_checkpoint(TRUNCATE)` after a read (rule 15), of a WAL that is sound: as it was when it was verified, or read once more.
 pub(super) fn checkpoint(place: &Place<'_>, timeout_ms: u64) -> Result<StepReport, JobFailure> {
     let before = place.stat(&place.side("-wal"))?.map_or(0, |wal| wal.size);
     if before == 0 {
@@ -17,7 +18,9 @@ pub(super) fn checkpoint(place: &Place<'_>, timeout_ms: u64) -> Result<StepRepor
     }
     super::readers::make_way(place)?;
     // The look that called for this is a while ago: what was damaged since would be thrown away with it.
-    if let Some(damage) = probe::wal_damage(place.path()).map_err(while_("reading the WAL"))? {
+    let now = place.stat(&place.side("-wal"))?;
+    let as_verified = now.zip(place.job.wal_verified).is_some_and(|(now, then)| same_content(&now, &then));
+    if !as_verified && let Some(damage) = probe::wal_damage(place.path()).map_err(while_("reading the WAL"))? {
         return Err(refused(format!("the WAL is damaged by now, and a checkpoint would lose commits: {damage}")));
     }
     let database = open(place)?;

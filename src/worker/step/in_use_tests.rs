@@ -281,6 +281,7 @@ fn a_program_that_two_heals_need_stopped_is_started_by_the_last() {
             phase: Phase::Apply,
             step,
             last: None,
+            wal_verified: None,
         })
     };
     assert_eq!(scene.run(stop(&app), Phase::Apply).unwrap().progress, Progress::Done);

@@ -19,6 +19,7 @@ pub(super) fn run_on(job: &StepJob, member: &Member, step: &DatabaseStep) -> Res
         phase: job.phase,
         step: step.clone(),
         last: None,
+        wal_verified: None,
     };
     let named = |said: String| format!("{}: {said}", member.name);
     match run(&job) {

@@ -120,6 +120,7 @@ impl Scene {
             phase,
             step,
             last: None,
+            wal_verified: None,
         })
     }
 

@@ -53,6 +53,7 @@ impl Scene {
             phase: Phase::Resume,
             step,
             last: None,
+            wal_verified: None,
         })
     }
 

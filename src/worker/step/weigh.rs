@@ -76,6 +76,7 @@ pub fn weigh(ask: &WeighRollback) -> Result<Weighed, JobFailure> {
             accept_loss: false,
         },
         last: None,
+        wal_verified: None,
     };
     let place = Place::of(&job)?;
     let mut present = Vec::new();

@@ -76,6 +76,7 @@ fn run_later(scene: &Scene, step: &DatabaseStep, phase: Phase) -> Result<StepRep
         phase,
         step: step.clone(),
         last: None,
+        wal_verified: None,
     })
 }
 
@@ -208,6 +209,7 @@ fn a_copy_that_takes_longer_than_writers_may_be_kept_out_is_made_without_locks()
         phase: Phase::Apply,
         step: DatabaseStep::Preserve,
         last: None,
+        wal_verified: None,
     };
     assert_eq!(run(&job).unwrap().progress, Progress::Done);
     assert_eq!(std::fs::read(later(&scene).join("main")).unwrap(), before[0].1);
