@@ -18,14 +18,12 @@ pub async fn heal_on_demand(
     dry_run: bool,
 ) -> (HealAnswer, Attended) {
     let opened = cx.now();
-    let answer = cx.look(target.as_ref(), Look::Inspect).await;
-    let mut check = target.judge(Look::Inspect, &answer, cx.now());
+    let mut check = cx.look(target.as_mut(), Look::Inspect).await;
     let unhealthy = matches!(check.verdict, Verdict::Unhealthy(_));
     if !unhealthy || dry_run {
         let mut plan = Ok(Plan::default());
         if unhealthy {
-            let answer = cx.look(target.as_ref(), Look::Confirm).await;
-            check = target.judge(Look::Confirm, &answer, cx.now());
+            check = cx.look(target.as_mut(), Look::Confirm).await;
             let draft = Case::draft(&check, opened, target.fault_time());
             plan = target.plan(&draft);
         } else if let Err(error) = end(cx, &mut case, &check.verdict, dry_run).await {
@@ -51,8 +49,7 @@ pub async fn approve_on_demand(
     mut case: Case,
     by: u32,
 ) -> (Result<HealAnswer, String>, Attended) {
-    let answer = cx.look(target.as_ref(), Look::Sweep).await;
-    let check = target.judge(Look::Sweep, &answer, cx.now());
+    let check = cx.look(target.as_mut(), Look::Sweep).await;
     if let Err(error) = case.tell(cx, Entry::Approved { by }).await {
         let refused = Err(format!("the approval could not be made durable: {error}"));
         return (refused, Attended { target, case: Some(case), check, retry_in: None });
@@ -91,8 +88,7 @@ pub async fn lift_hold(
     let is_durable = told.is_ok();
     let _ = lifted.send(told);
     let opened = cx.now();
-    let answer = cx.look(target.as_ref(), Look::Sweep).await;
-    let check = target.judge(Look::Sweep, &answer, cx.now());
+    let check = cx.look(target.as_mut(), Look::Sweep).await;
     match check.verdict {
         Verdict::Unhealthy(_) if is_durable => attend(cx, target, Some(case), check, opened, Mandate::Own).await,
         Verdict::Healthy => close_if_proven(cx, target, case).await,
@@ -102,8 +98,7 @@ pub async fn lift_hold(
 
 /// Looks at `target` in full, and heals nothing.
 pub async fn check_on_demand(cx: &Context, mut target: Box<dyn Supervised>, case: Option<Case>) -> Attended {
-    let answer = cx.look(target.as_ref(), Look::Inspect).await;
-    let check = target.judge(Look::Inspect, &answer, cx.now());
+    let check = cx.look(target.as_mut(), Look::Inspect).await;
     Attended { target, case, check, retry_in: Some(std::time::Duration::ZERO) }
 }
 

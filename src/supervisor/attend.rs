@@ -218,8 +218,7 @@ impl Visit<'_> {
 
     /// The independent second look. True when it agrees that something is wrong.
     async fn look_again(&mut self) -> bool {
-        let answer = self.cx.look(self.target, Look::Confirm).await;
-        self.check = self.target.judge(Look::Confirm, &answer, self.cx.now());
+        self.check = self.cx.look(self.target, Look::Confirm).await;
         match &self.check.verdict {
             Verdict::Unhealthy(_) => true,
             Verdict::Healthy => false,
@@ -358,8 +357,7 @@ impl Visit<'_> {
         for (index, playbook) in playbooks.iter().enumerate() {
             // What the last rung did not do somebody else may have done: a lossier one needs a look of its own.
             if index > 0 {
-                let answer = self.cx.look(self.target, Look::Confirm).await;
-                self.check = self.target.judge(Look::Confirm, &answer, self.cx.now());
+                self.check = self.cx.look(self.target, Look::Confirm).await;
                 if self.check.verdict == Verdict::Healthy {
                     self.check = prove(self.cx, self.target).await;
                 }

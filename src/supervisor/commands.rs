@@ -119,9 +119,7 @@ impl Supervisor {
         let id = self.find(name)?;
         let slot = self.slots.get_mut(&id).ok_or("it is gone")?;
         let target = slot.target.take().ok_or("it is being attended to")?;
-        if let Some(errand) = slot.errand.take() {
-            errand.abort();
-        }
+        slot.give_up_errand();
         Ok((id, target, slot.case.take().filter(Case::is_open)))
     }
 

@@ -150,8 +150,7 @@ async fn park(
 
 /// The detector, in full.
 pub(super) async fn prove(cx: &Context, target: &mut dyn Supervised) -> Check {
-    let answer = cx.look(target, Look::Prove).await;
-    target.judge(Look::Prove, &answer, cx.now())
+    cx.look(target, Look::Prove).await
 }
 
 /// The detector, in full, until it can tell: a program that goes on at once keeps a look waiting for its locks.
@@ -326,8 +325,7 @@ async fn wait_until_healthy(cx: &Context, target: &mut dyn Supervised, planned_f
             return StepResult::new(StepOutcome::Failed, "guardiand is stopping");
         }
         looks += 1;
-        let answer = cx.look(target, Look::Confirm).await;
-        let check = target.judge(Look::Confirm, &answer, cx.now());
+        let check = cx.look(target, Look::Confirm).await;
         if check.verdict == Verdict::Healthy {
             return StepResult::new(StepOutcome::Ok, format!("healthy again at look {looks}"));
         }

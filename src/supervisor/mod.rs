@@ -51,6 +51,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::clock::{Clock, Moment};
 use crate::job::{Client, Job};
 use crate::journal::Journal;
+use crate::model::Check;
 use crate::modes::{Answer, Look, Supervised};
 
 /// What every part of the supervisor works with.
@@ -85,9 +86,10 @@ impl Context {
         ask(&mut self.gates.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// One look at one target, in a child of its own.
-    pub fn look<'a>(&'a self, target: &dyn Supervised, look: Look) -> impl Future<Output = Answer> + Send + use<'a> {
-        self.run(target.ask(look, self.now()), target.patience(look))
+    /// One look at one target, in a child of its own, and what the target makes of it.
+    pub async fn look(&self, target: &mut dyn Supervised, look: Look) -> Check {
+        let answer = self.run(target.ask(look, self.now()), target.patience(look)).await;
+        target.judge(look, &answer, self.now())
     }
 
     fn run(&self, job: Job, patience: Duration) -> impl Future<Output = Answer> + Send + use<'_> {

@@ -220,9 +220,7 @@ impl Supervisor {
         forget_target(&slot.name, slot.mode);
         self.alarm.failing.forget(id);
         self.board.write().unwrap_or_else(PoisonError::into_inner).remove(&slot.name);
-        if let Some(errand) = slot.errand.take() {
-            errand.abort();
-        }
+        slot.give_up_errand();
         match slot.target {
             Some(_) => drop(self.slots.remove(&id)),
             None => slot.gone = true,

@@ -23,16 +23,14 @@ pub async fn resume(cx: &Context, mut target: Box<dyn Supervised>, left: LeftOpe
             attend(cx, target, Some(case), check, opened, Mandate::Resumed).await
         }
         Ok(Settled::Waiting) => {
-            let answer = cx.look(target.as_ref(), Look::Sweep).await;
-            let check = target.judge(Look::Sweep, &answer, cx.now());
+            let check = cx.look(target.as_mut(), Look::Sweep).await;
             // What a person said yes to just before is begun, and not left until the next look.
             let retry_in = case.story().approved.is_some().then_some(std::time::Duration::ZERO);
             Attended { target, case: Some(case), check, retry_in }
         }
         Err(error) => {
             tracing::error!(incident = %case.id(), %error, "an interrupted heal cannot be resumed: its journal cannot be written");
-            let answer = cx.look(target.as_ref(), Look::Sweep).await;
-            let check = target.judge(Look::Sweep, &answer, cx.now());
+            let check = cx.look(target.as_mut(), Look::Sweep).await;
             Attended { target, case: Some(case), check, retry_in: None }
         }
     }

@@ -114,14 +114,9 @@ pub async fn rollback_on_demand(
     answer.incident = case.as_ref().filter(|_| touched).map(|case| case.incident().clone());
     let check = match answer.check.clone() {
         Some(check) => check,
-        None => look(cx, target.as_mut()).await,
+        None => cx.look(target.as_mut(), Look::Sweep).await,
     };
     (answer, Attended { target, case, check, retry_in: None })
-}
-
-async fn look(cx: &Context, target: &mut dyn Supervised) -> Check {
-    let seen = cx.look(target, Look::Sweep).await;
-    target.judge(Look::Sweep, &seen, cx.now())
 }
 
 async fn try_it(
@@ -230,7 +225,7 @@ pub(super) async fn go_on(cx: &Context, target: &mut dyn Supervised, case: &mut 
     let story = case.story();
     let current = story.current.and_then(|index| story.playbooks.get(index).cloned().map(|playbook| (index, playbook)));
     let (Some((index, playbook)), Some((of, by))) = (current, story.rolling_back.clone()) else {
-        return Ok(Came::Failed("no rollback is under way".to_owned(), look(cx, target).await));
+        return Ok(Came::Failed("no rollback is under way".to_owned(), cx.look(target, Look::Sweep).await));
     };
     if case.state() == IncidentState::Healing {
         let taken = take_steps(cx, target, case, index, &playbook).await?;

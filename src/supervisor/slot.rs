@@ -88,6 +88,13 @@ impl Slot {
         }
     }
 
+    /// Ends the errand that is under way, if one is.
+    pub(super) fn give_up_errand(&mut self) {
+        if let Some(errand) = self.errand.take() {
+            errand.abort();
+        }
+    }
+
     /// True when a look that saw nothing wrong shall be proven in full, to close the open incident. Damage that only a full
     /// check sees makes every lesser look such a one: without a pause it would be checked in full without a break.
     pub(super) fn may_be_proven(&mut self, now: Moment) -> bool {

@@ -158,9 +158,7 @@ impl Supervisor {
     /// Waits for what is under way to reach its next durable point.
     async fn park(&mut self) {
         for slot in self.slots.values_mut() {
-            if let Some(errand) = slot.errand.take() {
-                errand.abort();
-            }
+            slot.give_up_errand();
         }
         while self.slots.values().any(|slot| slot.target.is_none()) {
             match self.inbox.recv().await {

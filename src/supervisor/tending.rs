@@ -18,9 +18,7 @@ impl Supervisor {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         let Some(target) = slot.target.take() else { return };
         // Its child has the database open, which would look like a user of it.
-        if let Some(errand) = slot.errand.take() {
-            errand.abort();
-        }
+        slot.give_up_errand();
         let case = slot.case.take().filter(Case::is_open);
         let (cx, outbox) = (self.cx.clone(), self.outbox.clone());
         tokio::spawn(async move {

@@ -48,9 +48,7 @@ impl Supervisor {
     fn run_approved(&mut self, id: SlotId, case: Case, by: u32, reply: oneshot::Sender<Result<HealAnswer, String>>) {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         let Some(target) = slot.target.take() else { return };
-        if let Some(errand) = slot.errand.take() {
-            errand.abort();
-        }
+        slot.give_up_errand();
         let (cx, outbox) = (self.cx.clone(), self.outbox.clone());
         tokio::spawn(async move {
             let (answer, attended) = approve_on_demand(&cx, target, case, by).await;
@@ -144,9 +142,7 @@ impl Supervisor {
             slot.target = Some(target);
             return None;
         };
-        if let Some(errand) = slot.errand.take() {
-            errand.abort();
-        }
+        slot.give_up_errand();
         let (cx, outbox) = (self.cx.clone(), self.outbox.clone());
         let (tell, lifted) = oneshot::channel();
         tokio::spawn(async move {
