@@ -1,7 +1,8 @@
 //! A privileged guardian is not fooled: who owns a database's folder can plant links, further names and files in it, and swap them
 //! while it is looked at. Nothing outside is read into a place that others can read, written, given away or moved.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
+use std::io::Read as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, lchown, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rusqlite::Connection;
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{CWD, Mode, OFlags, RenameFlags, open, renameat_with};
 
 use super::support::command::guardiand;
 use super::support::daemon::Daemon;
@@ -81,14 +82,19 @@ impl House {
         assert_eq!(self.roots(), before, "{what}");
         let mut folders = vec![self.scene.path("")];
         while let Some(folder) = folders.pop() {
-            // What is swapped meanwhile may be gone.
             for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
-                let (path, Ok(facts)) = (entry.path(), entry.metadata()) else { continue };
+                let path = entry.path();
+                // What is swapped meanwhile may be gone, and is another a moment later: whose it is and what it says must be of one file.
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+                let Ok(mut file) = open(&path, flags, Mode::empty()).map(File::from) else { continue };
+                let facts = file.metadata().unwrap();
                 if facts.is_dir() {
                     folders.push(path);
                 } else if facts.is_file() {
-                    let open = facts.permissions().mode() & 0o077 != 0 || facts.uid() != 0;
-                    let leaks = open && fs::read(&path).is_ok_and(|bytes| contains(&bytes, SECRET.as_bytes()));
+                    let others = facts.permissions().mode() & 0o077 != 0 || facts.uid() != 0;
+                    let mut bytes = Vec::new();
+                    file.read_to_end(&mut bytes).unwrap();
+                    let leaks = others && contains(&bytes, SECRET.as_bytes());
                     assert!(!leaks, "{what}: others can read root's secret in {}", path.display());
                 }
             }
