@@ -214,52 +214,44 @@ impl Used {
     }
 }
 
-#[test]
-fn a_rollback_that_stops_its_program() {
-    for append in 1..=APPENDS_MAX {
+/// Kills a rollback after each of its appends from `first` on, has `meanwhile` happen while nobody watches, and lets `check` judge
+/// the daemon that follows, until one kill comes after the rollback's end: how many appends it took.
+fn each_append(first: u32, meanwhile: impl Fn(&Used), check: impl Fn(&Used, Daemon, u32)) -> u32 {
+    for append in first..=APPENDS_MAX {
         let used = Used::healed();
-        let daemon = used.scene.launch(&[("GUARDIAND_KILL_AFTER_APPEND", &append.to_string())]).ready();
+        let mut daemon = used.scene.launch(&[("GUARDIAND_KILL_AFTER_APPEND", &append.to_string())]).ready();
         let done = rolls_back(&used.scene, &used.id, None);
-        let daemon = match done {
-            true => daemon,
-            false => {
-                daemon.wait();
-                used.scene.daemon()
-            }
-        };
-        // The first three say what is asked for; from there on it goes on.
-        assert_eq!(used.check(daemon, append), append > 3, "killed after {append}");
+        if !done {
+            daemon.wait();
+            meanwhile(&used);
+            daemon = used.scene.daemon();
+        }
+        check(&used, daemon, append);
         if done {
-            println!("{} appends", append - 1);
-            assert!(append > 14, "the failpoint has no effect: is this a release build?");
-            return;
+            return append - 1;
         }
     }
     panic!("more than {APPENDS_MAX} appends: the rollback turns in circles");
 }
 
 #[test]
+fn a_rollback_that_stops_its_program() {
+    // The first three say what is asked for; from there on it goes on.
+    let appends = each_append(1, |_| {}, |used, daemon, append| assert_eq!(used.check(daemon, append), append > 3));
+    println!("{appends} appends");
+    assert!(appends > 13, "the failpoint has no effect: is this a release build?");
+}
+
+#[test]
 fn a_rollback_whose_program_is_started_again_by_others_meanwhile() {
-    for append in 4..=APPENDS_MAX {
-        let used = Used::healed();
-        let daemon = used.scene.launch(&[("GUARDIAND_KILL_AFTER_APPEND", &append.to_string())]).ready();
-        let done = rolls_back(&used.scene, &used.id, None);
-        let daemon = match done {
-            true => daemon,
-            false => {
-                daemon.wait();
-                // Whoever supervises it is not asked to wait for guardiand.
-                if used.service.arguments().is_none() {
-                    used.service.launch();
-                }
-                used.scene.daemon()
-            }
-        };
-        // It may have come in between: then all is as it was before, and a person knows.
-        used.check(daemon, append);
-        if done {
-            return;
+    // Whoever supervises it is not asked to wait for guardiand.
+    let starts = |used: &Used| {
+        if used.service.arguments().is_none() {
+            used.service.launch();
         }
-    }
-    panic!("more than {APPENDS_MAX} appends: the rollback turns in circles");
+    };
+    // It may have come in between: then all is as it was before, and a person knows.
+    each_append(4, starts, |used, daemon, append| {
+        used.check(daemon, append);
+    });
 }

@@ -69,6 +69,17 @@ pub struct FileFacts {
     pub nlink: u64,
 }
 
+impl FileFacts {
+    /// The coarsest clock that Linux stamps a write with, in nanoseconds, with room to spare: a write so shortly after another does
+    /// not show in the file's time.
+    pub const WRITE_TICK_NS: i64 = 20_000_000;
+
+    /// Nobody has written the file since it was as `before` says. A device's number may change with the boot.
+    pub fn is_unwritten_since(&self, before: &FileFacts) -> bool {
+        (self.ino, self.size, self.mtime_ns) == (before.ino, before.size, before.mtime_ns)
+    }
+}
+
 /// Who owns a file and how it may be used: put back onto what replaces it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {

@@ -15,9 +15,6 @@ use crate::job::{
 /// No file system's time stamps are coarser (FAT).
 pub const MTIME_TICK_NS: i128 = 2_000_000_000;
 
-/// The coarsest clock that Linux stamps a write with, with room to spare.
-const WRITE_TICK_NS: i128 = 20_000_000;
-
 /// The memory of one database. The default is the cautious one: never seen healthy.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -185,11 +182,6 @@ impl LockKey {
     }
 }
 
-/// Nobody has written the main file in between. A device's number may change with the boot.
-fn untouched(then: &FileFacts, now: &FileFacts) -> bool {
-    (then.ino, then.size, then.mtime_ns) == (now.ino, now.size, now.mtime_ns)
-}
-
 /// A path as it is remembered and compared.
 fn spelled(path: &Path) -> String {
     path.to_string_lossy().into_owned()
@@ -226,7 +218,7 @@ impl Memory {
             (WalState::Sound, Some(mark)) => mark.salt != pending.salt,
             _ => false,
         };
-        (untouched(&known, now) && settled && gone).then_some(pending)
+        (now.is_unwritten_since(&known) && settled && gone).then_some(pending)
     }
 
     /// Whether there is nothing to save beyond what `saved` has. When it was last healthy changes with each look, and alone is
@@ -340,8 +332,9 @@ impl Memory {
     /// show in its time.
     fn verified_wal(&self, facts: &DatabaseFacts, wal: &WalFacts) -> Option<FileFacts> {
         let file = facts.wal_file.file().filter(|_| wal.state == WalState::Sound)?;
-        let settled = facts.looked_at.as_nanosecond() > i128::from(file.mtime_ns) + WRITE_TICK_NS;
-        let read = wal.whole || self.wal_verified.is_some_and(|known| untouched(&known, file));
+        let settled =
+            facts.looked_at.as_nanosecond() > i128::from(file.mtime_ns) + i128::from(FileFacts::WRITE_TICK_NS);
+        let read = wal.whole || self.wal_verified.is_some_and(|known| file.is_unwritten_since(&known));
         (settled && read).then_some(*file)
     }
 
@@ -372,7 +365,7 @@ impl Memory {
                 self.full_at = Some(now.wall);
             }
         }
-        let is_as_before = |before: &Fingerprint| untouched(&before.main, &fingerprint.main);
+        let is_as_before = |before: &Fingerprint| fingerprint.main.is_unwritten_since(&before.main);
         let known = self.pending.filter(|_| self.last_healthy.as_ref().is_some_and(is_as_before));
         self.pending = Pending::of(facts, known);
         self.last_healthy = Some(fingerprint.clone());

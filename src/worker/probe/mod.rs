@@ -34,8 +34,6 @@ use crate::job::{
 };
 use crate::model::FaultClass;
 
-/// A file that changed less long ago than this may change again within the same tick of its time stamp, in nanoseconds.
-const TICK_NS: i64 = 20_000_000;
 /// SQLITE_READONLY_ROLLBACK: a journal became hot after the raw look, because its writer died.
 const HOT_JOURNAL: i32 = 776;
 /// A file that is replaced or cut under our eyes is looked at anew, at most so often.
@@ -350,7 +348,7 @@ impl<'a> Look<'a> {
         };
         let sides = [self.files.wal.state.file(), self.files.journal.state.file()];
         let now_ns = i64::try_from(self.facts.looked_at.as_nanosecond()).unwrap_or(i64::MAX);
-        let fresh = |changed_ns: i64| now_ns.saturating_sub(changed_ns) < TICK_NS;
+        let fresh = |changed_ns: i64| now_ns.saturating_sub(changed_ns) < FileFacts::WRITE_TICK_NS;
         let fingerprint = Fingerprint {
             main: *main,
             wal: sides[0].copied(),

@@ -28,7 +28,7 @@ pub(super) fn behind_sqlite(
     if old.ino != new.ino {
         return full(format!("the file was replaced: it is inode {} and was {}", new.ino, old.ino));
     }
-    let touched = (old.size, old.mtime_ns) != (new.size, new.mtime_ns);
+    let touched = !new.is_unwritten_since(old);
     if touched && counters_differ {
         return full("the file changed, and the header's two counters of changes differ".to_owned());
     }
@@ -54,8 +54,7 @@ fn wal(print: &Fingerprint) -> Option<FileFacts> {
 
 fn is_same_wal(before: &Fingerprint, now: &Fingerprint) -> bool {
     // As root SQLite gives it its owner anew each time it opens it: the time of its last change of status says nothing.
-    let content = |wal: FileFacts| (wal.ino, wal.size, wal.mtime_ns);
-    wal(before).is_some() && wal(before).map(content) == wal(now).map(content)
+    wal(before).zip(wal(now)).is_some_and(|(before, now)| now.is_unwritten_since(&before))
 }
 
 /// A program that closed its WAL, or rolled back what another had left, leaves the same picture as somebody who deleted that

@@ -58,8 +58,7 @@ pub fn layers(facts: Option<&DatabaseFacts>, memory: &Memory, verdict: &Verdict)
     let failed = |layer: &str| verdict.findings().iter().any(|finding| finding.layer.as_str() == layer);
     // Where no file is there is nothing to find sound.
     let nothing = failed(kinds::EXISTS.as_str());
-    let content = |layer: &str| [OPEN, kinds::INTEGRITY, kinds::QUERY].iter().any(|one| one.as_str() == layer);
-    let skipped = |layer: &str| nothing || shut && content(layer);
+    let skipped = |layer: &str| nothing || shut && is_sqlites(layer);
     kinds::LAYERS
         .iter()
         .map(|name| {
@@ -77,12 +76,17 @@ pub fn layers(facts: Option<&DatabaseFacts>, memory: &Memory, verdict: &Verdict)
         .collect()
 }
 
+/// The layers that SQLite is asked for.
+fn is_sqlites(layer: &str) -> bool {
+    [OPEN, kinds::INTEGRITY, kinds::QUERY].iter().any(|one| one.as_str() == layer)
+}
+
 /// True when what SQLite was asked for this layer came to no good end, which is not this layer's own failure: where the layer
 /// before it failed, or the answer was cut short.
 fn unsettled(facts: &DatabaseFacts, layer: &str) -> bool {
     let shut = matches!(facts.open, Some(Err(_)));
     let is = |one: &Layer| one.as_str() == layer;
-    (shut && [OPEN, kinds::INTEGRITY, kinds::QUERY].iter().any(is))
+    (shut && is_sqlites(layer))
         || (is(&kinds::INTEGRITY) && facts.integrity.as_ref().is_some_and(|check| cut_short(check).is_some()))
         || (is(&kinds::QUERY) && matches!(facts.query, Some(Err(_))))
 }

@@ -8,7 +8,7 @@ use crate::modes::database::config::WhenInUse;
 
 /// The longest that a program may take to stop or to start, in milliseconds: above systemd's own 90 s, so that its verdict
 /// is heard.
-pub(super) const APP_LIMIT_MS: u64 = 120_000;
+const APP_LIMIT_MS: u64 = 120_000;
 
 impl Site<'_> {
     /// The ladder as it can be climbed while the file is as much in use as it is. `taken` are the steps of this incident so far.
@@ -145,6 +145,12 @@ impl Site<'_> {
     }
 }
 
+/// The two steps between which `app` does not run; with `kill` it ends in no order.
+pub(super) fn stop_and_start(app: &App, kill: bool) -> [DatabaseStep; 2] {
+    let limit_ms = APP_LIMIT_MS;
+    [DatabaseStep::StopApp { app: app.clone(), limit_ms, kill }, DatabaseStep::StartApp { app: app.clone(), limit_ms }]
+}
+
 /// It puts another file in the place of the database.
 pub(super) fn swaps(playbook: &Playbook) -> bool {
     playbook.steps.iter().any(|step| step_of(step) == Some(DatabaseStep::Install))
@@ -157,9 +163,7 @@ pub(super) fn step_of(spec: &StepSpec) -> Option<DatabaseStep> {
 /// The program is stopped for as short as can be: what does not need the files as it leaves them is built before. What it writes
 /// while it stops is preserved too.
 pub(in crate::modes::database) fn with_app_stopped(rung: &Playbook, app: &App) -> Playbook {
-    let app = || app.clone();
-    let stop = DatabaseStep::StopApp { app: app(), limit_ms: APP_LIMIT_MS, kill: false };
-    let start = DatabaseStep::StartApp { app: app(), limit_ms: APP_LIMIT_MS };
+    let [stop, start] = stop_and_start(app, false);
     let done = |spec: &StepSpec| match step_of(spec) {
         Some(DatabaseStep::OnMember { does, .. }) => Some(*does),
         step => step,

@@ -1,6 +1,6 @@
 //! Reclaiming the unlinked file: what a program holds open under no name is copied, kept, and put back when it has ended.
 
-use super::in_use::APP_LIMIT_MS;
+use super::in_use::stop_and_start;
 use super::{Site, spec};
 use crate::job::{DatabaseStep, HeaderFacts};
 use crate::model::{Plan, Playbook, Risk, StepOutcome, StepRecord, StepSpec};
@@ -42,19 +42,17 @@ impl Site<'_> {
             let why = "programs work on different files of one name: the bytes of all are kept, and none is replaced";
             return Ok(Some(Plan::of(vec![reclaiming(why, steps)])));
         }
-        if let Some(app) = app {
-            let stop = DatabaseStep::StopApp { app: app.clone(), limit_ms: APP_LIMIT_MS, kill: false };
+        let around = app.map(|app| stop_and_start(app, false));
+        if let Some([stop, _]) = &around {
             // What it writes at the path while it stops is preserved too.
-            steps.extend([spec(&stop), spec(&DatabaseStep::Preserve)]);
+            steps.extend([spec(stop), spec(&DatabaseStep::Preserve)]);
         }
         // The same bytes at the same path again lose nothing, if they are all of them.
         let risk =
             if cut_off.is_some() || held.is_some_and(|held| held.complete) { Risk::Lossless } else { Risk::Lossy };
         steps.push(spec(&DatabaseStep::BuildFromHeld));
         steps.push(StepSpec { risk, ..spec(&DatabaseStep::Install) });
-        if let Some(app) = app {
-            steps.push(spec(&DatabaseStep::StartApp { app: app.clone(), limit_ms: APP_LIMIT_MS }));
-        }
+        steps.extend(around.iter().map(|[_, start]| spec(start)));
         let why = match (cut_off.is_some(), app) {
             (true, Some(_)) => {
                 "its program is stopped, and what it holds open under no name is put back; nothing is lost"

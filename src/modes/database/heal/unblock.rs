@@ -1,6 +1,6 @@
 //! Who keeps others waiting, and what may be done about it: never more than asking it to go on.
 
-use super::in_use::APP_LIMIT_MS;
+use super::in_use::stop_and_start;
 use super::{Site, playbook, spec, wait, wait_step};
 use crate::job::{DatabaseStep, HeldLock, HolderFacts, WalFacts};
 use crate::model::{Playbook, Standstill};
@@ -11,11 +11,11 @@ use crate::modes::database::config::{OnLock, WhenInUse};
 const UNBLOCK: &str = "unblock";
 
 impl Site<'_> {
-    /// Nothing of ours may touch such a WAL: not even a checkpoint, and least of all a graceful end of its programs. What the WAL-reset bug leaves is mended by SQLite's own recovery, once nobody has the index in memory any more (rule 16).
+    /// Nothing of ours may touch such a WAL: not even a checkpoint, and least of all a graceful end of its programs. What the
+    /// WAL-reset bug leaves is mended by SQLite's own recovery, once nobody has the index in memory any more (rule 16).
     pub(super) fn recovered_from_the_reset_bug(&self, wal: &WalFacts) -> Result<Vec<Playbook>, String> {
-        if let (Some(WhenInUse::StopApp), Some(app)) = (self.config.when_in_use, self.config.app.clone()) {
-            let stop = DatabaseStep::StopApp { app: app.clone(), limit_ms: APP_LIMIT_MS, kill: true };
-            let start = DatabaseStep::StartApp { app, limit_ms: APP_LIMIT_MS };
+        if let (Some(WhenInUse::StopApp), Some(app)) = (self.config.when_in_use, &self.config.app) {
+            let [stop, start] = stop_and_start(app, true);
             let why = "its programs are killed, so that none of them copies more of the WAL, and started again: SQLite then \
                        recovers, and nothing that was committed is lost";
             return Ok(vec![playbook("kill_app", why.to_owned(), &[DatabaseStep::Preserve, stop, start])]);
@@ -143,13 +143,11 @@ impl Site<'_> {
 
     /// Its program is stopped and started again: in order, so that SQLite rolls back what it had begun.
     fn restart_app(&self, named: &str) -> Result<Vec<Playbook>, String> {
-        let Some(app) = self.config.app.clone() else {
+        let Some(app) = &self.config.app else {
             return Err(format!("{named}; `on_lock` is \"restart-app\", and there is no `app`: restart it by hand"));
         };
-        let stop = DatabaseStep::StopApp { app: app.clone(), limit_ms: APP_LIMIT_MS, kill: false };
-        let start = DatabaseStep::StartApp { app, limit_ms: APP_LIMIT_MS };
         let why = format!("{named}; its program is restarted, and what it had not committed is rolled back");
-        Ok(vec![playbook("restart_app", why, &[stop, start])])
+        Ok(vec![playbook("restart_app", why, &stop_and_start(app, false))])
     }
 
     /// The one that has the database open beside a lock of the dotfile VFS: whose lock it is, if there is no other.

@@ -2,7 +2,7 @@
 
 use super::replace::rows;
 use super::{MAX_BACKUPS_TRIED, Site, playbook};
-use crate::job::{BackupEntry, DatabaseStep, FileFacts, MendedCopy, WalBase, WalPosition, WalState};
+use crate::job::{BackupEntry, DatabaseStep, MendedCopy, WalBase, WalPosition, WalState};
 use crate::model::Playbook;
 use crate::modes::database::memory::{MTIME_TICK_NS, Pending};
 
@@ -89,17 +89,16 @@ impl<'a> Site<'a> {
     /// when this WAL was last seen, not all of it copied, it was as it had been.
     fn begun_since(&self, backup: &BackupEntry, salt: [u32; 2]) -> Option<WalPosition> {
         let (then, last) = (backup.manifest.source_fingerprint.as_ref()?, self.memory.last_healthy.as_ref()?);
-        let content = |main: &FileFacts| (main.ino, main.size, main.mtime_ns);
         let alone = then.wal.is_none_or(|wal| wal.size == 0);
         // A write within one tick of the clock after the copy would not show.
         let settled = backup.manifest.taken_at.as_nanosecond() > i128::from(then.main.mtime_ns) + MTIME_TICK_NS;
-        let same = alone && settled && content(&then.main) == content(&last.main) && !last.locked;
+        let same = alone && settled && last.main.is_unwritten_since(&then.main) && !last.locked;
         let seen = self.memory.pending.is_some_and(|pending| pending.salt == salt);
         (same && seen).then_some(WalPosition { salt, frame: 0 })
     }
 
-    /// A WAL alone does not say whose it is, nor when it was given up: one that came since the last healthy look, or one that was last written before a backup was taken is an older state,
-    /// and one that is hurt and has fewer rows is less of it.
+    /// A WAL alone does not say whose it is, nor when it was given up: one that came since the last healthy look, or that was last
+    /// written before a backup was taken, is another's or an older state, and one that is hurt and has fewer rows is less of it.
     fn is_behind(&self, backup: &BackupEntry, mended: &MendedCopy) -> bool {
         let written = self.facts.wal_file.file().map_or(0, |wal| i128::from(wal.mtime_ns));
         !self.memory.knows_wal(self.facts)
