@@ -90,7 +90,7 @@ pub enum HeaderError {
     #[error("the payload fractions are {0:?} instead of [64, 32, 32]")]
     BadFractions([u8; 3]),
     /// A newer format, or an overwritten byte.
-    #[error("read version {0} is newer than this SQLite knows")]
+    #[error("its read version is {0}, and SQLite knows none above 2")]
     NewerFormat(u8),
     /// Fewer than 480 usable bytes per page.
     #[error("{reserved} reserved bytes leave too little of a page of {page_size}")]
@@ -100,6 +100,15 @@ pub enum HeaderError {
         /// The reserved field.
         reserved: u8,
     },
+}
+
+/// The write and the read version (bytes 18 and 19) of the first bytes of a file as they were before one of them was damaged:
+/// SQLite writes them alike. `None` where neither or both are beyond what SQLite knows.
+pub fn versions_put_right(head: &[u8]) -> Option<[u8; 2]> {
+    match head.get(18..20) {
+        Some([known @ (1 | 2), 3..=255] | [3..=255, known @ (1 | 2)]) => Some([*known; 2]),
+        _ => None,
+    }
 }
 
 /// Whether a file is as long as its header says.
@@ -305,5 +314,17 @@ mod tests {
                 header.page_count_in(len);
             }
         }
+    }
+
+    #[test]
+    fn one_damaged_version_is_told_by_the_other() {
+        let with = |write: u8, read: u8| {
+            let mut head = [0; HEADER_LEN];
+            (head[18], head[19]) = (write, read);
+            versions_put_right(&head)
+        };
+        assert_eq!((with(2, 150), with(3, 1)), (Some([2, 2]), Some([1, 1])));
+        assert_eq!((with(1, 1), with(2, 1), with(9, 9), with(0, 3)), (None, None, None, None));
+        assert_eq!(versions_put_right(&[0; 18]), None);
     }
 }

@@ -20,7 +20,7 @@ mod wal_scan;
 mod window;
 
 pub use freelist::free_leaves;
-pub use header::{Encoding, Header, HeaderError, SizeVerdict};
+pub use header::{Encoding, Header, HeaderError, SizeVerdict, versions_put_right};
 pub use journal::{JournalError, JournalHeader, JournalScan, JournalState, scan_journal};
 pub use journal_mend::{MendedJournal, PreImage, mend_journal};
 pub use wal::{WalHeader, WalHeaderError};

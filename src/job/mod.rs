@@ -18,9 +18,9 @@ pub use backup::{BackupEntry, BackupJob, BackupManifest, Keep, PruneJob, Restore
 pub use client::{Answer, Client, ClientOptions};
 pub use database::{
     Access, Attributes, CutOff, CutOffHolder, DatabaseFacts, DatabaseProbe, DatabaseSite, Diagnosis, DotfileLock,
-    Doubted, FileFacts, FileState, Fingerprint, HeaderFacts, HeldCopy, HeldLock, HolderFacts, IntegrityFacts,
-    IntegrityLevel, JournalFacts, JournalState, LayerTime, Member, MemberFacts, MendedCopy, OpenFacts, Owner, Place,
-    QueryFacts, SettledCopy, SqliteFault, TableRows, Unread, Users, WalFacts, WalMark, WalState,
+    Doubted, FileFacts, FileState, Fingerprint, FormatVersion, HeaderFacts, HeldCopy, HeldLock, HolderFacts,
+    IntegrityFacts, IntegrityLevel, JournalFacts, JournalState, LayerTime, Member, MemberFacts, MendedCopy, OpenFacts,
+    Owner, Place, QueryFacts, SettledCopy, SqliteFault, TableRows, Unread, Users, WalFacts, WalMark, WalState,
 };
 pub use events::WorkerEvents;
 pub use rollback::{KeptFile, KeptFiles, RowsSince, Since, WeighRollback, Weighed};

@@ -23,7 +23,7 @@ pub use crate::model::FaultClass;
 pub use check::IntegrityReport;
 pub use checkpoint::CheckpointReport;
 pub use fault::SqliteFault;
-pub use open::{Access, Database, Deadline, limit_memory, sqlite_version};
+pub use open::{Access, Database, Deadline, limit_memory, sqlite_version, sqlite_version_number};
 pub use probe::SchemaObjects;
 pub use rebuild::{RebuildReport, Which};
 pub use schema::creations_in;

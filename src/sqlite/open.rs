@@ -199,6 +199,11 @@ pub fn sqlite_version() -> &'static str {
     rusqlite::version()
 }
 
+/// The same as header fields give it, such as 3054001.
+pub fn sqlite_version_number() -> u32 {
+    rusqlite::version_number().unsigned_abs()
+}
+
 fn flags(access: Access) -> OpenFlags {
     let base = OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     match access {

@@ -35,6 +35,32 @@ fn a_random_page_of_a_table_is_healed_from_the_backup() {
     }
 }
 
+/// SQLite only reads a database whose byte 18 is above 2, and answers "file is not a database" where byte 19 is.
+#[test]
+fn a_damaged_version_byte_in_the_header_costs_no_row() {
+    for (mode, at, kind) in
+        [("wal", 18, "db_corrupted"), ("delete", 18, "db_corrupted"), ("delete", 19, "db_not_a_database")]
+    {
+        let (scene, mut daemon) = saved(mode);
+        // Written since the backup: these would be lost if it were taken.
+        scene.commit(mode, 30, &[]);
+        daemon.caught_up("app");
+        let bytes = damage::overwrite(&scene.db(), at, &[0x96]);
+
+        let incident = daemon.closed("app", 1);
+        assert_eq!(incident["kind"], kind, "{incident:#}");
+        assert_eq!(
+            (&incident["outcome"], &incident["playbook"]),
+            (&"healed".into(), &"settle_copy".into()),
+            "{incident:#}"
+        );
+        assert_eq!(scene.lost(), 0);
+        scene.assert_evidence(&incident, &[("main", Some(&bytes))]);
+        scene.assert_honest(&incident, &scene.db());
+        scene.assert_whole(mode);
+    }
+}
+
 #[test]
 fn a_damaged_index_is_rebuilt_and_nothing_is_lost() {
     for mode in ["wal", "delete"] {

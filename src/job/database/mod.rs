@@ -9,7 +9,7 @@ pub use answers::{
     SqliteFault, TableRows, Users,
 };
 pub use files::{Access, Attributes, FileFacts, FileState, Fingerprint, Owner, Place};
-pub use raw::{HeaderFacts, JournalFacts, JournalState, Unread, WalFacts, WalMark, WalState};
+pub use raw::{FormatVersion, HeaderFacts, JournalFacts, JournalState, Unread, WalFacts, WalMark, WalState};
 
 use std::path::PathBuf;
 

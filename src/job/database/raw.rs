@@ -20,6 +20,19 @@ impl Unread {
     }
 }
 
+/// What bytes 18 and 19 say: which format it takes to write the file, and to read it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FormatVersion {
+    /// One that SQLite reads and writes.
+    #[default]
+    Known,
+    /// One that SQLite does not know, of a writer that may.
+    Newer,
+    /// One that SQLite does not know, although the last writer was none newer: an overwritten byte.
+    Damaged,
+}
+
 /// The database header, or why it is none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -34,9 +47,9 @@ pub enum HeaderFacts {
         /// encrypted file has none; a database whose first bytes were overwritten has nearly all.
         #[serde(default)]
         pages_like_sqlite: Option<(u32, u32)>,
-        /// All of it is a header but for its version, which is newer than ours.
+        /// What bytes 18 and 19 say, where it is they that make it none.
         #[serde(default)]
-        newer_format: bool,
+        format: FormatVersion,
     },
     /// A header.
     Good {
@@ -54,6 +67,9 @@ pub enum HeaderFacts {
         encoding: String,
         /// Version of SQLite that wrote last, such as 3054001.
         sqlite_version: u32,
+        /// What byte 18 says: whether SQLite also writes it.
+        #[serde(default)]
+        format: FormatVersion,
         /// The file is shorter than its pages: bytes missing.
         missing_bytes: u64,
         /// The file is longer than its pages: bytes over.

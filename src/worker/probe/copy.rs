@@ -2,7 +2,7 @@
 
 use std::fs::{DirBuilder, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use rustix::io::Errno;
 
 use super::files::{Files, Looked, open_raw, with_suffix};
 use super::raw;
+use crate::format::versions_put_right;
 use crate::host::{HostError, LockMode, OfdLock, ProcessFacts, Space, SqliteLock, ask_lock};
 use crate::job::{DatabaseSite, FileState, JournalState};
 
@@ -50,6 +51,7 @@ pub(in crate::worker) fn of_all(site: &DatabaseSite) -> io::Result<PrivateCopy> 
                 duplicate(&open_raw(looked)?, &with_suffix(&copy.main(), suffix), None)?;
             }
         }
+        put_versions_right(&File::options().read(true).write(true).open(copy.main())?)?;
         if [&files.main, &files.wal, &files.journal].into_iter().all(Looked::is_still_so) {
             return Ok(copy);
         }
@@ -73,6 +75,15 @@ pub(super) fn under_shared_lock(site: &DatabaseSite) -> io::Result<PrivateCopy> 
     }
     duplicate(&main, &copy.main(), Some(until))?;
     Ok(copy)
+}
+
+/// A damaged byte of its format's version would keep SQLite from reading a copy, or from writing it.
+pub(in crate::worker) fn put_versions_right(copy: &File) -> io::Result<()> {
+    let mut head = [0; 20];
+    match copy.read_at(&mut head, 0).map(|_| versions_put_right(&head))? {
+        Some(versions) => copy.write_all_at(&versions, 18),
+        None => Ok(()),
+    }
 }
 
 /// An empty folder for copies of these files.
@@ -139,7 +150,7 @@ pub(super) fn duplicate(from: &File, to: &Path, until: Option<Instant>) -> io::R
         let copied = if by_hand {
             buffer.resize(1 << 20, 0);
             let read = rustix::io::pread(from, buffer.as_mut_slice(), at)?;
-            std::os::unix::fs::FileExt::write_all_at(&target, &buffer[..read], at)?;
+            target.write_all_at(&buffer[..read], at)?;
             read
         } else {
             let (mut from_at, mut to_at) = (at, at);

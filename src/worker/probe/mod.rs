@@ -23,14 +23,14 @@ use std::time::Instant;
 use jiff::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
 
-pub(super) use self::copy::of_all as private_copy;
+pub(super) use self::copy::{of_all as private_copy, put_versions_right};
 use self::files::{Files, Looked};
 use self::opening::{Before, Opening};
 use super::sweep::Sweep;
 use crate::host;
 use crate::job::{
-    Access, DatabaseFacts, DatabaseProbe, FileFacts, FileState, Fingerprint, HeaderFacts, HeldLock, JournalState,
-    LayerTime, SettledCopy, Unread, Users, WalMark, WalState,
+    Access, DatabaseFacts, DatabaseProbe, FileFacts, FileState, Fingerprint, FormatVersion, HeaderFacts, HeldLock,
+    JournalState, LayerTime, SettledCopy, Unread, Users, WalMark, WalState,
 };
 use crate::model::FaultClass;
 
@@ -433,7 +433,7 @@ impl<'a> Look<'a> {
         (damaged || gone) && self.files.wal.state.size() > 0
     }
 
-    /// Opened where it is, and found damaged.
+    /// Found damaged where it is, so that a copy of it may be worth looking at.
     fn is_damaged_in_place(&self) -> bool {
         let journal = self.facts.journal.as_ref().map(|journal| journal.state);
         let wal = self.facts.wal.as_ref().map(|wal| wal.state);
@@ -442,8 +442,12 @@ impl<'a> Look<'a> {
             !found.messages.is_empty() || content::speaks_of_damage(Some(&found.fault.clone().map_or(Ok(()), Err)))
         });
         let opened = content::speaks_of_damage(self.facts.open.as_ref());
+        let version = matches!(
+            self.facts.header,
+            Some(HeaderFacts::Good { format, .. } | HeaderFacts::Bad { format, .. }) if format == FormatVersion::Damaged
+        );
         // A missing main file has nothing to copy, and one without a byte nothing to settle.
-        self.files.main.state.size() > 0 && (raw || checked || opened)
+        self.files.main.state.size() > 0 && (raw || checked || opened || version)
     }
 }
 

@@ -134,7 +134,7 @@ fn page_one_may_be_beside(before: &Before<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::FileFacts;
+    use crate::job::{FileFacts, FormatVersion};
 
     fn file() -> FileState {
         let facts =
@@ -153,6 +153,7 @@ mod tests {
             sqlite_version: 3_054_001,
             missing_bytes: 0,
             extra_bytes: 0,
+            format: FormatVersion::Known,
         }
     }
 
@@ -241,7 +242,11 @@ mod tests {
             (
                 "no header",
                 Case {
-                    header: HeaderFacts::Bad { reason: "x".into(), pages_like_sqlite: None, newer_format: false },
+                    header: HeaderFacts::Bad {
+                        reason: "x".into(),
+                        pages_like_sqlite: None,
+                        format: FormatVersion::Known,
+                    },
                     ..sound(false)
                 },
                 "not",

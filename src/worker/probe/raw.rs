@@ -13,7 +13,10 @@ use crate::format::{
     self, Encoding, Header, HeaderError, JournalScan, SizeVerdict, WalHeaderError, WalHeaderState, WalIndex, WalScan,
 };
 use crate::host::{self, LockMode, SqliteLock, ask_lock};
-use crate::job::{FileFacts, FileState, HeaderFacts, JournalFacts, JournalState, WalFacts, WalMark, WalState};
+use crate::job::{
+    FileFacts, FileState, FormatVersion, HeaderFacts, JournalFacts, JournalState, WalFacts, WalMark, WalState,
+};
+use crate::sqlite::sqlite_version_number;
 use crate::worker::mend::believed_index;
 
 /// A live writer can rewrite what is being read: damage counts when two scans in a row, of at most so many, see it at the same
@@ -36,6 +39,11 @@ pub(super) fn header(main: &Looked) -> Option<io::Result<RawHeader>> {
     Some(read_header(main, size))
 }
 
+/// Of a header with a version above 2, whose file a SQLite of the version `writer` wrote last: none writes what it does not know.
+fn format_version(writer: u32) -> FormatVersion {
+    if writer > sqlite_version_number() { FormatVersion::Newer } else { FormatVersion::Damaged }
+}
+
 fn read_header(main: &Looked, size: u64) -> io::Result<RawHeader> {
     if size == 0 {
         return Ok(RawHeader { facts: HeaderFacts::Empty, counters_differ: false });
@@ -47,8 +55,13 @@ fn read_header(main: &Looked, size: u64) -> io::Result<RawHeader> {
         Ok(header) => header,
         Err(error) => {
             let pages_like_sqlite = likeness::of_pages(size, |at, buffer| read_up_to(&file, at, buffer))?;
-            let newer_format = matches!(error, HeaderError::NewerFormat(_));
-            let facts = HeaderFacts::Bad { reason: error.to_string(), pages_like_sqlite, newer_format };
+            let format = match error {
+                HeaderError::NewerFormat(_) => {
+                    format_version(bytes.last_chunk().map_or(0, |writer| u32::from_be_bytes(*writer)))
+                }
+                _ => FormatVersion::Known,
+            };
+            let facts = HeaderFacts::Bad { reason: error.to_string(), pages_like_sqlite, format };
             return Ok(RawHeader { facts, counters_differ: false });
         }
     };
@@ -75,6 +88,7 @@ fn read_header(main: &Looked, size: u64) -> io::Result<RawHeader> {
         sqlite_version: header.sqlite_version,
         missing_bytes,
         extra_bytes,
+        format: if header.write_version > 2 { format_version(header.sqlite_version) } else { FormatVersion::Known },
     };
     let counters_differ = header.sqlite_version >= 3_007_000 && header.change_counter != header.version_valid_for;
     Ok(RawHeader { facts, counters_differ })

@@ -8,9 +8,11 @@ use std::time::Duration;
 use super::place::Place;
 use super::{failed, while_};
 use crate::backup::{examine, journal_is_hot, side_name};
+use crate::format::versions_put_right;
 use crate::host::{Folder, Ownership, copy_file};
 use crate::job::{JobFailure, TableRows};
 use crate::sqlite::{Access, Database, Deadline};
+use crate::worker::probe::put_versions_right;
 use crate::worker::roll_back::{beyond_sqlite, roll_back};
 
 /// How a copy came to rest.
@@ -37,15 +39,20 @@ pub(super) fn settle_from(
 ) -> Result<Settled, JobFailure> {
     let main = from.0.open_in(from.1).map_err(while_("opening the database"))?;
     let hot = journal_is_hot(from.0, from.1, &main)?;
-    let mut mode = [0_u8; 2];
-    let known_mode = main.read_exact_at(&mut mode, 18).is_ok() && matches!(mode, [1, 1] | [2, 2]);
+    let mut head = [0; 20];
+    let mode = match main.read_exact_at(&mut head, 0) {
+        Ok(()) => {
+            Some([head[18], head[19]]).filter(|mode| matches!(mode, [1, 1] | [2, 2])).or(versions_put_right(&head))
+        }
+        Err(_) => None,
+    };
     drop(main);
 
     let folder = make_private(place)?;
     let (chosen, how) = choose(from, &folder, hot, ownership)?;
     let file = folder.open_for_writing_in(chosen).map_err(while_("opening the recovered copy"))?;
     place.made(&file)?;
-    if known_mode {
+    if let Some(mode) = mode {
         file.write_all_at(&mode, 18).map_err(while_("keeping the journal mode"))?;
     }
     folder.rename_noreplace(chosen, &place.folder, part).map_err(while_("taking the recovered copy"))?;
@@ -133,6 +140,9 @@ fn variant(
             ownership.prepare(&target);
         }
         copy_file(&source, &target).map_err(while_("making a private copy"))?;
+        if suffix.is_empty() {
+            put_versions_right(&target).map_err(while_("putting the format's version right"))?;
+        }
     }
     Ok(Some(recovered(folder, name).map(|()| how)))
 }

@@ -1,6 +1,6 @@
 //! The layers `exists` and `readable`, and the side files: what `stat` and raw bytes tell.
 
-use crate::job::{FileState, HeaderFacts, JournalState, WalFacts, WalState};
+use crate::job::{FileState, FormatVersion, HeaderFacts, JournalState, WalFacts, WalState};
 use crate::model::Severity;
 
 use super::super::kinds::{self, EXISTS, READABLE, WAL};
@@ -159,6 +159,18 @@ impl Judgement<'_> {
     pub(super) fn header(&mut self) -> bool {
         let path = self.config.path.display();
         match &self.facts.header {
+            Some(HeaderFacts::Good { format: FormatVersion::Damaged, .. }) if self.memory.ever_healthy => {
+                self.find(
+                    &kinds::CORRUPTED,
+                    Severity::Critical,
+                    &READABLE,
+                    format!(
+                        "the header of {path} is damaged: its write version is above 2, so that every write to it fails"
+                    ),
+                    "put the byte at offset 18 back: it is the same as the next, 1 or 2",
+                );
+                true
+            }
             None | Some(HeaderFacts::Good { .. }) => true,
             // SQLite finds a sound page 1 in the WAL or the journal: it opened a copy.
             Some(HeaderFacts::Bad { .. }) if matches!(self.facts.open, Some(Ok(_))) => true,
@@ -180,7 +192,7 @@ impl Judgement<'_> {
                 self.cannot_tell(format!("{path} has 0 bytes, and was never seen with content"));
                 false
             }
-            Some(HeaderFacts::Bad { reason, newer_format: true, .. }) => {
+            Some(HeaderFacts::Bad { reason, format: FormatVersion::Newer, .. }) => {
                 self.cannot_tell(format!("{path} is of a newer format than this guardiand knows: {reason}"));
                 false
             }

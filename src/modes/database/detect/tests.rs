@@ -5,8 +5,9 @@ use jiff::Timestamp;
 
 use super::*;
 use crate::job::{
-    Access, CutOff, CutOffHolder, DatabaseFacts, FileFacts, FileState, Fingerprint, HeaderFacts, HeldCopy, HeldLock,
-    IntegrityFacts, IntegrityLevel, JournalFacts, JournalState, LayerTime, OpenFacts, Place, WalFacts, WalState,
+    Access, CutOff, CutOffHolder, DatabaseFacts, FileFacts, FileState, Fingerprint, FormatVersion, HeaderFacts,
+    HeldCopy, HeldLock, IntegrityFacts, IntegrityLevel, JournalFacts, JournalState, LayerTime, OpenFacts, Place,
+    WalFacts, WalState,
 };
 use crate::model::Standstill;
 use crate::modes::database::memory::PlaceMemory;
@@ -34,6 +35,7 @@ fn header() -> HeaderFacts {
         sqlite_version: 3_054_001,
         missing_bytes: 0,
         extra_bytes: 0,
+        format: FormatVersion::Known,
     }
 }
 
@@ -144,7 +146,8 @@ fn with_integrity(messages: &[&str], only_indexes: bool, fault: Option<SqliteFau
 }
 
 fn bad_header(like: Option<(u32, u32)>) -> DatabaseFacts {
-    let header = HeaderFacts::Bad { reason: "not the magic".to_owned(), pages_like_sqlite: like, newer_format: false };
+    let header =
+        HeaderFacts::Bad { reason: "not the magic".to_owned(), pages_like_sqlite: like, format: FormatVersion::Known };
     DatabaseFacts { header: Some(header), open: None, fingerprint: None, ..sound() }
 }
 
@@ -236,9 +239,12 @@ fn a_sound_database_that_only_looks_odd_from_here_is_not_called_damaged() {
     assert_eq!(kinds_of(&newer(1), &seen()), "db_schema_corrupted", "nobody changed it through SQLite");
     assert_eq!(kinds_of(&newer(2), &seen()), "unknown", "somebody did, perhaps with a newer SQLite");
 
-    let header = HeaderFacts::Bad { reason: "read version 3".to_owned(), pages_like_sqlite: None, newer_format: true };
-    let newer = DatabaseFacts { header: Some(header), open: None, fingerprint: None, ..sound() };
-    assert_eq!(kinds_of(&newer, &seen()), "unknown");
+    let version = |format| {
+        let header = HeaderFacts::Bad { reason: "read version 3".to_owned(), pages_like_sqlite: None, format };
+        DatabaseFacts { header: Some(header), open: None, fingerprint: None, ..sound() }
+    };
+    assert_eq!(kinds_of(&version(FormatVersion::Newer), &seen()), "unknown");
+    assert_eq!(kinds_of(&version(FormatVersion::Damaged), &seen()), "db_not_a_database", "nobody wrote that");
 
     let another = FileState::File(FileFacts { ino: 77, ..file(40_960) });
     let deployed = DatabaseFacts { main: another.clone(), ..bad_header(Some((1, 64))) };
