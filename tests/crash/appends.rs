@@ -214,6 +214,24 @@ fn a_program_that_is_stopped_for_the_swap_and_started_again() {
 }
 
 #[test]
+fn programs_that_are_killed_after_the_wal_reset_bug() {
+    survives_every_kill(|| {
+        let mut scene = Scene::new();
+        let service = Service::of(&scene, "wal", &["--no-checkpoint", "--busy-timeout", "10000", "--pause", "3600000"]);
+        scene.database("app", "data/app.db", &format!("when_in_use = \"stop-app\"\n{}", service.app()));
+        let mut broken = Broken::of(scene, "wal", "kill_app");
+        service.start();
+        let log = broken.scene.log_of(&broken.scene.db());
+        service.wait_for("its one commit", || promised(&log).len() == 61);
+        // nBackfill, as that bug leaves it: more frames copied than there are.
+        damage::overwrite(&beside(&broken.scene.db(), "-shm"), 96, &1_000_000_u32.to_ne_bytes());
+        let arguments = service.arguments();
+        broken.service = Some((service, arguments));
+        broken
+    });
+}
+
+#[test]
 fn a_group_that_is_restored_together() {
     survives_every_kill(|| {
         let mut scene = Scene::new();

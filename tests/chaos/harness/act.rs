@@ -233,6 +233,9 @@ impl Stage<'_> {
             // It is sound, and has pages that belong to nothing.
             rusqlite::Connection::open(&db).unwrap().execute_batch("VACUUM").unwrap();
         }
+        if reason.contains("put the text back (PRAGMA writable_schema)") {
+            self.put_the_schema_back();
+        }
         if let Some(mode) = between(reason, "`chmod ", "` it") {
             let mode = u32::from_str_radix(mode, 8).unwrap();
             std::fs::set_permissions(&db, std::fs::Permissions::from_mode(mode)).unwrap();
@@ -241,6 +244,21 @@ impl Stage<'_> {
         if let Some((folder, aside)) = between(reason, "run `mv ", "`").and_then(|words| words.split_once(' ')) {
             std::fs::rename(folder, aside).unwrap();
         }
+    }
+
+    /// The text of each object as the newest backup has it.
+    fn put_the_schema_back(&self) {
+        let backups = self.guardiand(&["backups", "app", "--json"]).json_of(0);
+        let newest = backups[0]["file"].as_str().expect("a backup").to_owned();
+        let db = rusqlite::Connection::open(self.scene.db()).unwrap();
+        db.execute("ATTACH ?1 AS backup", [format!("file:{newest}?immutable=1")]).unwrap();
+        db.execute_batch(
+            "PRAGMA writable_schema = ON;
+             UPDATE main.sqlite_schema AS here SET sql = saved.sql FROM backup.sqlite_schema AS saved
+             WHERE saved.rowid = here.rowid AND saved.sql IS NOT here.sql;
+             PRAGMA writable_schema = RESET;",
+        )
+        .unwrap();
     }
 
     /// Until a full check says healthy and no incident is open, or nobody knows further.
