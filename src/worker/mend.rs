@@ -53,13 +53,7 @@ pub(super) struct Mended {
 /// # Errors
 /// Why nothing is to be had, in words.
 pub(super) fn mend(folder: &Folder, sources: &Sources<'_>) -> Result<Mended, String> {
-    let read = |at: u64, buffer: &mut [u8]| sources.wal.read_exact_at(buffer, at);
-    let length = sources.wal.metadata().map_err(|error| doing("looking at the WAL")(&error))?.len();
-    let hints = hints(sources).map_err(|error| doing("looking at the main file")(&error))?;
-    let found = mend_wal(length, &hints, read).map_err(|error| doing("reading the WAL")(&error))?;
-    let Some(wal) = found.filter(|wal| hints.page_size.is_none_or(|size| size == wal.header.page_size)) else {
-        return Err("nothing can be read of its WAL".to_owned());
-    };
+    let Some(wal) = read(sources)? else { return Err("nothing can be read of its WAL".to_owned()) };
     let mut variants = wal.variants();
     if variants.is_empty() && !sources.is_its_own {
         variants.extend(wal.whole());
@@ -74,6 +68,23 @@ pub(super) fn mend(folder: &Folder, sources: &Sources<'_>) -> Result<Mended, Str
     }
     clear(folder)?;
     Err(why)
+}
+
+/// Whether SQLite alone reads all that can be read of the WAL.
+///
+/// # Errors
+/// When it cannot be read, in words.
+pub(super) fn is_whole(sources: &Sources<'_>) -> Result<bool, String> {
+    let length = sources.wal.metadata().map_err(|error| doing("looking at the WAL")(&error))?.len();
+    Ok(length == 0 || read(sources)?.is_some_and(|wal| wal.variants().is_empty()))
+}
+
+fn read(sources: &Sources<'_>) -> Result<Option<MendedWal>, String> {
+    let read = |at: u64, buffer: &mut [u8]| sources.wal.read_exact_at(buffer, at);
+    let length = sources.wal.metadata().map_err(|error| doing("looking at the WAL")(&error))?.len();
+    let hints = hints(sources).map_err(|error| doing("looking at the main file")(&error))?;
+    let found = mend_wal(length, &hints, read).map_err(|error| doing("reading the WAL")(&error))?;
+    Ok(found.filter(|wal| hints.page_size.is_none_or(|size| size == wal.header.page_size)))
 }
 
 fn doing(what: &'static str) -> impl Fn(&dyn std::fmt::Display) -> String {

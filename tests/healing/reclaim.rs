@@ -6,10 +6,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
+use rustix::process::Signal;
 use serde_json::Value;
 
 use super::support::command::guardiand;
 use super::support::daemon::Daemon;
+use super::support::damage;
 use super::support::program::Program;
 use super::support::scene::Scene;
 use super::support::service::Service;
@@ -163,6 +165,28 @@ fn left_alone_it_is_kept_at_once_and_put_back_when_its_program_has_ended_whateve
         let incident = daemon.closed("app", 1);
         assert_reclaimed(&scene, &incident, &format!("{harm:?}"));
         scene.assert_honest(&incident, &scene.db());
+        assert!(daemon.stop().success());
+        scene.assert_whole("wal");
+    }
+}
+
+/// Its program goes by the index in memory and notices nothing; SQLite alone would read nothing of such a WAL.
+#[test]
+fn a_damaged_wal_that_went_with_its_database_is_mended_on_the_way_back() {
+    for harm in [|wal: &Path| drop(damage::overwrite(wal, 0, &[0xA5; 32])), |wal: &Path| drop(damage::wal_frame(wal))] {
+        let scene = Scene::of(BACKUP);
+        let mut daemon = prepare(&scene, "wal");
+        let program = scene.writer("wal", "forever", &[&PATIENT[..], &["--no-checkpoint"]].concat());
+        runs(&scene, &mut daemon);
+        // Both at once, as far as guardiand can see.
+        daemon.signal(Signal::STOP);
+        harm(&beside(&scene.db(), "-wal"));
+        fs::remove_file(scene.db()).unwrap();
+        daemon.signal(Signal::CONT);
+        daemon.escalated("app", 1);
+        assert!(program.finish().success());
+        let incident = daemon.closed("app", 1);
+        assert_reclaimed(&scene, &incident, "a damaged WAL");
         assert!(daemon.stop().success());
         scene.assert_whole("wal");
     }

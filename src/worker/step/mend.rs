@@ -6,13 +6,13 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use super::place::{Place, need_space};
-use super::settle::make_private;
+use super::settle::{Files, make_private};
 use super::{failed, refused, while_};
-use crate::backup::hash;
+use crate::backup::{hash, side_name};
 use crate::format::{WalIndex, wal::WAL_HEADER_LEN};
 use crate::host::Folder;
 use crate::job::{JobFailure, WalBase, WalPosition};
-use crate::worker::mend::{Mended, Sources, believed_index, mend};
+use crate::worker::mend::{Mended, Sources, believed_index, is_whole, mend};
 use crate::worker::probe::booted_ns;
 
 /// Leaves what was put together at `part` in the target's folder.
@@ -26,14 +26,41 @@ pub(super) fn put_together(place: &Place<'_>, onto: &WalBase, part: &OsStr) -> R
             (Some(verified(file, blake3)?), position.frame)
         }
     };
+    let is_its_own = *onto == WalBase::Main;
+    take(place, &Sources { wal: &wal, index: index(place)?, below: below.as_ref(), is_its_own, frames_min }, part)
+}
+
+/// What [`of_kept`] finds.
+pub(super) enum Kept {
+    /// There is no WAL, or SQLite reads all of it.
+    Whole,
+    /// Of a damaged WAL this was put together, at `part`.
+    Mended(Mended),
+    /// Nothing came of a damaged WAL, in words.
+    Damaged(String),
+}
+
+/// The same of files that were kept of a database's own.
+pub(super) fn of_kept(place: &Place<'_>, (folder, name): Files<'_>, part: &OsStr) -> Result<Kept, JobFailure> {
+    let wal = match folder.open_in(side_name(name, "-wal")) {
+        Err(error) if error.is_absent() => return Ok(Kept::Whole),
+        wal => wal.map_err(while_("opening the WAL"))?,
+    };
+    let main = folder.open_in(name).map_err(while_("opening the database"))?;
+    let sources = Sources { wal: &wal, index: None, below: Some(&main), is_its_own: true, frames_min: 0 };
+    if is_whole(&sources).map_err(failed)? {
+        return Ok(Kept::Whole);
+    }
+    Ok(take(place, &sources, part).map_or_else(|why| Kept::Damaged(why.message), Kept::Mended))
+}
+
+fn take(place: &Place<'_>, sources: &Sources<'_>, part: &OsStr) -> Result<Mended, JobFailure> {
     let size = |file: &File| file.metadata().map(|facts| facts.len()).map_err(while_("looking at a file's size"));
     // The WAL is written anew, and then once more into the main file.
-    let needed = below.as_ref().map_or(Ok(0), size)?.saturating_add(size(&wal)?.saturating_mul(2));
+    let needed = sources.below.map_or(Ok(0), size)?.saturating_add(size(sources.wal)?.saturating_mul(2));
     need_space(&place.folder, needed)?;
     let folder = make_private(place)?;
-    let is_its_own = *onto == WalBase::Main;
-    let sources = Sources { wal: &wal, index: index(place)?, below: below.as_ref(), is_its_own, frames_min };
-    let mended = mend(&folder, &sources).map_err(failed)?;
+    let mended = mend(&folder, sources).map_err(failed)?;
     place.made(&folder.open_in(mended.name).map_err(while_("opening the mended copy"))?)?;
     folder.rename_noreplace(mended.name, &place.folder, part).map_err(while_("taking the mended copy"))?;
     Ok(mended)

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::build::{clean_up, finish, fresh_part};
 use super::held::keep::Keep;
 use super::held::{AtPath, MAIN, Paper, Sight, copies, is_kept, note_reclaimed, pending_in};
+use super::mend::{self, Kept};
 use super::place::{Place, need_space};
 use super::settle::{Settled, rows_of, settle_from};
 use super::{done, failed, nothing, refused, while_};
@@ -73,19 +74,32 @@ pub(super) fn build(place: &Place<'_>) -> Result<StepReport, JobFailure> {
     let part = fresh_part(place)?;
     let size = paper.files.iter().map(|file| file.facts.size).sum::<u64>();
     need_space(&place.folder, size.saturating_mul(3))?;
+    let mut proven = paper.complete;
     let built = (|| {
-        let Settled { how } = settle_from(place, (folder, MAIN.as_ref()), &part, &paper.ownership)?;
+        let files = (folder, MAIN.as_ref());
+        let how = match mend::of_kept(place, files, &part)? {
+            Kept::Whole => settle_from(place, files, &part, &paper.ownership)?.how,
+            // Its program went by its index in memory, and noticed nothing.
+            Kept::Mended(mended) => {
+                proven &= mended.proven;
+                mended.detail
+            }
+            Kept::Damaged(why) => {
+                proven = false;
+                let Settled { how } = settle_from(place, files, &part, &paper.ownership)?;
+                format!("{how}, which is damaged ({why})")
+            }
+        };
         finish(place, &part, &paper.ownership, format!("the files that {} had open, {how}", paper.by))
     })();
     let report = clean_up(place, &part, built)?;
     let candidate = place.stat(&place.candidate())?.ok_or_else(|| failed("the candidate vanished"))?;
     note_reclaimed(&place.evidence, &candidate)?;
-    let complete = paper.complete;
-    let detail = match complete {
+    let detail = match paper.complete {
         true => report.detail,
         false => format!("{}; as of {:.3}: what was committed later is not known", report.detail, paper.taken_at),
     };
-    let candidate = report.candidate.map(|candidate| Candidate { proven: complete, ..candidate });
+    let candidate = report.candidate.map(|candidate| Candidate { proven, ..candidate });
     Ok(StepReport { detail, candidate, ..report })
 }
 
