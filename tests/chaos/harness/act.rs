@@ -112,12 +112,16 @@ impl Stage<'_> {
         }
     }
 
-    /// Live means that the program has the file open and goes on.
+    /// Live means that the program has the file open and goes on, unless what befell it before keeps it from that until a person
+    /// comes.
     fn wait_for_a_commit(&mut self) {
         let log = self.scene.log_of(&self.scene.db());
         let size = || std::fs::metadata(&log).map_or(0, |facts| facts.len());
         let before = size();
-        self.daemon().wait_for("a commit", |_| (size() > before).then_some(()));
+        self.daemon().wait_for("a commit", |daemon| {
+            let given_up = || daemon.incidents("app").iter().any(|incident| incident["state"] == "escalated");
+            (size() > before || given_up()).then_some(())
+        });
     }
 
     fn stop(&mut self, in_order: bool) {
