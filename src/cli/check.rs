@@ -101,6 +101,7 @@ mod tests {
                 layer: Layer::new("locks"),
                 detail: "held by writer (pid 7)".to_owned(),
                 sqlite_code: None,
+                at_stake: None,
                 remediation: "wait".to_owned(),
             }]))
         };

@@ -81,4 +81,7 @@ pub struct Finding {
     pub sqlite_code: Option<i32>,
     /// What guardiand, or a person, can do about it.
     pub remediation: String,
+    /// What is lost if this goes away by itself: then somebody has thrown away what was damaged, with all that could be read of it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub at_stake: Option<String>,
 }

@@ -242,6 +242,7 @@ fn check_of(detail: String, now: Moment) -> Check {
         layer: LAYER,
         detail,
         sqlite_code: None,
+        at_stake: None,
         remediation:
             "look for what they have in common (a disk, a mount, a deployment); when it is put right they recover by \
                       themselves; `guardiand resume --all` heals each of them all the same"

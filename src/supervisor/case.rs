@@ -2,7 +2,7 @@
 
 use crate::clock::Moment;
 use crate::journal::{Entry, JournalError, LeftOpen, Replayed};
-use crate::model::{Check, Finding, Incident, IncidentId, IncidentState, Kind, Plan, Resolution};
+use crate::model::{Check, Finding, Incident, IncidentId, IncidentState, Kind, Loss, Plan, Resolution};
 use crate::telemetry::{ApprovalAsked, IncidentClosed, IncidentEscalated, IncidentOpened};
 
 use super::Context;
@@ -155,6 +155,7 @@ impl Case {
         let healing = self.story.runs.iter().filter_map(|run| run.seconds).sum::<f64>();
         incident.heal_seconds = (!self.story.runs.is_empty()).then_some(healing);
         incident.reason = None;
+        incident.loss = incident.loss.or_else(|| gone(&incident.findings));
         self.tell(cx, Entry::Closed { incident: Box::new(incident.clone()) }).await?;
         self.story.incident = incident;
         let incident = &self.story.incident;
@@ -222,4 +223,10 @@ impl Case {
 
 fn seconds_between(earlier: jiff::Timestamp, later: jiff::Timestamp) -> f64 {
     later.duration_since(earlier).as_secs_f64().max(0.0)
+}
+
+/// What went with something damaged that no heal brought back: nobody can count it any more.
+fn gone(findings: &[Finding]) -> Option<Loss> {
+    let source = findings.iter().find_map(|finding| finding.at_stake.clone())?;
+    Some(Loss { source, rows_kept: None, rows_lost: None, tables: Vec::new() })
 }

@@ -200,6 +200,7 @@ async fn open(cx: &Context, of: &Incident, ask: &RollbackAsk) -> Result<Case, Jo
         layer: of.findings.first().map_or(Layer::new("exists"), |finding| finding.layer.clone()),
         detail: format!("rolled back by {}: the heal of incident {} is taken back", ask.by, of.id),
         sqlite_code: None,
+        at_stake: None,
         remediation: "a person asked for it; nothing is done by itself until a person says so".to_owned(),
     };
     let opened = cx.now();

@@ -266,6 +266,7 @@ mod tests {
             layer: Layer::new("locks"),
             detail: String::new(),
             sqlite_code: None,
+            at_stake: None,
             remediation: String::new(),
         }])
     }

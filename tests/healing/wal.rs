@@ -106,6 +106,22 @@ fn a_mended_wal_that_lacks_nothing_goes_before_any_backup() {
     scene.assert_whole("wal");
 }
 
+/// What is sound again is less than it was, and nobody can count it any more.
+#[test]
+fn a_damaged_wal_that_a_program_throws_away_before_a_heal_is_not_closed_without_a_word() {
+    let (scene, mut daemon) = killed_with_300_commits_in_the_wal("policy = \"observe\"");
+    damage::overwrite(&wal_of(&scene), 0, &[0; 32]);
+    let incident = daemon.incident("app", 1, "open", |incident| incident["kind"] == "wal_corrupted");
+    assert_ne!(incident["state"], "closed", "{incident:#}");
+
+    scene.commit("wal", 5, &[]);
+    let incident = daemon.closed("app", 1);
+    assert_ne!(incident["outcome"], "healed", "{incident:#}");
+    assert!(scene.lost() > 100);
+    assert_eq!(incident["loss"]["rows_lost"], Value::Null, "{incident:#}");
+    assert!(incident["loss"]["source"].as_str().unwrap().contains("damaged WAL"), "{incident:#}");
+}
+
 #[test]
 fn a_main_file_that_is_gone_is_rebuilt_from_a_wal_that_has_every_page() {
     for cut in [false, true] {

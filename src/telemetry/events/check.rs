@@ -92,6 +92,7 @@ mod tests {
             layer: Layer::new("exists"),
             detail: String::new(),
             sqlite_code: None,
+            at_stake: None,
             remediation: String::new(),
         };
         let up = || metrics.target_up.with_label_values(&["app", "database"]).get();

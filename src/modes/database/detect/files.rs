@@ -270,13 +270,16 @@ impl Judgement<'_> {
                     wal.detail
                 ));
             }
-            Some((WalState::Damaged, wal)) => self.find(
-                &kinds::WAL_CORRUPTED,
-                Severity::Critical,
-                &WAL,
-                format!("{}; {} commits lie beyond", wal.detail, wal.stranded_commits),
-                "do not open the database: SQLite would silently ignore what lies beyond the damage",
-            ),
+            Some((WalState::Damaged, wal)) => {
+                self.find(
+                    &kinds::WAL_CORRUPTED,
+                    Severity::Critical,
+                    &WAL,
+                    format!("{}; {} commits lie beyond", wal.detail, wal.stranded_commits),
+                    "do not open the database: SQLite would silently ignore what lies beyond the damage",
+                );
+                self.at_stake("what a program left of a damaged WAL when it opened the database or wrote the WAL back");
+            }
             Some((WalState::NotAFile, wal)) => self.find(
                 &kinds::CONNECTION_FAILED,
                 Severity::Critical,
@@ -311,6 +314,7 @@ impl Judgement<'_> {
             ),
             "a -wal is never deleted by hand, nor to clear a lock: if it was moved, put it back before anything is written",
         );
+        self.at_stake("what was left when a -wal was gone");
     }
 }
 

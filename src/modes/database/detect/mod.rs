@@ -110,6 +110,7 @@ fn finding(
         layer: layer.clone(),
         detail: detail.into(),
         sqlite_code: None,
+        at_stake: None,
         remediation: remediation.into(),
     }
 }
@@ -144,6 +145,13 @@ impl Judgement<'_> {
         todo: impl Into<String>,
     ) {
         self.findings.push(finding(kind, severity, layer, detail, todo));
+    }
+
+    /// What is lost if the last finding goes away by itself.
+    fn at_stake(&mut self, what_is_left: &str) {
+        if let Some(last) = self.findings.last_mut() {
+            last.at_stake = Some(what_is_left.to_owned());
+        }
     }
 
     /// SQLite was not asked, and nothing that was found says more: that is no health.
