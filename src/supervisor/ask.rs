@@ -49,7 +49,8 @@ pub async fn approve_on_demand(
     mut case: Case,
     by: u32,
 ) -> (Result<HealAnswer, String>, Attended) {
-    let check = cx.look(target.as_mut(), Look::Sweep).await;
+    // A sweep may not see what the plan is about: damage in the content, while a program writes.
+    let check = cx.look(target.as_mut(), Look::Inspect).await;
     if let Err(error) = case.tell(cx, Entry::Approved { by }).await {
         let refused = Err(format!("the approval could not be made durable: {error}"));
         return (refused, Attended { target, case: Some(case), check, retry_in: None });

@@ -81,10 +81,14 @@ pub async fn attend(
     Attended { target, case, check, retry_in }
 }
 
-/// Ends an open incident if the detector, in full, says healthy.
+/// Ends an open incident if the detector, in full, says healthy; goes on with it, if not and a person said yes to that.
 pub async fn close_if_proven(cx: &Context, mut target: Box<dyn Supervised>, case: Case) -> Attended {
     let check = prove(cx, target.as_mut()).await;
     let mut case = case;
+    if case.story().approved.is_some() && matches!(check.verdict, Verdict::Unhealthy(_)) {
+        let opened = cx.now();
+        return attend(cx, target, Some(case), check, opened, Mandate::Own).await;
+    }
     if check.verdict == Verdict::Healthy
         && let Err(error) = recovered(cx, &mut case).await
     {

@@ -176,6 +176,27 @@ fn left_out_a_lossy_repair_waits_for_a_persons_word_and_is_then_done() {
     }
 }
 
+/// A sweep sees a busy writer's damaged pages only when a check is due: what a person said yes to is not forgotten over that.
+#[test]
+fn a_yes_is_acted_on_under_a_program_that_writes_too() {
+    let (scene, mut daemon) = prepared("wal", &format!("{BACKUP}\nintegrity = {{ quick = \"2s\", full = \"1h\" }}"));
+    let program = scene.writer("wal", "forever", &["--busy-timeout", "10000", "--pause", "20"]);
+    daemon.caught_up("app");
+    // A page that its writer leaves alone.
+    damage::first_leaf(&scene.db(), "rows", &mut Dice::new());
+    let config = scene.write_config().display().to_string();
+    let run = |words: &[&str]| guardiand(&scene.path(""), &[words, &["--config", &config, "--json"]].concat());
+    let asked = |incident: &Value| incident["state"] == "awaiting_approval";
+    let incident = daemon.incident("app", 1, "asked about", asked);
+
+    let healed = run(&["approve", incident["id"].as_str().unwrap()]).json_of(0);
+    assert_eq!(healed["outcome"], "healed", "{healed:#}");
+    let incident = daemon.closed("app", 1);
+    assert_eq!(incident["playbook"], "restore_in_place", "{incident:#}");
+    assert!(program.finish().success());
+    assert_nothing_vanished(&scene, &incident);
+}
+
 #[test]
 fn what_costs_nothing_is_done_under_a_program_without_asking() {
     for mode in ["wal", "delete"] {

@@ -110,7 +110,10 @@ fn on_copy<T>(db: &Path, look: impl FnOnce(&Connection) -> T) -> T {
 /// How many rows each commit has that say what it wrote.
 pub fn rows_of_commits(db: &Path) -> BTreeMap<i64, usize> {
     on_copy(db, |db| {
-        let mut query = db.prepare("SELECT commit_id, text FROM rows").unwrap();
+        let mut query = db
+            // A bit that turns can make a text of a number.
+            .prepare("SELECT commit_id, text FROM rows WHERE typeof(commit_id) = 'integer'")
+            .unwrap();
         let mut rows = query.query([]).unwrap();
         let mut count = BTreeMap::new();
         while let Some(row) = rows.next().unwrap() {
