@@ -40,7 +40,8 @@ impl Scene {
 
     fn job(&self, block_max_ms: u64) -> BackupJob {
         let scratch = self.dir.path().join("scratch");
-        let site = DatabaseSite { path: self.path(), user: None, scratch, busy_ms: 20, block_max_ms };
+        let site =
+            DatabaseSite { name: "app".into(), path: self.path(), user: None, scratch, busy_ms: 20, block_max_ms };
         BackupJob { site, target: "app".into(), folder: self.folder(), free_floor: 0, deadline_ms: 60_000 }
     }
 

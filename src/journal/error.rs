@@ -99,7 +99,7 @@ pub enum JournalError {
     /// No room for more evidence within what the configuration allows.
     #[error(
         "the evidence in {path} takes {total} bytes, {needed} more are needed, and `evidence.max` is {max}: what is left of it \
-         is of open incidents and of the last heals that lost rows. Raise `evidence.max` in [guardian], then `guardiand heal`"
+         is of open incidents and of the last heals that lost rows. Raise `evidence.max` in [guardian], reload, and heal it again"
     )]
     EvidenceFull {
         /// Bytes to be added.

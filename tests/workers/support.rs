@@ -39,6 +39,7 @@ impl Host {
     pub fn probe(&self, path: &Path) -> DatabaseProbe {
         DatabaseProbe {
             site: DatabaseSite {
+                name: "app".into(),
                 path: path.to_owned(),
                 user: None,
                 scratch: self.scratch.path().join("scratch"),

@@ -31,6 +31,8 @@ pub enum IntegrityLevel {
 /// Where a database lives and who uses it: the part of a request that never changes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DatabaseSite {
+    /// What a person calls it on the command line.
+    pub name: String,
     /// The main file, absolute.
     pub path: PathBuf,
     /// The user whose access is judged; the file's owner when `None`.

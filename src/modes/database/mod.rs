@@ -143,6 +143,7 @@ impl Database {
 
     fn site(&self) -> DatabaseSite {
         DatabaseSite {
+            name: self.config.name.clone(),
             path: self.config.path.clone(),
             user: self.config.user.clone(),
             scratch: self.scratch.clone(),

@@ -67,8 +67,9 @@ pub(super) fn stop(place: &Place<'_>, app: &App, limit: Duration, kill: bool) ->
         return match users(place)?.found.first() {
             None => Ok(nothing(&format!("it does not run ({})", record.before))),
             Some((_, user)) => Err(refused(format!(
-                "{user}, and that is not the configured program, which does not run ({}): end it, then `guardiand heal`",
-                record.before
+                "{user}, and that is not the configured program, which does not run ({}): end it, then {}",
+                record.before,
+                place.again()
             ))),
         };
     }
@@ -172,9 +173,10 @@ fn must_not_run(place: &Place<'_>, app: &App) -> Result<Option<String>, JobFailu
         return Ok(None);
     }
     Ok(Some(format!(
-        "it is left stopped: what it had committed is in {} and not back at {} yet. `guardiand heal` puts it back and starts it",
+        "it is left stopped: what it had committed is in {} and not back at {} yet. {} puts it back and starts it",
         held.folder.display(),
-        place.path().display()
+        place.path().display(),
+        place.again()
     )))
 }
 
@@ -222,7 +224,8 @@ fn wait_until_let_go(place: &Place<'_>) -> Result<(), JobFailure> {
         if Instant::now() >= until {
             return Err(refused(format!(
                 "its program was stopped, and {user}: a supervisor may have started it again, or it is another program. Stop that, \
-                 then `guardiand heal`"
+                 then {}",
+                place.again()
             )));
         }
         std::thread::sleep(BETWEEN_LOOKS);

@@ -53,7 +53,7 @@ impl<'a> Place<'a> {
     pub(super) fn again(&self) -> String {
         match &self.job.step {
             DatabaseStep::RollBack { of, .. } => format!("`guardiand rollback {of}` again"),
-            _ => "`guardiand heal`".to_owned(),
+            _ => format!("`guardiand heal {}`", self.job.site.name),
         }
     }
 

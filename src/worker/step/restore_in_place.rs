@@ -69,9 +69,9 @@ fn is_there(place: &Place<'_>) -> Result<u64, JobFailure> {
     match place.stat(&place.name)? {
         Some(main) if main.size > 0 => Ok(main.size),
         Some(_) => Err(refused(format!(
-            "{} has 0 bytes, and opening it would destroy the WAL of the program that has it open: stop that program, then \
-             `guardiand heal`",
-            place.path().display()
+            "{} has 0 bytes, and opening it would destroy the WAL of the program that has it open: stop that program, then {}",
+            place.path().display(),
+            place.again()
         ))),
         None => Err(refused(format!("{} is not there any more", place.path().display()))),
     }
@@ -245,8 +245,9 @@ fn told(place: &Place<'_>, doing: &str, fault: &SqliteFault) -> JobFailure {
         // Waiting helps, and nothing lossier does.
         FaultClass::Busy => refused(format!(
             "while {doing}: {fault}: a program reads or writes {} without a break, or has it open in WAL mode; stop it, then \
-             `guardiand heal`",
-            place.path().display()
+             {}",
+            place.path().display(),
+            place.again()
         )),
         // The backup is not to blame for a disk.
         FaultClass::Full | FaultClass::Io | FaultClass::ReadOnly | FaultClass::CannotOpen => {

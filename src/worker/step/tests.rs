@@ -109,7 +109,7 @@ impl Scene {
 
     pub(super) fn site(&self) -> DatabaseSite {
         let scratch = self.dir.path().join("scratch");
-        DatabaseSite { path: self.path(), user: None, scratch, busy_ms: 50, block_max_ms: 2000 }
+        DatabaseSite { name: "app".into(), path: self.path(), user: None, scratch, busy_ms: 50, block_max_ms: 2000 }
     }
 
     pub(super) fn run(&self, step: DatabaseStep, phase: Phase) -> Result<StepReport, JobFailure> {

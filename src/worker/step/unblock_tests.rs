@@ -42,6 +42,7 @@ impl Scene {
     fn run(&self, step: DatabaseStep) -> Result<StepReport, JobFailure> {
         run(&StepJob {
             site: DatabaseSite {
+                name: "app".into(),
                 path: self.path(),
                 user: None,
                 scratch: self.dir.path().join("scratch"),

@@ -5,7 +5,7 @@
 //! | --- | --- |
 //! | nobody open, killed writer, all kept | [`side_files::of_a_killed_writer_every_commit_is_there_and_no_byte_of_its_wal_goes`] |
 //! | nobody open, `-shm` deleted | [`side_files::a_missing_wal_index_is_no_failure_and_costs_nothing`] |
-//! | nobody open, `-wal` deleted | we never delete one: the two above, and every test that compares inodes; deleted by another hand between two looks it is not noticed yet |
+//! | nobody open, `-wal` deleted | we never delete one: the two above, and every test that compares inodes; deleted by another hand its commits are missed: [`side_files::a_database_that_was_written_after_its_wal_was_lost_is_not_set_back`] and its neighbours |
 //! | `-wal` deleted after a partial checkpoint | [`side_files::a_database_torn_by_the_loss_of_its_wal_is_healed_or_left_for_a_person`] |
 //! | app live, both deleted, then it closes in order | [`side_files::a_program_whose_side_files_were_deleted_keeps_every_commit_under_our_eyes`] |
 //! | app live, both deleted, a second process writes; `-shm` deleted, a second process writes | [`side_files::nothing_is_written_beside_a_program_whose_wal_index_was_deleted`] |
@@ -26,7 +26,7 @@
 //! | section 3: renamed or unlinked under a program | promise |
 //! | --- | --- |
 //! | rollback mode: reads stale, writes fail | [`moved_files::a_file_unlinked_under_a_program_in_rollback_mode_is_noticed_and_nothing_is_put_there`] |
-//! | WAL mode: nobody notices | `healing::programs::a_file_deleted_under_a_living_program_is_never_put_in_its_way`, `safety::live::a_file_that_a_live_program_still_holds_is_not_replaced` |
+//! | WAL mode: nobody notices | `healing::reclaim::left_alone_it_is_kept_at_once_and_put_back_when_its_program_has_ended_whatever_way`, `safety::live::a_file_that_a_live_program_still_holds_is_not_replaced` |
 //! | two inodes with one WAL | [`moved_files::nothing_is_written_into_a_file_that_was_put_under_a_programs_wal`] |
 //! | idle connections in rollback mode hold no lock | `healing::programs::a_file_in_use_is_not_replaced_and_its_user_is_named` |
 //!
