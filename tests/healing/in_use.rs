@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use super::support::command::guardiand;
@@ -339,6 +340,45 @@ fn after_the_wal_reset_bug_the_programs_are_killed_and_not_asked_to_end() {
     service.stop();
     daemon.stop();
     assert_eq!(scene.lost(), 0);
+    scene.assert_whole("wal");
+}
+
+/// As it ends in order it would write the damage back, and delete the WAL that has the rest.
+#[test]
+fn a_program_with_a_damaged_wal_is_killed_and_the_wal_mended() {
+    let mut scene = Scene::new();
+    let service = Service::of(&scene, "wal", &["--no-checkpoint", "--busy-timeout", "10000", "--pause", "20"]);
+    scene.database("app", "data/app.db", &format!("when_in_use = \"stop-app\"\n{}\n{BACKUP}", service.app()));
+    let mut daemon = prepare(&scene, "wal");
+    service.start();
+    let promised = || truth::promised(&scene.log_of(&scene.db())).len();
+    let enough = promised() + 20;
+    service.wait_for("its commits", || promised() >= enough);
+    daemon.caught_up("app");
+    let (arguments, pid) = (service.arguments(), service.pid());
+    // In what guardiand has not read yet, and not the last: what is behind it was promised too.
+    daemon.signal(Signal::STOP);
+    let wal = beside(&scene.db(), "-wal");
+    let (read, enough) = (fs::metadata(&wal).unwrap().len() as usize, promised() + 40);
+    service.wait_for("its commits", || promised() >= enough);
+    let bytes = fs::read(&wal).unwrap();
+    let page = u32::from_be_bytes(bytes[8..12].try_into().unwrap()) as usize;
+    let frame = (read + bytes.len()) / 2 / (24 + page);
+    let at = 32 + frame * (24 + page) + 24 + 100;
+    damage::overwrite(&wal, at, &[bytes[at] ^ 0x40]);
+    daemon.signal(Signal::CONT);
+
+    let incident = daemon.closed("app", 1);
+    assert_eq!((&incident["kind"], &incident["outcome"]), (&"wal_corrupted".into(), &"healed".into()), "{incident:#}");
+    assert_eq!(
+        (&incident["playbook"], &incident["loss"]["rows_lost"]),
+        (&"mend_wal".into(), &0.into()),
+        "{incident:#}"
+    );
+    service.wait_for("the program to run again", || service.arguments() == arguments && service.pid() != pid);
+    service.stop();
+    daemon.stop();
+    assert_eq!(scene.lost(), 0, "{incident:#}");
     scene.assert_whole("wal");
 }
 

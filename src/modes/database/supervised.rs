@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::memory::Memory;
 use super::{BUSY_LOOK_AGAIN, Database, ROLLBACK_PATIENCE, SWEEP_PATIENCE, doubt, heal, kinds, rollback, steps};
 use crate::clock::Moment;
-use crate::job::{FileState, Job, Phase};
+use crate::job::{FileState, Job, Phase, WalState};
 use crate::model::{Check, Incident, Kind, Plan, StepSpec};
 use crate::modes::{
     Action, Answer, Errand, ErrandResult, Look, Refusal, Rollback, Settings, StepResult, Supervised, Vitals,
@@ -101,6 +101,11 @@ impl Supervised for Database {
 
     fn unsettled(&self, look: Look) -> Option<Duration> {
         let facts = self.facts.as_ref()?;
+        // Commits behind a damaged frame are no half-written end, and each look reads them twice. Meanwhile its program would write
+        // the damage back.
+        if facts.wal.as_ref().is_some_and(|wal| wal.state == WalState::Damaged && wal.stranded_commits > 0) {
+            return None;
+        }
         let torn = doubt::is_being_written(facts) || look == Look::Confirm && self.moved;
         torn.then_some(self.config.busy_timeout)
     }

@@ -48,7 +48,9 @@ impl Site<'_> {
                 holder.pid
             ));
         }
-        let stopped = |app: &App| Ok(lossy.iter().map(|playbook| with_app_stopped(playbook, app)).collect());
+        // As it ends in order it would copy what is damaged into the main file, and delete the WAL that has the rest.
+        let kill = self.facts.wal.as_ref().is_some_and(|wal| wal.state == WalState::Damaged);
+        let stopped = |app: &App| Ok(lossy.iter().map(|playbook| with_app_stopped(playbook, app, kill)).collect());
         match (self.config.when_in_use, &self.config.app) {
             (Some(WhenInUse::Refuse), _) => Err(reason.to_owned()),
             (Some(WhenInUse::StopApp) | None, Some(app)) => stopped(app),
@@ -160,10 +162,10 @@ pub(super) fn step_of(spec: &StepSpec) -> Option<DatabaseStep> {
     serde_json::from_value(spec.args.clone()).ok()
 }
 
-/// The program is stopped for as short as can be: what does not need the files as it leaves them is built before. What it writes
-/// while it stops is preserved too.
-pub(in crate::modes::database) fn with_app_stopped(rung: &Playbook, app: &App) -> Playbook {
-    let [stop, start] = stop_and_start(app, false);
+/// The program is stopped for as short as can be (with `kill` in no order): what does not need the files as it leaves them is built
+/// before. What it writes while it stops is preserved too.
+pub(in crate::modes::database) fn with_app_stopped(rung: &Playbook, app: &App, kill: bool) -> Playbook {
+    let [stop, start] = stop_and_start(app, kill);
     let done = |spec: &StepSpec| match step_of(spec) {
         Some(DatabaseStep::OnMember { does, .. }) => Some(*does),
         step => step,
@@ -183,7 +185,13 @@ pub(in crate::modes::database) fn with_app_stopped(rung: &Playbook, app: &App) -
     steps.push(super::spec(&start));
     Playbook {
         name: rung.name.clone(),
-        why: format!("{}; its program is stopped for it, and started again", rung.why),
+        why: match kill {
+            false => format!("{}; its program is stopped for it, and started again", rung.why),
+            true => format!(
+                "{}; its program is killed for it, for in order it would write the damage back, and started again",
+                rung.why
+            ),
+        },
         steps,
     }
 }
