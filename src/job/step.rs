@@ -44,6 +44,9 @@ pub enum DatabaseStep {
     BuildFromCopy {
         /// For the candidate, when the old file is gone.
         owner: Option<Owner>,
+        /// What its tables, indexes, views and triggers are created by, to be put back where their text is damaged.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        schema: Option<String>,
     },
     /// Build a candidate from all that can be read of the WAL, mended where it is damaged, and check it in full.
     BuildFromWal {

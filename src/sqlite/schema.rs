@@ -2,8 +2,10 @@
 
 use std::fmt::Write as _;
 
+use rusqlite::Connection;
+
 use super::probe::text;
-use super::{Database, SqliteFault};
+use super::{Database, FaultClass, SqliteFault};
 
 /// What of a script of [`Database::schema_sql`] changes only together with the schema's version: a program may set its own
 /// `user_version`, say, whenever it likes.
@@ -55,6 +57,52 @@ impl Database {
         Ok(all)
     }
 
+    /// Gives tables, indexes, views and triggers the text that a script of [`Database::schema_sql`] has for them, where theirs is
+    /// another: of a private copy, for whoever has the schema in memory would not notice. Objects are told apart by type and
+    /// name; one whose name is damaged too, by being the only one left. How many were put right.
+    ///
+    /// # Errors
+    /// SQLite's, and where it cannot be told which text is whose: then nothing is changed.
+    pub fn put_schema_back(&self, script: &str) -> Result<usize, SqliteFault> {
+        let known = Connection::open_in_memory().map_err(|error| self.fault("reading the known schema of", &error))?;
+        known.execute_batch(script).map_err(|error| self.fault("reading the known schema of", &error))?;
+        let known = objects(&known).map_err(|error| self.fault("reading the known schema of", &error))?;
+        // Also what SQLite cannot parse is read then.
+        self.batch("PRAGMA writable_schema=ON")?;
+        let done = self.transaction(|db| {
+            let mut here = objects(&db.connection).map_err(|error| db.fault("reading the schema of", &error))?;
+            let mut changed = Vec::new();
+            let (same, other): (Vec<_>, Vec<_>) =
+                known.into_iter().partition(|object| here.iter().any(|one| one.is_called_as(object)));
+            for object in same {
+                if let Some(at) = here.iter().position(|one| one.is_called_as(&object)) {
+                    changed.push((here.remove(at), object));
+                }
+            }
+            match (here.pop(), here.len(), other.as_slice()) {
+                (None, _, []) => {}
+                (Some(one), 0, [object]) => changed.push((one, object.clone())),
+                _ => {
+                    let operation = format!("putting the schema of {} back", db.path.display());
+                    return Err(SqliteFault::other(
+                        operation,
+                        FaultClass::Schema,
+                        "its objects are others than it had",
+                    ));
+                }
+            }
+            changed.retain(|(one, object)| !one.says_as(object));
+            for (one, Object { kind, name, table, sql, .. }) in &changed {
+                let put = "UPDATE main.sqlite_schema SET type=?1, name=?2, tbl_name=?3, sql=?4 WHERE rowid=?5";
+                let values = [kind, name, table, sql].map(|text| text.as_str().into());
+                db.execute(put, &[&values[..], &[one.rowid.into()]].concat())?;
+            }
+            Ok(changed.len())
+        });
+        self.batch("PRAGMA writable_schema=RESET")?;
+        done
+    }
+
     /// Runs a schema script, remembered or the user's, on a database that is being built.
     ///
     /// # Errors
@@ -67,6 +115,38 @@ impl Database {
         }
         applied
     }
+}
+
+/// A row of `sqlite_schema` that has a text.
+#[derive(Debug, Clone)]
+struct Object {
+    rowid: i64,
+    kind: String,
+    name: String,
+    table: String,
+    sql: String,
+}
+
+impl Object {
+    fn is_called_as(&self, other: &Object) -> bool {
+        (&self.kind, &self.name) == (&other.kind, &other.name)
+    }
+
+    fn says_as(&self, other: &Object) -> bool {
+        self.is_called_as(other) && (&self.table, &self.sql) == (&other.table, &other.sql)
+    }
+}
+
+/// SQLite's own have none of which a script could speak.
+fn objects(connection: &Connection) -> rusqlite::Result<Vec<Object>> {
+    let sql = "SELECT rowid, type, name, tbl_name, sql FROM main.sqlite_schema
+               WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY rowid";
+    let mut statement = connection.prepare(sql)?;
+    let object = |row: &rusqlite::Row<'_>| {
+        let column = |at| Ok::<_, rusqlite::Error>(text(row.get_ref(at)?));
+        Ok(Object { rowid: row.get(0)?, kind: column(1)?, name: column(2)?, table: column(3)?, sql: column(4)? })
+    };
+    statement.query_map([], object)?.collect()
 }
 
 #[cfg(test)]
@@ -127,6 +207,39 @@ mod tests {
         }
         assert_eq!(both.0.tables, both.1.tables);
         super::super::SchemaObjects { tables: like.tables.clone(), ..objects }
+    }
+
+    #[test]
+    fn a_damaged_text_is_put_back_and_every_row_is_there() {
+        // The second cannot be parsed, in the third the name is hurt, and of the fourth SQLite says nothing.
+        for (old, new) in [("b TEXT", "c TEXT"), ("CREATE TABLE w", "CREATE TABL# w"), ("t_b", "t_c"), ("(b)", "(u)")] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = sample(dir.path());
+            let well = open(&path, Access::Repair);
+            let (script, rows) = (well.schema_sql().unwrap(), well.row_counts().unwrap());
+            well.close().unwrap();
+            replace(&path, old.as_bytes(), new.as_bytes());
+
+            let hurt = open(&path, Access::Copy);
+            assert_eq!(hurt.put_schema_back(&script).unwrap(), 1, "{old}");
+            assert_eq!(hurt.put_schema_back(&script).unwrap(), 0, "{old}");
+            hurt.close().unwrap();
+            let healed = open(&path, Access::Probe);
+            assert_eq!((healed.schema_sql().unwrap(), healed.row_counts().unwrap()), (script, rows), "{old}");
+            assert!(healed.integrity_check(10).ok, "{old}");
+        }
+    }
+
+    #[test]
+    fn a_schema_of_other_objects_is_not_put_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = sample(dir.path());
+        let db = open(&path, Access::Repair);
+        let script = db.schema_sql().unwrap();
+        db.batch("CREATE TABLE more(a); CREATE TABLE and_more(a)").unwrap();
+        let now = db.schema_sql().unwrap();
+        assert_eq!(db.put_schema_back(&script).unwrap_err().class, FaultClass::Schema);
+        assert_eq!(db.schema_sql().unwrap(), now);
     }
 
     #[test]

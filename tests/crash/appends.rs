@@ -293,6 +293,15 @@ fn a_settled_copy_of_a_damaged_journal() {
 }
 
 #[test]
+fn a_schema_that_is_put_back() {
+    survives_every_kill(|| {
+        let broken = Broken::after_60_commits("delete", "", "mend_schema");
+        damage::schema_silently(&broken.scene.db());
+        broken.expect_evidence()
+    });
+}
+
+#[test]
 fn a_mended_wal() {
     survives_every_kill(|| {
         let broken = Broken::after_60_commits("wal", "", "mend_wal");

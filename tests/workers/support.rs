@@ -54,6 +54,7 @@ impl Host {
             wal_marked: None,
             canary: None,
             diagnose: false,
+            schema: None,
             users: false,
             backups: None,
             members: Vec::new(),

@@ -76,6 +76,9 @@ pub struct DatabaseProbe {
     pub canary: Option<String>,
     /// Also collect all that a plan needs: holders, a private copy's content, backups.
     pub diagnose: bool,
+    /// Its schema as it was known, for `diagnose`: what of its text is damaged can be put back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<String>,
     /// Also see who has it open: a pass over all processes.
     #[serde(default)]
     pub users: bool,
@@ -124,6 +127,9 @@ pub struct SettledCopy {
     pub detail: String,
     /// Its rows.
     pub tables: Vec<TableRows>,
+    /// So it is with [`DatabaseProbe::schema`] put back.
+    #[serde(default)]
+    pub schema_put_back: bool,
 }
 
 /// What comes of the WAL when all is read of it that can be.

@@ -176,6 +176,7 @@ impl Database {
             wal_marked: marked.and_then(|(_, file)| file),
             canary: self.config.canary.clone(),
             diagnose: look == Look::Confirm || first,
+            schema: self.memory.schema.clone().filter(|_| look == Look::Confirm),
             users: look == Look::Inspect,
             backups: self.backup_folder(),
             members: self.config.members.clone(),

@@ -90,7 +90,11 @@ impl Database {
                     None => heal::loss_unknown(candidate),
                 })
             }
-            DatabaseStep::BuildFromCopy { .. } => Some(heal::loss_of_copy(&candidate.tables)),
+            DatabaseStep::BuildFromCopy { schema, .. } => {
+                // What is proven is of files that have nothing else wrong with them.
+                let only = schema.is_some() && self.kind.as_ref() == Some(&kinds::SCHEMA_CORRUPTED);
+                Some(heal::loss_of_copy(&candidate.tables, only))
+            }
             DatabaseStep::BuildFromWal { onto, .. } => {
                 // A main file that is hurt itself proves nothing of what the WAL does not have.
                 let below = match onto {

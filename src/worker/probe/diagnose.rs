@@ -10,7 +10,7 @@ use crate::host::{Folder, Holders, HostError, Scan, Sought, find_holders, superv
 use crate::job::{
     DatabaseSite, Diagnosis, HolderFacts, IntegrityLevel, Member, MemberFacts, MendedCopy, SettledCopy, Users,
 };
-use crate::sqlite::Access;
+use crate::sqlite::{Access, Database, Deadline};
 use crate::worker::mend::{Mended, Sources, mend};
 use crate::worker::roll_back::{beyond_sqlite, roll_back};
 use crate::worker::{backup, sweep::Sweep};
@@ -102,7 +102,7 @@ pub(super) fn settle(copy: &io::Result<copy::PrivateCopy>) -> SettledCopy {
         Ok(copy) => copy,
         Err(error) => {
             let detail = format!("no private copy could be made: {error}");
-            return SettledCopy { sound: false, detail, tables: Vec::new() };
+            return SettledCopy { sound: false, detail, tables: Vec::new(), schema_put_back: false };
         }
     };
     let main = copy.main();
@@ -125,7 +125,18 @@ pub(super) fn settle(copy: &io::Result<copy::PrivateCopy>) -> SettledCopy {
             )
         }
     };
-    SettledCopy { sound, detail: detail + &uncounted, tables }
+    SettledCopy { sound, detail: detail + &uncounted, tables, schema_put_back: false }
+}
+
+/// What a private copy looks like with the text of the known schema put back, where it passes then.
+pub(super) fn with_schema(site: &DatabaseSite, schema: &str) -> Option<SettledCopy> {
+    let copy = copy_of(site).ok()?;
+    let database = Database::open(&copy.main(), Access::Copy, Duration::ZERO, Deadline::never()).ok()?;
+    database.put_schema_back(schema).ok().filter(|changed| *changed > 0)?;
+    database.close().ok()?;
+    let settled = settle(&Ok(copy));
+    let detail = format!("{}, with its schema as it was", settled.detail);
+    settled.sound.then_some(SettledCopy { detail, schema_put_back: true, ..settled })
 }
 
 /// What a private copy looks like after every record of its journal that verifies was rolled back, where SQLite would not roll

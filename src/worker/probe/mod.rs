@@ -33,6 +33,7 @@ use crate::job::{
     JournalState, LayerTime, SettledCopy, Unread, Users, WalMark, WalState,
 };
 use crate::model::FaultClass;
+use crate::sqlite::creations_in;
 
 /// SQLITE_READONLY_ROLLBACK: a journal became hot after the raw look, because its writer died.
 const HOT_JOURNAL: i32 = 776;
@@ -408,10 +409,25 @@ impl<'a> Look<'a> {
         {
             settled = Some(rolled_back);
         }
+        if let Some(put_back) = self.damaged_schema().and_then(|known| diagnose::with_schema(&self.probe.site, known)) {
+            settled = Some(put_back);
+        }
         let mended = if self.calls_for_its_wal() { diagnose::mended(&self.probe.site, &self.files) } else { None };
         let members = self.probe.members.iter().map(|member| diagnose::member(member, self.sweep)).collect();
         let diagnosis = diagnose::conclude(users, settled, mended, self.probe.backups.as_deref(), members);
         self.facts.diagnosis = Some(diagnosis);
+    }
+
+    /// The schema as it was known, where SQLite cannot parse what is there, or reads another text than that.
+    fn damaged_schema(&self) -> Option<&str> {
+        let known = self.probe.schema.as_deref()?;
+        let malformed = |fault: &crate::job::SqliteFault| fault.message.contains("malformed database schema");
+        let differs = match self.facts.open.as_ref()? {
+            Ok(open) => open.schema.as_deref().is_some_and(|now| creations_in(now) != creations_in(known)),
+            Err(fault) => malformed(fault),
+        };
+        let integrity = self.facts.integrity.as_ref().and_then(|integrity| integrity.fault.as_ref());
+        (differs || integrity.is_some_and(malformed)).then_some(known)
     }
 
     /// A damaged journal is rolled back as far as its records verify; one without a header only where that is what is missing.

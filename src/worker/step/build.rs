@@ -56,8 +56,12 @@ pub(super) fn from_backup(
     clean_up(place, &part, built)
 }
 
-/// From a private copy of main, WAL and journal that SQLite has recovered.
-pub(super) fn from_copy(place: &Place<'_>, owner: Option<&Owner>) -> Result<StepReport, JobFailure> {
+/// From a private copy of main, WAL and journal that SQLite has recovered, with the text of `schema` put back.
+pub(super) fn from_copy(
+    place: &Place<'_>,
+    schema: Option<&str>,
+    owner: Option<&Owner>,
+) -> Result<StepReport, JobFailure> {
     let part = fresh_part(place)?;
     let mut size = 0;
     for name in [place.name.clone(), place.side("-wal"), place.side("-journal")] {
@@ -67,7 +71,7 @@ pub(super) fn from_copy(place: &Place<'_>, owner: Option<&Owner>) -> Result<Step
     need_space(&place.folder, size.saturating_mul(3))?;
     let built = (|| {
         let ownership = ownership(place, owner)?;
-        let Settled { how } = settle(place, &part, &ownership)?;
+        let Settled { how } = settle(place, &part, &ownership, schema)?;
         finish(place, &part, &ownership, format!("the database's own files, {how}"))
     })();
     clean_up(place, &part, built)

@@ -90,8 +90,8 @@ pub fn run(job: &StepJob) -> Result<StepReport, JobFailure> {
         (DatabaseStep::BuildFromBackup { backup, blake3, owner }, Phase::Apply | Phase::Resume) => {
             build::from_backup(&place, backup, blake3, owner.as_ref())
         }
-        (DatabaseStep::BuildFromCopy { owner }, Phase::Apply | Phase::Resume) => {
-            build::from_copy(&place, owner.as_ref())
+        (DatabaseStep::BuildFromCopy { owner, schema }, Phase::Apply | Phase::Resume) => {
+            build::from_copy(&place, schema.as_deref(), owner.as_ref())
         }
         (DatabaseStep::BuildFromWal { onto, owner }, Phase::Apply | Phase::Resume) => {
             build::from_wal(&place, onto, owner.as_ref())

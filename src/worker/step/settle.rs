@@ -25,9 +25,14 @@ pub(super) struct Settled {
 /// A database's files: the main file's folder and name; the side files are beside it.
 pub(super) type Files<'a> = (&'a Folder, &'a OsStr);
 
-/// Leaves the recovered copy at `part` in the target's folder.
-pub(super) fn settle(place: &Place<'_>, part: &OsStr, ownership: &Ownership) -> Result<Settled, JobFailure> {
-    settle_from(place, (&place.folder, &place.name), part, ownership)
+/// Leaves the recovered copy at `part` in the target's folder, with the text of `schema` put back.
+pub(super) fn settle(
+    place: &Place<'_>,
+    part: &OsStr,
+    ownership: &Ownership,
+    schema: Option<&str>,
+) -> Result<Settled, JobFailure> {
+    settle_with(place, (&place.folder, &place.name), part, (ownership, schema))
 }
 
 /// The same of other files.
@@ -37,6 +42,13 @@ pub(super) fn settle_from(
     part: &OsStr,
     ownership: &Ownership,
 ) -> Result<Settled, JobFailure> {
+    settle_with(place, from, part, (ownership, None))
+}
+
+/// Whose a copy shall be, and the schema whose text it shall have.
+type Shall<'a> = (&'a Ownership, Option<&'a str>);
+
+fn settle_with(place: &Place<'_>, from: Files<'_>, part: &OsStr, shall: Shall<'_>) -> Result<Settled, JobFailure> {
     let main = from.0.open_in(from.1).map_err(while_("opening the database"))?;
     let hot = journal_is_hot(from.0, from.1, &main)?;
     let mut head = [0; 20];
@@ -49,7 +61,7 @@ pub(super) fn settle_from(
     drop(main);
 
     let folder = make_private(place)?;
-    let (chosen, how) = choose(from, &folder, hot, ownership)?;
+    let (chosen, how) = choose(from, &folder, hot, shall)?;
     let file = folder.open_for_writing_in(chosen).map_err(while_("opening the recovered copy"))?;
     place.made(&file)?;
     if let Some(mode) = mode {
@@ -60,19 +72,14 @@ pub(super) fn settle_from(
 }
 
 /// The variant that goes back the furthest and passes.
-fn choose(
-    from: Files<'_>,
-    folder: &Folder,
-    hot: bool,
-    ownership: &Ownership,
-) -> Result<(&'static str, String), JobFailure> {
+fn choose(from: Files<'_>, folder: &Folder, hot: bool, shall: Shall<'_>) -> Result<(&'static str, String), JobFailure> {
     // Of a damaged journal more records verify than SQLite rolls back.
-    let rolled_back = || variant(from, folder, ("rolled-back", Journal::AllThatVerifies), ownership);
+    let rolled_back = || variant(from, folder, ("rolled-back", Journal::AllThatVerifies), shall);
     let first = if hot { rolled_back()? } else { None };
     if let Some(Ok(how)) = first {
         return Ok(("rolled-back", how));
     }
-    let with_journal = match variant(from, folder, ("recovered", Journal::BySqlite), ownership)? {
+    let with_journal = match variant(from, folder, ("recovered", Journal::BySqlite), shall)? {
         Some(Ok(_)) if hot => return Ok(("recovered", "with its journal rolled back".to_owned())),
         Some(Ok(_)) => return Ok(("recovered", "with its WAL checkpointed".to_owned())),
         Some(Err(failure)) => failure,
@@ -86,7 +93,7 @@ fn choose(
         };
     }
     // Rolled back it is torn. Perhaps the transaction had not begun to write yet.
-    match variant(from, folder, ("as-is", Journal::None), ownership)? {
+    match variant(from, folder, ("as-is", Journal::None), shall)? {
         Some(Err(without)) => Err(failed(format!(
             "neither with its journal rolled back ({}) nor without ({}) does the database pass its check",
             with_journal.message, without.message
@@ -109,7 +116,7 @@ fn variant(
     from: Files<'_>,
     folder: &Folder,
     (name, journal): (&str, Journal),
-    ownership: &Ownership,
+    (ownership, schema): Shall<'_>,
 ) -> Result<Option<Result<String, JobFailure>>, JobFailure> {
     let mut how = String::new();
     for suffix in ["", "-wal", "-journal"] {
@@ -144,14 +151,17 @@ fn variant(
             put_versions_right(&target).map_err(while_("putting the format's version right"))?;
         }
     }
-    Ok(Some(recovered(folder, name).map(|()| how)))
+    Ok(Some(recovered(folder, name, schema).map(|()| how)))
 }
 
 /// Lets SQLite recover a private copy, and checks what came of it.
-fn recovered(folder: &Folder, name: &str) -> Result<(), JobFailure> {
+fn recovered(folder: &Folder, name: &str, schema: Option<&str>) -> Result<(), JobFailure> {
     let path = folder.path().join(name);
     let database = Database::open(&path, Access::Copy, Duration::ZERO, Deadline::never())
         .map_err(while_("opening a private copy"))?;
+    if let Some(schema) = schema {
+        database.put_schema_back(schema).map_err(while_("putting the schema of a private copy back"))?;
+    }
     // The read is what rolls a hot journal back and indexes the WAL.
     database.touch_schema().map_err(while_("recovering a private copy"))?;
     if database.journal_mode().map_err(while_("recovering a private copy"))? == "wal" {
@@ -173,7 +183,7 @@ pub(super) fn rows_of(place: &Place<'_>, from: Files<'_>) -> Result<Vec<TableRow
     let folder = make_private(place)?;
     let main = from.0.open_in(from.1).map_err(while_("opening the database"))?;
     let ownership = Ownership::of(&main).map_err(while_("reading its owner"))?;
-    let recovered = variant(from, &folder, ("recovered", Journal::BySqlite), &ownership);
+    let recovered = variant(from, &folder, ("recovered", Journal::BySqlite), (&ownership, None));
     let examined = examine(&folder.path().join("recovered"), &Deadline::never());
     remove_private(place)?;
     match recovered? {

@@ -412,7 +412,7 @@ fn a_copy_is_recovered_with_its_wal_and_the_originals_stay_as_they_are() {
     let scene = Scene::with_wal();
     let before = content(&scene.folder());
     scene.run(DatabaseStep::Preserve, Phase::Apply).unwrap();
-    let report = scene.run(DatabaseStep::BuildFromCopy { owner: None }, Phase::Apply).unwrap();
+    let report = scene.run(DatabaseStep::BuildFromCopy { owner: None, schema: None }, Phase::Apply).unwrap();
     assert_eq!(report.candidate.unwrap().tables, [TableRows { table: "t".into(), rows: 180 }]);
     assert_eq!(content(&scene.folder()), before);
     scene.run(DatabaseStep::Install, Phase::Apply).unwrap();
@@ -442,7 +442,7 @@ fn a_hot_journal_is_rolled_back_on_the_copy_alone() {
     let scene = with_hot_journal();
     let before = content(&scene.folder());
     assert_eq!(before.len(), 2);
-    let report = scene.run(DatabaseStep::BuildFromCopy { owner: None }, Phase::Apply).unwrap();
+    let report = scene.run(DatabaseStep::BuildFromCopy { owner: None, schema: None }, Phase::Apply).unwrap();
     assert!(report.detail.contains("rolled back"), "{}", report.detail);
     assert_eq!(content(&scene.folder()), before);
     scene.run(DatabaseStep::Preserve, Phase::Apply).unwrap();
@@ -462,7 +462,7 @@ fn a_damaged_journal_is_left_out_where_rolling_it_back_would_tear_the_database()
     let mut bytes = std::fs::read(&journal).unwrap();
     shuffle_pages(&mut bytes);
     std::fs::write(&journal, &bytes).unwrap();
-    let report = scene.run(DatabaseStep::BuildFromCopy { owner: None }, Phase::Apply).unwrap();
+    let report = scene.run(DatabaseStep::BuildFromCopy { owner: None, schema: None }, Phase::Apply).unwrap();
     assert!(report.detail.contains("without its journal"), "{}", report.detail);
     assert_eq!(report.candidate.unwrap().tables, [TableRows { table: "t".into(), rows: 150 }]);
     assert_eq!(std::fs::read(&journal).unwrap(), bytes, "the original is untouched");

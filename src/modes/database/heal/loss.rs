@@ -20,9 +20,13 @@ pub fn loss_of_backup(backup: &BackupEntry, tables: &[TableRows], memory: &Memor
     loss(format!("backup of {:.3}", backup.manifest.taken_at), tables, unchanged.then_some(0))
 }
 
-/// What is lost when SQLite's own recovery of main, WAL and journal takes their place.
-pub fn loss_of_copy(tables: &[TableRows]) -> Loss {
-    loss("the database's own files, as far as their WAL or journal is sound".to_owned(), tables, None)
+/// What is lost when SQLite's own recovery of main, WAL and journal takes their place; `only_schema`: the text of the schema was all
+/// that was wrong with them.
+pub fn loss_of_copy(tables: &[TableRows], only_schema: bool) -> Loss {
+    match only_schema {
+        true => loss("the database's own files, with the text of its schema put back".to_owned(), tables, Some(0)),
+        false => loss("the database's own files, as far as their WAL or journal is sound".to_owned(), tables, None),
+    }
 }
 
 /// What is lost when all that can be read of the WAL takes their place, over a main file or backup that is `sound`.

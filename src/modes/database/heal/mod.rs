@@ -86,6 +86,11 @@ fn ladder(kind: &Kind, site: &Site<'_>) -> Result<Vec<Playbook>, String> {
     if kind_is(&[kinds::FILE_MISSING, kinds::TRUNCATED, kinds::NOT_A_DATABASE]) {
         return site.replace(!site.has_readable_rows());
     }
+    if let Some(mended) = site.mended_schema().filter(|_| kind_is(&[kinds::SCHEMA_CORRUPTED])) {
+        site.may_replace()?;
+        let backups = site.is_hurt().map(|()| site.backups()).unwrap_or_default();
+        return Ok(std::iter::once(mended).chain(backups).collect());
+    }
     if kind_is(&[kinds::CORRUPTED, kinds::INTEGRITY_FAILED, kinds::SCHEMA_CORRUPTED]) {
         site.is_hurt()?;
         return site.replace(false);

@@ -117,9 +117,17 @@ impl Site<'_> {
             "keep what the database's own files hold ({}); what lies beyond the damage stays in evidence",
             settled.detail
         );
-        let steps =
-            [DatabaseStep::Preserve, DatabaseStep::BuildFromCopy { owner: self.owner() }, DatabaseStep::Install];
-        Some((playbook("settle_copy", why, &steps), self.is_no_less(&settled.tables)))
+        let schema = self.memory.schema.clone().filter(|_| settled.schema_put_back);
+        let name = if schema.is_some() { "mend_schema" } else { "settle_copy" };
+        let build = DatabaseStep::BuildFromCopy { owner: self.owner(), schema };
+        let steps = [DatabaseStep::Preserve, build, DatabaseStep::Install];
+        Some((playbook(name, why, &steps), self.is_no_less(&settled.tables)))
+    }
+
+    /// The text of its schema is all that is damaged, and what it was is known.
+    pub(super) fn mended_schema(&self) -> Option<Playbook> {
+        let put_back = self.diagnosis?.settled.as_ref()?.schema_put_back;
+        self.settled().filter(|(_, no_less)| put_back && *no_less).map(|(playbook, _)| playbook)
     }
 
     /// No fewer rows than the newest backup has.
@@ -157,7 +165,7 @@ impl Site<'_> {
         self.diagnosis.map(|diagnosis| diagnosis.backups.as_slice()).unwrap_or_default()
     }
 
-    fn backups(&self) -> Vec<Playbook> {
+    pub(super) fn backups(&self) -> Vec<Playbook> {
         self.listed()
             .iter()
             .take(MAX_BACKUPS_TRIED)
