@@ -231,11 +231,15 @@ impl Database {
         let verdict = detect::judge(facts, &self.memory, &self.config, now);
         // A scheduled check has another turn; what a heal or a person goes by has not.
         let doubtful = (look != Look::Sweep).then_some(facts.integrity.as_ref()).flatten();
+        let exclusive = detect::exclusive(facts, &self.memory);
+        // Beside a program that locks for its life no check can be made, and none is missing.
+        let shut = detect::answered_busy(facts) && matches!(exclusive, detect::Exclusive::Program(_));
+        let doubtful = doubtful.filter(|_| !shut);
         if let Some(why) = doubtful.and_then(detect::cut_short).filter(|_| verdict == Verdict::Healthy) {
             return Verdict::Unknown(format!("its check was not finished: {why}"));
         }
         let unproven = self.hurt && !self.replaced && verdict == Verdict::Healthy;
-        match detect::exclusive(facts, &self.memory) {
+        match exclusive {
             // Healthy is what it does, and says nothing of what is in the file.
             detect::Exclusive::Program(held) if unproven => Verdict::Unknown(format!(
                 "it was found damaged, and while {} it cannot be told whether it still is",
