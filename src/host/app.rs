@@ -196,7 +196,7 @@ fn detach(argv: &[String]) -> Result<String, HostError> {
     let pid = child.id();
     let program = argv.first().map_or("it", String::as_str);
     match wait(&mut child, EARLY_END) {
-        Some(status) if status.success() => Ok(format!("{program} ran, and left its program behind")),
+        Some(status) if status.success() => Ok(format!("{program} ran to its end; what it left running is not known here")),
         Some(status) => Err(failed(argv, format!("ended at once with {status}"))),
         None => Ok(format!("{program} runs as pid {pid}")),
     }
@@ -352,6 +352,6 @@ mod tests {
         assert!(detach(&words(&["false"])).unwrap_err().to_string().contains("at once"));
         assert!(detach(&words(&["/does/not/exist"])).is_err());
         assert!(detach(&[]).is_err());
-        assert!(detach(&words(&["true"])).unwrap().contains("left its program behind"));
+        assert!(detach(&words(&["true"])).unwrap().contains("ran to its end"));
     }
 }
