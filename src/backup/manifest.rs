@@ -6,7 +6,7 @@
 
 use std::ffi::OsStr;
 use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
@@ -60,6 +60,35 @@ pub fn read(folder: &Folder, file_name: &str) -> Result<BackupManifest, BackupEr
         return Err(bad(format!("a newer guardiand wrote it (version {})", manifest.version)));
     }
     Ok(manifest)
+}
+
+/// A folder's name is at most so long, in bytes.
+const FOLDER_NAME_MAX: usize = 200;
+/// Of a longer one so many bytes stay.
+const FOLDER_NAME_CUT: usize = 160;
+
+/// The name of the folder with one target's backups. A glob's targets have a `/` in their name; in the folder's name it is
+/// `%2F`, so that no target's folder is inside another's.
+pub fn folder_name(target: &str) -> String {
+    let name = target.replace('%', "%25").replace('/', "%2F");
+    if name.len() <= FOLDER_NAME_MAX {
+        return name;
+    }
+    // A file system takes 255 bytes: what is longer is cut, and told apart by its hash.
+    let cut = (0..=FOLDER_NAME_CUT).rev().find(|at| name.is_char_boundary(*at)).unwrap_or(0);
+    let (head, _) = name.split_at(cut);
+    format!("{head}~{}", &blake3::hash(target.as_bytes()).to_hex()[..16])
+}
+
+/// Whose backups a folder has: the target, and its path, as the newest manifest says that can be read. `None` when none can.
+pub fn source_in(path: &Path) -> Option<(String, PathBuf)> {
+    let folder = Folder::open(path).ok()?;
+    let names = folder.names().ok()?;
+    let mut names =
+        names.iter().filter(|name| is_backup_name(name)).filter_map(|name| name.to_str()).collect::<Vec<_>>();
+    names.sort_unstable();
+    let manifest = names.into_iter().rev().find_map(|name| read(&folder, name).ok())?;
+    Some((manifest.target, manifest.source))
 }
 
 /// The manifest that belongs to a backup's database file, wherever it is.

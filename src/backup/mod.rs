@@ -15,7 +15,7 @@ mod take;
 
 pub use error::BackupError;
 pub use examine::{Examined, examine, hash};
-pub use manifest::{Listing, file_name, is_backup_name, list, manifest_name, of_file};
+pub use manifest::{Listing, file_name, folder_name, is_backup_name, list, manifest_name, of_file, source_in};
 pub use raw::{Bounded, copy_bounded, shared_lock};
 pub use restore::{restore, verify};
 pub use retention::to_delete;

@@ -91,10 +91,6 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let (remembered, left_open) = foundation.recall(targets::gates(&config)).await;
     supervisor.recall(remembered, left_open);
     supervisor.plant(targets::plant(&config));
-    for orphan in supervisor.orphans() {
-        let incident = &orphan.replayed.incident;
-        tracing::warn!(incident = %incident.id, target = incident.target, "an open incident's target is no longer configured; its files are kept");
-    }
     // Last of all: the first scrape has every series already, and the first `/healthz` a pulse.
     pulse.beat(foundation.cx.clock.now());
     serve::listen(&config, &foundation.cx, (&board, &pulse), &outbox, reloader).await?;

@@ -10,11 +10,11 @@ use serde::Serialize;
 use crate::clock::Clock;
 use crate::config::{Config, Environment};
 use crate::job::{BackupEntry, Client, Job, Outcome, RestoreJob, Restored};
-use crate::journal::{Limits, Remembered};
+use crate::journal::{LeftOpen, Limits, Remembered};
 use crate::model::{Check, Incident, IncidentState, Playbook, Policy, Resolution, Verdict};
 use crate::modes::database::config::{BackupPlan, DatabaseConfig};
 use crate::modes::database::{Database, Defaults, Glob};
-use crate::modes::{Discovery as _, Look, Supervised};
+use crate::modes::{Discovery as _, Look, Recalled, Supervised};
 use crate::supervisor::{
     Attended, Context, GatesConfig, HealAnswer, Notices, approve_on_demand, heal_on_demand, resume,
 };
@@ -146,16 +146,17 @@ fn private_folder(scope: &Scope) -> Result<Option<tempfile::TempDir>, PassError>
 /// When the state directory is held by another guardiand, or nothing could be looked at.
 pub fn heal(scope: &Scope, subject: &Subject, dry_run: bool) -> Result<HealReport, PassError> {
     block_on(async {
-        let site = Site::of(scope);
+        let mut site = Site::of(scope);
         let foundation = Foundation::lay(&site.state_dir, site.workers, site.gates, Notices::none())?;
         let cx = &foundation.cx;
         cx.journal.limit(site.limits);
+        let (remembered, left_open) = foundation.recall(site.gates).await;
+        site.recall(&remembered, &left_open);
         let mut targets = site.targets(&cx.jobs, std::slice::from_ref(subject)).await?;
         let Some(mut target) = targets.pop() else { return Err(failed("nothing matches".to_owned())) };
         if !targets.is_empty() {
             return Err(PassError { exit: 2, message: "name one target: several match".to_owned() });
         }
-        let (remembered, left_open) = foundation.recall(site.gates).await;
         let (name, mode) = (target.settings().target.clone(), target.settings().mode);
         let known = remembered.into_iter().find(|memory| memory.target == name && memory.mode == mode);
         if let Some(known) = known {
@@ -186,11 +187,12 @@ async fn saved(cx: &Context, mut target: Box<dyn Supervised>, name: &str, mode: 
 /// When there is no such incident, it waits for no yes, or the plan costs more by now than what it asked for.
 pub fn approve(scope: &Scope, id: &str) -> Result<HealReport, PassError> {
     block_on(async {
-        let site = Site::of(scope);
+        let mut site = Site::of(scope);
         let foundation = Foundation::lay(&site.state_dir, site.workers, site.gates, Notices::none())?;
         let cx = &foundation.cx;
         cx.journal.limit(site.limits);
         let (remembered, left_open) = foundation.recall(site.gates).await;
+        site.recall(&remembered, &left_open);
         let left = left_open.into_iter().find(|left| left.replayed.incident.id.0 == id);
         let left = left.ok_or_else(|| failed(format!("there is no open incident {id}")))?;
         let incident = left.replayed.incident.clone();
@@ -225,11 +227,12 @@ pub fn approve(scope: &Scope, id: &str) -> Result<HealReport, PassError> {
 /// When the state directory is held by another guardiand (which finishes them itself), or the targets cannot be listed.
 pub fn finish_interrupted(scope: &Scope) -> Result<Vec<Incident>, PassError> {
     block_on(async {
-        let site = Site::of(scope);
+        let mut site = Site::of(scope);
         let foundation = Foundation::lay(&site.state_dir, site.workers, site.gates, Notices::none())?;
         let cx = &foundation.cx;
         cx.journal.limit(site.limits);
         let (remembered, left_open) = foundation.recall(site.gates).await;
+        site.recall(&remembered, &left_open);
         let interrupted = left_open.into_iter().filter(|left| left.replayed.is_interrupted()).collect::<Vec<_>>();
         if interrupted.is_empty() {
             return Ok(Vec::new());
@@ -370,6 +373,8 @@ struct Site<'a> {
     gates: GatesConfig,
     limits: Limits,
     defaults: Defaults,
+    /// What is remembered of each target, and whether an incident of it was left open.
+    known: Vec<(Remembered, bool)>,
 }
 
 impl Site<'_> {
@@ -390,6 +395,7 @@ impl Site<'_> {
             limits: config.map_or_else(Limits::default, targets::limits),
             gates: config.map_or(GatesConfig::OPEN, targets::gates),
             defaults,
+            known: Vec::new(),
         }
     }
 
@@ -433,15 +439,28 @@ impl Site<'_> {
     }
 
     async fn expand(&self, jobs: &Client, config: &DatabaseConfig) -> Result<Vec<DatabaseConfig>, PassError> {
-        let job = Glob::new(config.clone(), &self.defaults).ask();
-        match jobs.run(job, LIST_PATIENCE).await {
-            Ok(Outcome::Expanded { matches, .. }) => {
-                let matches = matches.into_iter();
-                Ok(matches.map(|(path, matched)| config.for_match(path, &matched)).collect())
-            }
-            Ok(_) => Err(failed("the listing's job answered something else".to_owned())),
-            Err(failure) => Err(failed(failure.message)),
-        }
+        let mut glob = Glob::new(config.clone(), &self.defaults);
+        let recalled = self.known.iter().map(|(remembered, left_open)| Recalled {
+            target: &remembered.target,
+            mode: &remembered.mode,
+            memory: &remembered.memory,
+            left_open: *left_open,
+        });
+        let mut found = glob.matches_recalled(&recalled.collect::<Vec<_>>());
+        found.extend(glob.matches_listed(&jobs.run(glob.ask(), LIST_PATIENCE).await).map_err(failed)?);
+        found.sort_by(|one, other| one.path.cmp(&other.path));
+        Ok(found)
+    }
+
+    /// What earlier processes knew, for the globs.
+    fn recall(&mut self, remembered: &[Remembered], left_open: &[LeftOpen]) {
+        let is_open = |one: &Remembered| {
+            let of = |left: &LeftOpen| {
+                (&left.replayed.incident.target, &left.replayed.incident.mode) == (&one.target, &one.mode)
+            };
+            left_open.iter().any(of)
+        };
+        self.known = remembered.iter().map(|one| (one.clone(), is_open(one))).collect();
     }
 
     fn database(&self, config: DatabaseConfig) -> Database {

@@ -64,7 +64,18 @@ pub enum Job {
         max: usize,
         /// Whose index, evidence and backups are no matches.
         state_dir: PathBuf,
+        /// Where backups of matches are that may be gone by now; `None`: not asked for.
+        kept: Option<KeptMatches>,
     },
+}
+
+/// Where a glob's matches have their backups.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptMatches {
+    /// The folder with one folder for each target.
+    pub folder: PathBuf,
+    /// The glob's name.
+    pub name: String,
 }
 
 /// What a job brought back.
@@ -106,6 +117,9 @@ pub enum Outcome {
         /// known before are not gone, they are unseen.
         #[serde(default)]
         unseen: Vec<String>,
+        /// Further matches of before, by their backups: nothing is there now that matches.
+        #[serde(default)]
+        kept: Vec<(PathBuf, String)>,
     },
 }
 

@@ -4,6 +4,7 @@ mod app;
 mod check;
 mod fault;
 mod finding;
+pub mod glob;
 mod in_use;
 mod incident;
 mod loss;

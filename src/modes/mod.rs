@@ -279,6 +279,19 @@ pub trait Supervised: Send {
     fn remember(&mut self, memory: serde_json::Value, now: Moment);
 }
 
+/// What an earlier process knew of one target.
+#[derive(Debug, Clone, Copy)]
+pub struct Recalled<'a> {
+    /// Its name.
+    pub target: &'a str,
+    /// The failure mode.
+    pub mode: &'a str,
+    /// See [`Supervised::whole_memory`].
+    pub memory: &'a serde_json::Value,
+    /// It has an incident that was left open.
+    pub left_open: bool,
+}
+
 /// Targets that come and go: a glob.
 pub trait Discovery: Send {
     /// Names it in logs.
@@ -290,7 +303,13 @@ pub trait Discovery: Send {
     /// The folders whose change calls for a new look.
     fn watches(&self) -> Vec<PathBuf>;
 
-    /// A target for each match. An `Err` says what is wrong, for the log.
+    /// True for a match that the configuration wants not to be a target.
+    fn excludes(&self, target: &str) -> bool;
+
+    /// A target for each that was known before, whether it is there now or not: before anything is listed.
+    fn recall(&mut self, recalled: &[Recalled<'_>]) -> Vec<Box<dyn Supervised>>;
+
+    /// A target for each further match. An `Err` says what is wrong, for the log.
     ///
     /// # Errors
     /// When the listing failed: the present targets stay.

@@ -7,7 +7,7 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use crate::journal::LeftOpen;
-use crate::modes::{Answer, Supervised};
+use crate::modes::{Answer, Discovery, Recalled, Supervised};
 use crate::telemetry::{forget_target, register_target};
 
 use super::inbox::SlotId;
@@ -39,10 +39,18 @@ impl Known {
 
 impl Supervisor {
     /// Takes targets and globs under supervision; interrupted heals are resumed before anything else touches them.
-    pub fn plant(&mut self, plant: Plant) {
+    pub fn plant(&mut self, mut plant: Plant) {
         let (of, mut known) = (plant.targets.len(), self.known());
         for (index, target) in plant.targets.into_iter().enumerate() {
             self.add(target, &mut known, None, (index, of));
+        }
+        for discovery in &mut plant.discoveries {
+            let name = discovery.name().to_owned();
+            let matches = self.recalled(discovery.as_mut());
+            let of = matches.len();
+            for (index, target) in matches.into_iter().enumerate() {
+                self.add(target, &mut known, Some(name.clone()), (index, of));
+            }
         }
         let now = self.cx.now();
         self.listings = plant
@@ -51,11 +59,37 @@ impl Supervisor {
             .map(|discovery| Listing { discovery, due: now, under_way: false, listed: None })
             .collect();
         self.publish_watches();
+        self.say_orphans();
     }
 
-    /// Incidents that were left open and whose targets are no longer configured.
-    pub fn orphans(&self) -> &[LeftOpen] {
-        &self.left_open
+    /// What a glob has matched before: by what earlier processes remembered, and by the targets that are there.
+    fn recalled(&self, discovery: &mut dyn Discovery) -> Vec<Box<dyn Supervised>> {
+        let its = |slot: &&Slot| slot.origin.as_deref() == Some(discovery.name());
+        let running = self.slots.values().filter(its);
+        let running = running.filter_map(|slot| Some((slot, slot.target.as_ref()?.whole_memory()))).collect::<Vec<_>>();
+        let open = self.left_open.iter().map(|left| &left.replayed.incident);
+        let open = open.map(|incident| (incident.target.as_str(), incident.mode.as_str())).collect::<BTreeSet<_>>();
+        let mut all = Vec::new();
+        for ((target, mode), memory) in &self.remembered {
+            let left_open = open.contains(&(target.as_str(), mode.as_str()));
+            all.push(Recalled { target, mode, memory, left_open });
+        }
+        for (slot, memory) in &running {
+            let left_open = slot.open_case().is_some();
+            all.push(Recalled { target: &slot.name, mode: slot.mode, memory, left_open });
+        }
+        discovery.recall(&all)
+    }
+
+    /// Says of which incidents that were left open there is no target any more; once every glob was listed.
+    fn say_orphans(&self) {
+        if self.listings.iter().any(|listing| listing.listed.is_none()) {
+            return;
+        }
+        for orphan in &self.left_open {
+            let incident = &orphan.replayed.incident;
+            tracing::warn!(incident = %incident.id, target = incident.target, "an open incident's target is no longer configured; its files are kept");
+        }
     }
 
     pub(super) fn list(&mut self) {
@@ -101,6 +135,9 @@ impl Supervisor {
                 }
             }
             Err(error) => tracing::warn!(glob = name, error, "the files that match could not be listed"),
+        }
+        if anew {
+            self.say_orphans();
         }
         // With nothing to look at, having looked for targets is the whole sweep.
         self.swept |= self.slots.is_empty();
@@ -204,10 +241,12 @@ impl Supervisor {
 
     pub(super) fn reconfigure(&mut self, plant: Plant, gates: GatesConfig) {
         self.cx.with_gates(|known| known.reconfigure(gates));
-        let globs = plant.discoveries.iter().map(|discovery| discovery.name().to_owned()).collect::<BTreeSet<_>>();
+        let globs = plant.discoveries.iter().map(|discovery| (discovery.name(), discovery)).collect::<HashMap<_, _>>();
         let kept = plant.targets.iter().map(|target| target.settings().target.clone()).collect::<BTreeSet<_>>();
-        let stays =
-            |slot: &Slot| kept.contains(&slot.name) || slot.origin.as_ref().is_some_and(|glob| globs.contains(glob));
+        let stays = |slot: &Slot| {
+            let glob = slot.origin.as_ref().and_then(|glob| globs.get(glob.as_str()));
+            kept.contains(&slot.name) || glob.is_some_and(|glob| !glob.excludes(&slot.name))
+        };
         let leaving = self.slots.iter().filter(|(_, slot)| !stays(slot)).map(|(id, _)| *id).collect::<Vec<_>>();
         for id in leaving {
             self.drop_slot(id);

@@ -1,11 +1,13 @@
 //! A glob, resolved to the database files that match it now.
 
+use std::collections::HashSet;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::glob;
+use crate::backup;
 use crate::host::{is_our_state, is_ours};
-use crate::job::{FailureKind, JobFailure, Outcome};
+use crate::job::{FailureKind, JobFailure, KeptMatches, Outcome};
+use crate::model::glob;
 
 /// How deep `**` goes.
 const DEPTH: usize = 64;
@@ -18,21 +20,62 @@ const UNSEEN: usize = 20;
 /// Folders that a wildcard matched are not followed through links: a link planted beside a program's folder shall not name
 /// a file elsewhere. Folders that are written out resolve as everywhere. What guardiand itself keeps, in `state_dir` or as
 /// backups elsewhere, is no match: a backup that is supervised would be restored when the retention deletes it.
-pub(super) fn run(pattern: &str, max: usize, state_dir: &Path) -> Result<Outcome, JobFailure> {
-    let Some(relative) = pattern.strip_prefix('/') else {
+///
+/// A match of before whose backups are in `kept` is still one, though its file is gone: that is what its backups are for.
+pub(super) fn run(
+    pattern: &str,
+    max: usize,
+    state_dir: &Path,
+    kept: Option<&KeptMatches>,
+) -> Result<Outcome, JobFailure> {
+    let Some(components) = glob::components(pattern) else {
         let message = format!("the pattern {pattern:?} is not absolute: give it from the root on");
         return Err(JobFailure { kind: FailureKind::Refused, message });
     };
-    let components: Vec<&str> = relative.split('/').filter(|one| !one.is_empty() && *one != ".").collect();
-    let stars = components.iter().filter(|one| **one == "**").count();
-    let mut walk = Walk { max, state_dir, keep_empty: stars > 1, matches: Vec::new(), unseen: Vec::new() };
+    let keep_empty = glob::keeps_empty(&components);
+    let mut walk = Walk { max, state_dir, keep_empty, matches: Vec::new(), unseen: Vec::new() };
     walk.visit(Path::new("/"), &components, &mut Vec::new(), 0)?;
-    let Walk { mut matches, unseen, .. } = walk;
+    let Walk { mut matches, mut unseen, .. } = walk;
     matches.sort();
     matches.dedup_by(|one, other| one.0 == other.0);
     let truncated = matches.len() > max;
     matches.truncate(max);
-    Ok(Outcome::Expanded { matches, truncated, unseen })
+    let kept = kept.map_or_else(Vec::new, |kept| backed_up(pattern, kept, &matches, max, &mut unseen));
+    Ok(Outcome::Expanded { matches, truncated, unseen, kept })
+}
+
+/// What matched `pattern` when it was backed up, and is not among `matches`.
+fn backed_up(
+    pattern: &str,
+    kept: &KeptMatches,
+    matches: &[(PathBuf, String)],
+    max: usize,
+    unseen: &mut Vec<String>,
+) -> Vec<(PathBuf, String)> {
+    let target = |matched: &str| format!("{}/{matched}", kept.name);
+    let there: HashSet<String> = matches.iter().map(|(_, matched)| backup::folder_name(&target(matched))).collect();
+    let names = match std::fs::read_dir(&kept.folder) {
+        Ok(entries) => entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()),
+        Err(error) => {
+            // Without a backup there is no such folder either.
+            if error.kind() != ErrorKind::NotFound && unseen.len() < UNSEEN {
+                unseen.push(format!("could not list {}: {error}", kept.folder.display()));
+            }
+            return Vec::new();
+        }
+    };
+    let begins = backup::folder_name(&target(""));
+    let missing = names.filter(|name| name.starts_with(&begins) && !there.contains(name));
+    let mut found = Vec::new();
+    for folder in missing.take(max) {
+        let Some((of, source)) = backup::source_in(&kept.folder.join(&folder)) else { continue };
+        let Some(matched) = source.to_str().and_then(|path| glob::matched(pattern, path)) else { continue };
+        if of == target(&matched) {
+            found.push((source, matched));
+        }
+    }
+    found.sort();
+    found
 }
 
 struct Walk<'a> {
@@ -178,8 +221,8 @@ mod tests {
     }
 
     fn expand(root: &Path, pattern: &str, max: usize) -> (Vec<String>, bool, Vec<String>) {
-        match run(&format!("{}/{pattern}", root.display()), max, &root.join("state")).unwrap() {
-            Outcome::Expanded { matches, truncated, unseen } => {
+        match run(&format!("{}/{pattern}", root.display()), max, &root.join("state"), None).unwrap() {
+            Outcome::Expanded { matches, truncated, unseen, .. } => {
                 assert!(matches.is_sorted());
                 (matches.into_iter().map(|(_, captured)| captured).collect(), truncated, unseen)
             }
@@ -242,6 +285,6 @@ mod tests {
 
     #[test]
     fn a_relative_pattern_is_refused() {
-        assert_eq!(run("*.db", 1, Path::new("/s")).unwrap_err().kind, FailureKind::Refused);
+        assert_eq!(run("*.db", 1, Path::new("/s"), None).unwrap_err().kind, FailureKind::Refused);
     }
 }

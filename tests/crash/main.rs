@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)] // clippy knows a test by its attribute, not by its folder
 
 mod appends;
+mod globs;
 mod rollback;
 mod starts;
 #[path = "../support/mod.rs"]

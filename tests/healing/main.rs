@@ -8,6 +8,7 @@ mod content;
 mod corpus;
 mod files;
 mod gates;
+mod globs;
 mod in_use;
 mod locks;
 mod notices;

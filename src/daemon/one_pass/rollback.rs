@@ -17,7 +17,7 @@ pub fn rollback(
     (accept_loss, dry_run): (bool, bool),
 ) -> Result<RollbackAnswer, PassError> {
     block_on(async {
-        let site = Site::of(scope);
+        let mut site = Site::of(scope);
         let foundation = Foundation::lay(&site.state_dir, site.workers, site.gates, Notices::none())?;
         let cx = &foundation.cx;
         cx.journal.limit(site.limits);
@@ -30,9 +30,10 @@ pub fn rollback(
             ))
         })?;
         let subject = subject(&of, scope)?;
+        let (remembered, left_open) = foundation.recall(site.gates).await;
+        site.recall(&remembered, &left_open);
         let mut targets = site.targets(&cx.jobs, std::slice::from_ref(&subject)).await?;
         let Some(mut target) = targets.pop() else { return Err(failed("nothing matches".to_owned())) };
-        let (remembered, left_open) = foundation.recall(site.gates).await;
         let known = remembered.into_iter().find(|memory| memory.target == of.target && memory.mode == of.mode);
         if let Some(known) = known {
             target.remember(known.memory, cx.clock.now());

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::backup::folder_name;
 use crate::host::is_our_state;
 use crate::job::{Keep, Member};
 use crate::model::{App, Bytes, Delay, Period, Policy};
@@ -20,6 +21,8 @@ pub struct DatabaseConfig {
     pub path: PathBuf,
     /// Of a glob, at most so many targets.
     pub max_targets: usize,
+    /// Of a glob, the matches that are no targets (any more), by what its wildcards matched.
+    pub exclude: Vec<String>,
     /// Look at least this often; `None`: as `[guardian]` says.
     pub interval: Option<Duration>,
     /// What may be done; `None`: as `[guardian]` says.
@@ -134,6 +137,8 @@ pub struct DatabaseTable {
     name: String,
     path: String,
     max_targets: Option<usize>,
+    #[serde(default)]
+    exclude: Vec<String>,
     interval: Option<Period>,
     policy: Option<Policy>,
     wal_max: Option<Bytes>,
@@ -192,7 +197,8 @@ impl DatabaseTable {
     /// With defaults, absolute paths and the schema's text.
     pub fn settle(self, around: &Surroundings, problems: &mut Vec<KeyProblem>) -> DatabaseConfig {
         problems.extend(name_problem(&self.name));
-        check_path(&self.path, self.max_targets, problems);
+        check_path(&self.path, problems);
+        check_glob(&self.path, self.max_targets, &self.exclude, problems);
         let path = without_linked_folder(around.resolve(Path::new(&self.path)));
         if is_our_state(&around.state_dir, &path) {
             problems.push(KeyProblem::new(
@@ -215,6 +221,7 @@ impl DatabaseTable {
             name: self.name,
             path,
             max_targets: self.max_targets.unwrap_or(MAX_TARGETS),
+            exclude: self.exclude,
             interval: self.interval.map(|period| period.0),
             policy: self.policy,
             wal_max: self.wal_max.map_or(100_000_000, |size| size.0),
@@ -247,11 +254,6 @@ fn without_linked_folder(path: PathBuf) -> PathBuf {
     }
 }
 
-/// A backup folder's name is at most so long, in bytes.
-const FOLDER_NAME_MAX: usize = 200;
-/// Of a longer one so many bytes stay.
-const FOLDER_NAME_CUT: usize = 160;
-
 impl BackupTable {
     fn settle(self, around: &Surroundings) -> BackupPlan {
         let standard = BackupPlan::standard(&around.state_dir);
@@ -279,17 +281,9 @@ impl BackupPlan {
         }
     }
 
-    /// The folder of one target's backups. A glob's targets have a `/` in their name; in the folder's name it is `%2F`, so
-    /// that no target's folder is inside another's.
+    /// The folder of one target's backups.
     pub fn folder(&self, target: &str) -> PathBuf {
-        let name = target.replace('%', "%25").replace('/', "%2F");
-        if name.len() <= FOLDER_NAME_MAX {
-            return self.to.join(name);
-        }
-        // A file system takes 255 bytes: what is longer is cut, and told apart by its hash.
-        let cut = (0..=FOLDER_NAME_CUT).rev().find(|at| name.is_char_boundary(*at)).unwrap_or(0);
-        let (head, _) = name.split_at(cut);
-        self.to.join(format!("{head}~{}", &blake3::hash(target.as_bytes()).to_hex()[..16]))
+        self.to.join(folder_name(target))
     }
 }
 
@@ -310,6 +304,7 @@ impl DatabaseConfig {
             name: path.display().to_string(),
             path: resolve(folder, path),
             max_targets: MAX_TARGETS,
+            exclude: Vec::new(),
             interval: None,
             policy: None,
             wal_max: 100_000_000,
@@ -371,13 +366,18 @@ impl DatabaseConfig {
     }
 }
 
-fn check_path(path: &str, max_targets: Option<usize>, problems: &mut Vec<KeyProblem>) {
+fn check_path(path: &str, problems: &mut Vec<KeyProblem>) {
     if path.is_empty() || path.contains('\0') || path.ends_with('/') {
         problems.push(KeyProblem::new(&["path"], "must name a database file"));
     }
-    if max_targets.is_some() && !has_wildcard(path.as_bytes()) {
-        let message = "only a `path` with wildcards (* ? [a-z]) has several targets";
-        problems.push(KeyProblem::new(&["max_targets"], message));
+}
+
+fn check_glob(path: &str, max_targets: Option<usize>, exclude: &[String], problems: &mut Vec<KeyProblem>) {
+    for (key, given) in [("max_targets", max_targets.is_some()), ("exclude", !exclude.is_empty())] {
+        if given && !has_wildcard(path.as_bytes()) {
+            let message = "only a `path` with wildcards (* ? [a-z]) has several targets";
+            problems.push(KeyProblem::new(&[key], message));
+        }
     }
     if max_targets == Some(0) {
         problems.push(KeyProblem::new(&["max_targets"], "must be at least 1"));

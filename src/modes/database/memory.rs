@@ -1,6 +1,6 @@
 //! What is remembered of a database between looks, and between processes.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -203,6 +203,13 @@ impl Memory {
     pub fn knows_wal(&self, facts: &DatabaseFacts) -> bool {
         let known = self.last_healthy.as_ref().and_then(|print| print.wal).filter(|wal| wal.size > 0);
         facts.wal_file.file().zip(known).is_some_and(|(now, known)| now.ino == known.ino)
+    }
+
+    /// Whose path a saved memory is of, where that file is missed when it is gone: it was healthy once, or `has_incident`. A file
+    /// that never was may have been no database at all.
+    pub fn path_of_known(saved: &serde_json::Value, has_incident: bool) -> Option<PathBuf> {
+        let memory = Memory::deserialize(saved).ok()?;
+        memory.path.filter(|_| memory.ever_healthy || has_incident).map(PathBuf::from)
     }
 
     /// What was in the WAL alone and is gone with it. SQLite writes a WAL back before it deletes it or begins it anew, and that

@@ -1,7 +1,9 @@
-//! Matching one name against one component of a pattern, and what its wildcards matched.
+//! Matching names and paths against a pattern, and what its wildcards matched. No file is looked at.
+
+use std::collections::BTreeSet;
 
 /// True when `component` has a wildcard: `*`, `?` or `[`.
-pub(super) fn is_wild(component: &str) -> bool {
+pub fn is_wild(component: &str) -> bool {
     component.contains(['*', '?', '['])
 }
 
@@ -9,7 +11,7 @@ pub(super) fn is_wild(component: &str) -> bool {
 ///
 /// `*` is any run of characters, as short as possible; `?` is one; `[a-z]` is one of these, `[!a-z]` one of the others. As in
 /// a shell, a wildcard in front does not match a leading dot: hidden files are asked for by name.
-pub(super) fn captures(pattern: &str, name: &str) -> Option<Vec<String>> {
+pub fn captures(pattern: &str, name: &str) -> Option<Vec<String>> {
     if name.starts_with('.') && !pattern.starts_with('.') {
         return None;
     }
@@ -17,6 +19,59 @@ pub(super) fn captures(pattern: &str, name: &str) -> Option<Vec<String>> {
     let name: Vec<char> = name.chars().collect();
     let mut found = Vec::new();
     matches(&parts, &name, &mut found).then_some(found)
+}
+
+/// The components of an absolute pattern or path; `None` for another.
+pub fn components(absolute: &str) -> Option<Vec<&str>> {
+    let relative = absolute.strip_prefix('/')?;
+    Some(relative.split('/').filter(|one| !one.is_empty() && *one != ".").collect())
+}
+
+/// With one `**` its empty match can go unsaid; with two it tells which of them matched.
+pub fn keeps_empty(components: &[&str]) -> bool {
+    components.iter().filter(|one| **one == "**").count() > 1
+}
+
+/// What the wildcards of `pattern` matched in `path`, joined by `/`: the name that listing the pattern gives to a file there.
+/// `None` when the path does not match.
+pub fn matched(pattern: &str, path: &str) -> Option<String> {
+    let (pattern, path) = (components(pattern)?, components(path)?);
+    let mut found = BTreeSet::new();
+    align(&pattern, &path, keeps_empty(&pattern), &mut Vec::new(), &mut found);
+    found.pop_first()
+}
+
+fn align(pattern: &[&str], path: &[&str], keep_empty: bool, captured: &mut Vec<String>, found: &mut BTreeSet<String>) {
+    let before = captured.len();
+    match (pattern, path) {
+        ([], []) => drop(found.insert(captured.join("/"))),
+        (["**", rest @ ..], _) => {
+            // A `**` at the end means every file beneath.
+            let rest = if rest.is_empty() { &["*"] } else { rest };
+            for depth in 0..path.len() {
+                let (folders, left) = path.split_at(depth);
+                if folders.last().is_some_and(|hidden| hidden.starts_with('.')) {
+                    break;
+                }
+                captured.extend((depth > 0 || keep_empty).then(|| folders.join("/")));
+                align(rest, left, keep_empty, captured, found);
+                captured.truncate(before);
+            }
+        }
+        ([literal, rest @ ..], [name, left @ ..]) if !is_wild(literal) => {
+            if literal == name {
+                align(rest, left, keep_empty, captured, found);
+            }
+        }
+        ([wild, rest @ ..], [name, left @ ..]) => {
+            if let Some(found_here) = captures(wild, name) {
+                captured.extend(found_here);
+                align(rest, left, keep_empty, captured, found);
+                captured.truncate(before);
+            }
+        }
+        ([], _) | (_, []) => {}
+    }
 }
 
 enum Part {
@@ -146,6 +201,27 @@ mod tests {
         for (pattern, name, expected) in table {
             let expected = expected.map(|found| found.iter().map(|&one| one.to_owned()).collect::<Vec<_>>());
             assert_eq!(captures(pattern, name), expected, "{pattern} on {name}");
+        }
+    }
+
+    #[test]
+    fn a_path_is_named_as_listing_its_pattern_names_it() {
+        for (pattern, path, expected) in [
+            ("/g/*.db", "/g/x.db", Some("x")),
+            ("/g/*.db", "/h/x.db", None),
+            ("/g/*.db", "/g/x.db/y", None),
+            ("/g/*.db", "/g", None),
+            ("/g//./*.db", "/g/x.db", Some("x")),
+            ("/*/db-*.sqlite", "/b/db-2.sqlite", Some("b/2")),
+            ("/**/db-*.sqlite", "/c/d/db-3.sqlite", Some("c/d/3")),
+            ("/**/db-*.sqlite", "/db-3.sqlite", Some("3")),
+            ("/**/db-*.sqlite", "/c/.d/db-3.sqlite", None),
+            ("/b/**", "/b/c/x", Some("c/x")),
+            ("/**/m/**/*.db", "/m/m/x.db", Some("/m/x")),
+            ("/g/app.db", "/g/app.db", Some("")),
+            ("g/*.db", "/g/x.db", None),
+        ] {
+            assert_eq!(matched(pattern, path).as_deref(), expected, "{pattern} on {path}");
         }
     }
 
