@@ -129,11 +129,17 @@ pub(super) fn list_in(folder: &Folder) -> Result<Listing, BackupError> {
         let Some(name) = name.to_str().filter(|name| is_backup_name(OsStr::new(name))) else { continue };
         match entry(folder, name) {
             Ok(entry) => listing.entries.push(entry),
+            // The retention took it since the folder was read.
+            Err(BackupError::Host { source, .. }) if source.is_absent() && is_gone(folder, name) => {}
             Err(error) => listing.skipped.push(error.to_string()),
         }
     }
     listing.entries.sort_by(|a, b| b.age_order().cmp(&a.age_order()));
     Ok(listing)
+}
+
+fn is_gone(folder: &Folder, name: &str) -> bool {
+    folder.stat_in(name).is_err_and(|error| error.is_absent())
 }
 
 fn entry(folder: &Folder, name: &str) -> Result<BackupEntry, BackupError> {

@@ -295,17 +295,28 @@ pub fn backup(scope: &Scope, subject: &Subject) -> Result<BackupEntry, PassError
     })?
 }
 
-/// Lists backups, newest first.
+/// The backups of a database, or of several.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Backups {
+    /// Newest first.
+    pub entries: Vec<BackupEntry>,
+    /// What looks like a backup and cannot be used, and why.
+    pub unusable: Vec<String>,
+}
+
+/// Lists backups.
 ///
 /// # Errors
 /// When they could not be listed.
-pub fn backups(scope: &Scope, subject: &Subject) -> Result<Vec<BackupEntry>, PassError> {
+pub fn backups(scope: &Scope, subject: &Subject) -> Result<Backups, PassError> {
     block_on(async {
         let site = Site::of(scope);
         let jobs = foundation::client(site.workers);
-        let mut all = Vec::new();
+        let mut all = Backups::default();
         for database in site.databases(&jobs, std::slice::from_ref(subject)).await? {
-            all.extend(list(&jobs, &database).await?);
+            let listed = list(&jobs, &database).await?;
+            all.entries.extend(listed.entries);
+            all.unusable.extend(listed.unusable);
         }
         Ok(all)
     })?
@@ -319,15 +330,17 @@ pub fn restore(scope: &Scope, from: &RestoreFrom, to: &Path) -> Result<Restored,
     block_on(async {
         let site = Site::of(scope);
         let jobs = foundation::client(site.workers);
+        let mut tried = Vec::new();
         let candidates = match from {
             RestoreFrom::Backup(file) => vec![absolute(file)],
             RestoreFrom::Newest(subject) => {
                 let databases = site.databases(&jobs, std::slice::from_ref(subject)).await?;
                 let Some(database) = databases.first() else { return Err(failed("nothing matches".to_owned())) };
-                list(&jobs, database).await?.into_iter().map(|entry| entry.file).collect()
+                let listed = list(&jobs, database).await?;
+                tried = listed.unusable;
+                listed.entries.into_iter().map(|entry| entry.file).collect()
             }
         };
-        let mut tried = Vec::new();
         for backup in candidates {
             let job = Job::Restore(RestoreJob { backup: backup.clone(), to: absolute(to) });
             match jobs.run(job, RESTORE_PATIENCE).await {
@@ -348,11 +361,11 @@ pub fn restore(scope: &Scope, from: &RestoreFrom, to: &Path) -> Result<Restored,
 /// A restore reads and writes a whole database; slower than any disk worth supervising.
 const RESTORE_PATIENCE: Duration = Duration::from_secs(3600);
 
-async fn list(jobs: &Client, database: &Database) -> Result<Vec<BackupEntry>, PassError> {
+async fn list(jobs: &Client, database: &Database) -> Result<Backups, PassError> {
     let folder = database.backup_folder();
     let folder = folder.ok_or_else(|| without_backups(database))?;
     match jobs.run(Job::ListBackups { folder }, LIST_PATIENCE).await {
-        Ok(Outcome::Backups { backups }) => Ok(backups),
+        Ok(Outcome::Backups { backups: entries, unusable }) => Ok(Backups { entries, unusable }),
         Ok(_) => Err(failed("the listing's job answered something else".to_owned())),
         Err(failure) => Err(failed(failure.message)),
     }

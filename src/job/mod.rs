@@ -95,6 +95,8 @@ pub enum Outcome {
     Backups {
         /// Every backup with a readable manifest.
         backups: Vec<BackupEntry>,
+        /// What looks like a backup and cannot be used, and why.
+        unusable: Vec<String>,
     },
     /// Of [`Job::Restore`].
     Restored(Restored),

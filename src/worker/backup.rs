@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::backup;
-use crate::job::{BackupEntry, BackupJob, JobFailure, PruneJob, RestoreJob, Restored};
+use crate::job::{BackupEntry, BackupJob, JobFailure, Outcome, PruneJob, RestoreJob, Restored};
 
 /// Takes a verified backup.
 ///
@@ -21,16 +21,13 @@ pub fn prune(job: &PruneJob) -> Result<Vec<PathBuf>, JobFailure> {
     Ok(backup::prune(job)?)
 }
 
-/// Lists a folder's backups, newest first.
+/// Lists a folder's backups, newest first, and what cannot be used of them.
 ///
 /// # Errors
 /// When the folder cannot be read.
-pub fn list(folder: &Path) -> Result<Vec<BackupEntry>, JobFailure> {
+pub fn list(folder: &Path) -> Result<Outcome, JobFailure> {
     let listing = backup::list(folder)?;
-    for skipped in &listing.skipped {
-        tracing::warn!(skipped, "a backup is left out of the list");
-    }
-    Ok(listing.entries)
+    Ok(Outcome::Backups { backups: listing.entries, unusable: listing.skipped })
 }
 
 /// Restores a backup to a path where nothing is.

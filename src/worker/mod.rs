@@ -131,7 +131,7 @@ fn dispatch(job: Job, sweep: &Sweep) -> Result<Outcome, JobFailure> {
             backup::take(&job).map(|entry| Outcome::BackedUp(Box::new(entry)))
         }
         Job::Prune(job) => backup::prune(&job).map(|deleted| Outcome::Pruned { deleted }),
-        Job::ListBackups { folder } => backup::list(&folder).map(|backups| Outcome::Backups { backups }),
+        Job::ListBackups { folder } => backup::list(&folder),
         Job::Restore(job) => backup::restore(&job).map(Outcome::Restored),
     }
 }

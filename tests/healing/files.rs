@@ -254,6 +254,55 @@ fn an_empty_database_never_replaces_one_whose_backups_are_out_of_reach() {
 }
 
 #[test]
+fn backups_whose_manifests_cannot_be_read_are_named_and_nothing_takes_their_place() {
+    let (scene, mut daemon) = saved("wal");
+    let folder = scene.path("backups/app");
+    let names = truth::names(&folder);
+    let manifest = folder.join(names.iter().find(|name| name.ends_with(".db.json")).unwrap());
+    let sound = fs::read_to_string(&manifest).unwrap();
+    fs::write(&manifest, sound.replace("\"version\": 1,", "\"version\": 99,")).unwrap();
+    // A second one, of which nothing can be read at all.
+    let second = folder.join("20000101T000000.000Z.db");
+    fs::write(&second, "x").unwrap();
+    fs::write(beside(&second, ".json"), "{").unwrap();
+    fs::remove_file(scene.db()).unwrap();
+
+    let incident = daemon.escalated("app", 1);
+    let reason = incident["reason"].as_str().unwrap();
+    for word in ["version 99", second.to_str().unwrap(), manifest.to_str().unwrap()] {
+        assert!(reason.contains(word), "{word}: {reason}");
+    }
+    assert!(!scene.db().exists(), "{incident:#}");
+    fs::write(&manifest, sound).unwrap();
+    let incident = daemon.closed("app", 1);
+    assert_eq!(incident["playbook"], "restore_backup", "{incident:#}");
+    assert_eq!(scene.lost(), 0);
+    scene.assert_whole("wal");
+}
+
+#[test]
+fn an_empty_database_never_replaces_one_whose_backups_nobody_can_read() {
+    let mut scene = Scene::of("");
+    scene.commit("wal", 20, &[]);
+    let mut daemon = scene.daemon();
+    daemon.healthy("app");
+    assert!(daemon.stop().success());
+    // Nothing is remembered of these.
+    scene.forget_databases();
+    scene.database("app", "data/app.db", BACKUP);
+    let backup = scene.path("backups/app/20000101T000000.000Z.db");
+    fs::create_dir_all(backup.parent().unwrap()).unwrap();
+    fs::write(&backup, "x").unwrap();
+    fs::write(beside(&backup, ".json"), "{").unwrap();
+    fs::remove_file(scene.db()).unwrap();
+
+    let mut daemon = scene.daemon();
+    let incident = daemon.escalated("app", 1);
+    assert!(incident["reason"].as_str().unwrap().contains(backup.to_str().unwrap()), "{incident:#}");
+    assert!(!scene.db().exists(), "an empty database took its place: {incident:#}");
+}
+
+#[test]
 fn when_every_backup_is_damaged_an_empty_database_is_what_is_left() {
     let (scene, mut daemon) = saved("wal");
     let schema = Content::of(&scene.db()).schema;

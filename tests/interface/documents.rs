@@ -50,6 +50,26 @@ fn a_backup_is_taken_listed_and_restored_to_a_new_path_only() {
 }
 
 #[test]
+fn a_backup_whose_manifest_cannot_be_read_is_named_with_the_reason() {
+    let scene = scene();
+    let taken = asked(&scene, &["backup", "app"]).json_of(0);
+    let second = asked(&scene, &["backup", "app"]).json_of(0);
+    let manifest = |taken: &serde_json::Value| format!("{}.json", taken["file"].as_str().unwrap());
+    std::fs::write(manifest(&taken), "{").unwrap();
+    let listed = asked(&scene, &["backups", "app"]);
+    assert_eq!(listed.json_of(0), serde_json::json!([second]));
+    assert!(listed.stderr.contains(&manifest(&taken)), "{listed:#?}");
+
+    let text = std::fs::read_to_string(manifest(&second)).unwrap();
+    std::fs::write(manifest(&second), text.replace("\"version\": 1,", "\"version\": 99,")).unwrap();
+    let listed = asked(&scene, &["backups", "app"]);
+    assert_eq!(listed.json_of(1), serde_json::json!([]));
+    assert!(listed.stderr.contains("version 99") && listed.stderr.contains(&manifest(&taken)), "{listed:#?}");
+    let refused = asked(&scene, &["restore", "app", "--to", "copy.db"]);
+    assert!(refused.json_of(1)["error"].as_str().unwrap().contains("version 99"), "{refused:#?}");
+}
+
+#[test]
 fn a_damaged_backup_is_restored_by_nobody() {
     let scene = scene();
     let taken = asked(&scene, &["backup", "app"]).json_of(0);

@@ -185,6 +185,9 @@ pub struct Diagnosis {
     pub mended: Option<MendedCopy>,
     /// Backups of this target, newest first.
     pub backups: Vec<crate::job::BackupEntry>,
+    /// What looks like a backup of it and cannot be used, and why; or that nobody can tell.
+    #[serde(default)]
+    pub unusable: Vec<String>,
     /// The other databases of its group.
     #[serde(default)]
     pub members: Vec<MemberFacts>,

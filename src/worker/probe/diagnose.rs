@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::content::Content;
 use super::files::{Files, Looked, open_raw};
 use super::{booted_ns, copy, raw};
+use crate::backup;
 use crate::host::{Folder, Holders, HostError, Scan, Sought, find_holders, supervisor_and_siblings};
 use crate::job::{
     DatabaseSite, Diagnosis, HolderFacts, IntegrityLevel, Member, MemberFacts, MendedCopy, SettledCopy, Users,
@@ -13,7 +14,7 @@ use crate::job::{
 use crate::sqlite::{Access, Database, Deadline};
 use crate::worker::mend::{Mended, Sources, mend};
 use crate::worker::roll_back::{beyond_sqlite, roll_back};
-use crate::worker::{backup, sweep::Sweep};
+use crate::worker::sweep::Sweep;
 
 /// So often a process that cannot be seen is looked at before it counts.
 const LOOKS: u32 = 4;
@@ -182,16 +183,20 @@ pub(super) fn conclude(
     backups: Option<&std::path::Path>,
     members: Vec<MemberFacts>,
 ) -> Diagnosis {
-    // A folder that cannot be listed has no backup to offer; the playbook without one says so.
-    let backups = backups.and_then(|folder| backup::list(folder).ok()).unwrap_or_default();
-    Diagnosis { holders, blind, settled, mended, backups, members }
+    // A folder that cannot be listed has no backup to offer, and may be full of them.
+    let listed = backups.map_or_else(|| Ok(backup::Listing::default()), backup::list);
+    let (backups, unusable) = match listed {
+        Ok(listing) => (listing.entries, listing.skipped),
+        Err(error) => (Vec::new(), vec![error.to_string()]),
+    };
+    Diagnosis { holders, blind, settled, mended, backups, unusable, members }
 }
 
 /// Another database of the group: who uses it, and what it can be restored from.
 pub(super) fn member(member: &Member, sweep: &Sweep) -> MemberFacts {
     let files = Files::look(&member.path);
     let users = users(&files, None, None, sweep);
-    let backups = member.backups.as_deref().and_then(|folder| backup::list(folder).ok()).unwrap_or_default();
+    let backups = member.backups.as_deref().and_then(|folder| backup::list(folder).ok()).unwrap_or_default().entries;
     MemberFacts { member: member.clone(), users, backups }
 }
 

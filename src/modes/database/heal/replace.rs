@@ -5,6 +5,9 @@ use crate::job::{BackupEntry, DatabaseStep, FileState, HeaderFacts, TableRows, W
 use crate::model::Playbook;
 use crate::sqlite::creations_in;
 
+/// So many backups that cannot be used are named; the rest is counted.
+const UNUSABLE_NAMED: usize = 3;
+
 impl Site<'_> {
     pub(super) fn may_replace(&self) -> Result<(), String> {
         // A backup of the file that had this name before says nothing of the one that is there now.
@@ -77,6 +80,13 @@ impl Site<'_> {
         after.extend(worse);
         let of_its_own = before.len() + after.len();
         let ladder = self.backups();
+        let unusable = self.unusable();
+        if let Some(unusable) = unusable.as_ref().filter(|_| ladder.is_empty() && of_its_own == 0) {
+            return Err(format!(
+                "no backup of {} can be used: {unusable}. Its files are left as they are: put that right, or move aside what cannot be used",
+                self.path()
+            ));
+        }
         if let Some(known) = self.memory.backup.as_ref().filter(|_| ladder.is_empty() && of_its_own == 0) {
             // A folder that is not mounted is no reason to begin anew without a row.
             return Err(format!(
@@ -86,9 +96,10 @@ impl Site<'_> {
                 self.path()
             ));
         }
-        // An empty one comes after every backup there is, and only where each of them proved damaged: what is merely held up
-        // ends the ladder before it.
-        let all_tried = ladder.len() == self.diagnosis.map_or(0, |diagnosis| diagnosis.backups.len());
+        // An empty one comes after every backup there is, and only where each of them proved damaged: what is merely held up, or
+        // cannot be read by this version, ends the ladder before it.
+        let all_tried =
+            unusable.is_none() && ladder.len() == self.diagnosis.map_or(0, |diagnosis| diagnosis.backups.len());
         let mut ladder: Vec<_> = before.into_iter().chain(ladder).chain(after).collect();
         if all_tried
             && may_recreate
@@ -153,8 +164,9 @@ impl Site<'_> {
         let ladder: Vec<_> = better.into_iter().chain(self.backups()).chain(worse).collect();
         if ladder.is_empty() {
             return Err(format!(
-                "neither the files of {} nor any backup pass; its files are left as they are",
-                self.path()
+                "neither the files of {} nor any backup pass{}; its files are left as they are",
+                self.path(),
+                self.unusable().map_or_else(String::new, |why| format!(": {why}"))
             ));
         }
         Ok(ladder)
@@ -163,6 +175,17 @@ impl Site<'_> {
     /// The backups that are there, the newest first.
     pub(super) fn listed(&self) -> &[BackupEntry] {
         self.diagnosis.map(|diagnosis| diagnosis.backups.as_slice()).unwrap_or_default()
+    }
+
+    /// Which backups are there and cannot be used, and why.
+    fn unusable(&self) -> Option<String> {
+        let all = self.diagnosis.map(|diagnosis| diagnosis.unusable.as_slice()).unwrap_or_default();
+        let named = all.iter().take(UNUSABLE_NAMED).map(String::as_str).collect::<Vec<_>>().join("; ");
+        let more = all.len().saturating_sub(UNUSABLE_NAMED);
+        match more {
+            0 => (!all.is_empty()).then_some(named),
+            more => Some(format!("{named}; and {more} more")),
+        }
     }
 
     pub(super) fn backups(&self) -> Vec<Playbook> {
