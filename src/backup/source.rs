@@ -6,7 +6,8 @@ use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 
 use super::BackupError;
-use crate::format::{Header, WalScan, scan_wal};
+use super::examine::fill;
+use crate::format::{Header, WalScan, lost_page, scan_wal};
 use crate::host::{self, Folder, LockMode, Ownership, SqliteLock, ask_lock};
 use crate::job::{Attributes, FileFacts, Fingerprint, Owner, WalPosition};
 
@@ -181,6 +182,40 @@ pub(super) fn wal_is_damaged(folder: &Folder, name: &OsStr) -> Result<Option<Wal
         }
     }
     Ok(None)
+}
+
+/// The first page in use that neither the main file nor the WAL has in full; see [`lost_page`]. While a checkpoint lengthens the
+/// file it looks the same for a moment: so two looks in a row must see it, and nothing else that changed.
+pub(super) fn page_is_lost(folder: &Folder, name: &OsStr, look: &Look) -> Result<Option<u32>, BackupError> {
+    let path = folder.path().join(name);
+    let unreadable = |error: std::io::Error| BackupError::Source {
+        path: path.clone(),
+        reason: format!("its end cannot be read: {error}"),
+    };
+    let main = folder.open_in(name).map_err(BackupError::host("opening the database"))?;
+    let wal = match look.wal.filter(|wal| wal.size > 0).map(|_| folder.open_in(side_name(name, "-wal"))) {
+        None => None,
+        Some(Ok(wal)) => Some(wal),
+        Some(Err(error)) if error.is_absent() => return Ok(None),
+        Some(Err(error)) => return Err(BackupError::host("opening a WAL")(error)),
+    };
+    let mark = match &wal {
+        Some(wal) => {
+            let len = wal.metadata().map_err(unreadable)?.len();
+            scan_wal(len, None, |at, bytes| fill(wal, at, bytes)).map_err(unreadable)?.mark
+        }
+        None => None,
+    };
+    let lost = lost_page(
+        &look.header,
+        look.main.size,
+        mark.as_ref(),
+        |at, page| fill(&main, at, page),
+        |at, frame| wal.as_ref().map_or(Ok(()), |wal| fill(wal, at, frame)),
+    )
+    .map_err(unreadable)?;
+    let (Some(page), after) = (lost, Look::at(folder, name, &main)?) else { return Ok(None) };
+    Ok((after.fingerprint() == look.fingerprint()).then_some(page))
 }
 
 /// Why the database must not be opened through SQLite, if its programs go on with other files than these; see [`host::apart`].

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use super::manifest::{self, VERSION, file_name, list_in, remove_leftovers};
 use super::raw::{Bounded, copy_bounded, shared_lock};
-use super::source::{Look, apart_in, journal_is_hot, wal_is_damaged, wal_position};
+use super::source::{Look, apart_in, journal_is_hot, page_is_lost, wal_is_damaged, wal_position};
 use super::{BackupError, Examined, examine, hash, to_delete};
 use crate::host::{Bytes, Folder, HostError, OfdLock, Space};
 use crate::job::{BackupEntry, BackupJob, BackupManifest, Fingerprint, Owner, PruneJob, WalPosition};
@@ -82,6 +82,12 @@ fn online_copy(
             "its WAL is damaged after frame {} and {} commits lie beyond: a copy would lack them. Heal it first",
             scan.frames_valid, scan.stranded_commits
         );
+        return Err(BackupError::Damaged { path: source.path.clone(), reason });
+    }
+    // A copy by SQLite has whole pages, and zeros in them.
+    if let Some(page) = page_is_lost(&source.folder, &source.name, &before)? {
+        let reason =
+            format!("it ends within page {page}, or before it: a copy would have zeros there. Heal it first");
         return Err(BackupError::Damaged { path: source.path.clone(), reason });
     }
     let begun = wal_position(&source.folder, &source.name)?;

@@ -101,6 +101,33 @@ fn rows_that_are_in_the_wal_alone_are_in_the_backup() {
     assert_eq!(std::fs::read(side(&scene.path(), "-wal")).unwrap(), wal, "the program's WAL is untouched");
 }
 
+/// SQLite reads zeros behind the end of a file, and its full check passes.
+#[test]
+fn of_a_file_that_ends_within_a_page_no_backup_is_taken_and_none_is_one() {
+    for (mode, idle) in [("delete", false), ("wal", false), ("wal", true)] {
+        let scene = Scene::new(mode);
+        let entry = scene.take().unwrap();
+        let program = idle.then(|| {
+            let program = open(&scene.path(), Access::Repair);
+            program.batch("INSERT INTO t(body) VALUES ('checkpointed'); PRAGMA wal_checkpoint(PASSIVE)").unwrap();
+            program
+        });
+        let cut = |path: &Path, bytes: u64| {
+            let file = std::fs::File::options().write(true).open(path).unwrap();
+            file.set_len(file.metadata().unwrap().len() - bytes).unwrap();
+        };
+        // The last page may be one that the WAL has.
+        cut(&scene.path(), if idle { 4096 * 5 + 50 } else { 50 });
+        let error = scene.take().unwrap_err();
+        assert!(error.to_string().contains("within page"), "{error}");
+        assert_eq!(scene.names().len(), 2, "the good one is still the only one");
+        drop(program);
+
+        cut(&entry.file, 50);
+        assert!(matches!(examine(&entry.file, &Deadline::never()), Err(BackupError::Unsound { .. })));
+    }
+}
+
 #[test]
 fn a_writer_that_does_not_let_go_blocks_the_backup_and_is_not_waited_for_for_ever() {
     let scene = Scene::new("delete");

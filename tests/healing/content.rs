@@ -61,6 +61,31 @@ fn a_damaged_version_byte_in_the_header_costs_no_row() {
     }
 }
 
+/// SQLite reads zeros behind the end of a file, and every check of its own passes.
+#[test]
+fn a_file_cut_within_its_last_page_is_healed_and_no_backup_is_taken_of_it() {
+    for (mode, bytes_cut) in [("delete", 50), ("delete", 1), ("wal", 30)] {
+        let scene = Scene::of("backup = { every = \"24h\", to = \"backups\" }");
+        // The last page must be one of the table, and not of its index.
+        scene.commit(mode, 200, &["--row-bytes", "3000"]);
+        let mut daemon = scene.daemon();
+        daemon.backed_up("app");
+        daemon.caught_up("app");
+        let bytes = damage::cut_end(&scene.db(), bytes_cut);
+
+        let incident = daemon.closed("app", 1);
+        assert_eq!(
+            (&incident["kind"], &incident["outcome"]),
+            (&"db_truncated".into(), &"healed".into()),
+            "{incident:#}"
+        );
+        assert_eq!(scene.lost(), 0);
+        scene.assert_evidence(&incident, &[("main", Some(&bytes))]);
+        scene.assert_honest(&incident, &scene.db());
+        scene.assert_whole(mode);
+    }
+}
+
 #[test]
 fn a_damaged_index_is_rebuilt_and_nothing_is_lost() {
     for mode in ["wal", "delete"] {

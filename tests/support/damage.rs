@@ -64,6 +64,14 @@ pub fn truncate(path: &Path, share: f64) -> Bytes {
     Bytes(whole)
 }
 
+/// Cuts a few bytes off the end of the file.
+pub fn cut_end(path: &Path, bytes: usize) -> Bytes {
+    let mut whole = std::fs::read(path).unwrap();
+    whole.truncate(whole.len() - bytes);
+    File::options().write(true).open(path).unwrap().set_len(whole.len() as u64).unwrap();
+    Bytes(whole)
+}
+
 /// Random bytes over a leaf page of a table or an index.
 pub fn leaf(path: &Path, of: &str, dice: &mut Dice) -> Bytes {
     let pages = leaves(path, of);

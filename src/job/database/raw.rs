@@ -72,6 +72,10 @@ pub enum HeaderFacts {
         format: FormatVersion,
         /// The file is shorter than its pages: bytes missing.
         missing_bytes: u64,
+        /// The first page that is missing at rest, whole or in part: it is in use, nobody is writing, and no WAL and no journal
+        /// has it.
+        #[serde(default)]
+        lost_page: Option<u32>,
         /// The file is longer than its pages: bytes over.
         extra_bytes: u64,
     },

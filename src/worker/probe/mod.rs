@@ -30,7 +30,7 @@ use super::sweep::Sweep;
 use crate::host;
 use crate::job::{
     Access, DatabaseFacts, DatabaseProbe, FileFacts, FileState, Fingerprint, FormatVersion, HeaderFacts, HeldLock,
-    JournalState, LayerTime, SettledCopy, Unread, Users, WalMark, WalState,
+    IntegrityLevel, JournalState, LayerTime, SettledCopy, Unread, Users, WalMark, WalState,
 };
 use crate::model::FaultClass;
 use crate::sqlite::creations_in;
@@ -247,9 +247,11 @@ impl<'a> Look<'a> {
 
     fn raw(&mut self) {
         let started = Instant::now();
+        let mut short = None;
         match raw::header(&self.files.main) {
             Some(Ok(header)) => {
                 self.counters_differ = header.counters_differ;
+                short = header.short;
                 self.facts.header = Some(header.facts);
             }
             Some(Err(error)) => self.facts.unread = Some(Unread::of("header", &error)),
@@ -276,7 +278,33 @@ impl<'a> Look<'a> {
             Err(_) if self.files.main.state.file().is_none() => {}
             Err(error) => self.leave_unread("rollback journal", &error),
         }
+        if let Some(short) = short {
+            self.lost_page(&short);
+        }
         self.time("wal", started);
+    }
+
+    fn page_lost(&self) -> Option<u32> {
+        match self.facts.header {
+            Some(HeaderFacts::Good { lost_page, .. }) => lost_page,
+            _ => None,
+        }
+    }
+
+    /// What a journal, a WAL or a living writer may yet supply is not lost.
+    fn lost_page(&mut self, short: &raw::Short) {
+        let journal = self.facts.journal.as_ref().is_some_and(|journal| journal.state == JournalState::Absent);
+        let wal =
+            self.facts.wal.as_ref().filter(|wal| wal.state != WalState::Damaged && wal.state != WalState::NotAFile);
+        let (true, Some(wal), None) = (journal, wal, &self.facts.dotfile_lock) else { return };
+        match raw::lost_page(&self.files, short, wal.mark.as_ref()) {
+            Ok(found) => {
+                if let Some(HeaderFacts::Good { lost_page, .. }) = &mut self.facts.header {
+                    *lost_page = found;
+                }
+            }
+            Err(error) => self.leave_unread("end", &error),
+        }
     }
 
     /// How far the WAL was verified, and the file as it was then.
@@ -366,6 +394,10 @@ impl<'a> Look<'a> {
             self.facts.behind_sqlite = Some(found.why);
             self.facts.suspicion = Some(found.level);
         }
+        // What stood there may be an index's alone, and then it costs no row.
+        if self.page_lost().is_some() {
+            self.facts.suspicion = Some(IntegrityLevel::Full);
+        }
         self.facts.fingerprint = Some(fingerprint);
     }
 
@@ -411,6 +443,10 @@ impl<'a> Look<'a> {
         }
         if let Some(put_back) = self.damaged_schema().and_then(|known| diagnose::with_schema(&self.probe.site, known)) {
             settled = Some(put_back);
+        }
+        if let (Some(settled), Some(page)) = (&mut settled, self.page_lost()) {
+            settled.sound = false;
+            settled.detail = format!("page {page} is cut off, and a copy has zeros in its place: {}", settled.detail);
         }
         let mended = if self.calls_for_its_wal() { diagnose::mended(&self.probe.site, &self.files) } else { None };
         let members = self.probe.members.iter().map(|member| diagnose::member(member, self.sweep)).collect();

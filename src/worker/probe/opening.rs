@@ -152,6 +152,7 @@ mod tests {
             encoding: "UTF-8".into(),
             sqlite_version: 3_054_001,
             missing_bytes: 0,
+            lost_page: None,
             extra_bytes: 0,
             format: FormatVersion::Known,
         }

@@ -31,6 +31,14 @@ pub(super) struct RawHeader {
     pub(super) facts: HeaderFacts,
     /// The change counter and its witness differ, though a writer of today's kind wrote last.
     pub(super) counters_differ: bool,
+    /// The same, where the file is shorter than it says.
+    pub(super) short: Option<Short>,
+}
+
+/// A header that counts more pages than its file has bytes for.
+pub(super) struct Short {
+    header: Header,
+    len: u64,
 }
 
 /// Reads the header; `None` when the main file is not a regular file that we may read.
@@ -46,7 +54,7 @@ fn format_version(writer: u32) -> FormatVersion {
 
 fn read_header(main: &Looked, size: u64) -> io::Result<RawHeader> {
     if size == 0 {
-        return Ok(RawHeader { facts: HeaderFacts::Empty, counters_differ: false });
+        return Ok(RawHeader { facts: HeaderFacts::Empty, counters_differ: false, short: None });
     }
     let file = open_raw(main)?;
     let mut bytes = [0; format::header::HEADER_LEN];
@@ -62,7 +70,7 @@ fn read_header(main: &Looked, size: u64) -> io::Result<RawHeader> {
                 _ => FormatVersion::Known,
             };
             let facts = HeaderFacts::Bad { reason: error.to_string(), pages_like_sqlite, format };
-            return Ok(RawHeader { facts, counters_differ: false });
+            return Ok(RawHeader { facts, counters_differ: false, short: None });
         }
     };
     let page = u64::from(header.page_size);
@@ -87,11 +95,43 @@ fn read_header(main: &Looked, size: u64) -> io::Result<RawHeader> {
         },
         sqlite_version: header.sqlite_version,
         missing_bytes,
+        lost_page: None,
         extra_bytes,
         format: if header.write_version > 2 { format_version(header.sqlite_version) } else { FormatVersion::Known },
     };
     let counters_differ = header.sqlite_version >= 3_007_000 && header.change_counter != header.version_valid_for;
-    Ok(RawHeader { facts, counters_differ })
+    let short = (missing_bytes > 0).then_some(Short { header, len: size });
+    Ok(RawHeader { facts, counters_differ, short })
+}
+
+/// The first page that a file at rest lacks; see [`format::lost_page`]. A writer puts page 1 down first and lengthens the file
+/// afterwards, so one that is found as short after a moment without a writer as it was `before` is short by nobody's writing.
+pub(super) fn lost_page(files: &Files, before: &Short, wal: Option<&WalMark>) -> io::Result<Option<u32>> {
+    let main = open_raw(&files.main)?;
+    if is_reserved(&files.main)? {
+        return Ok(None);
+    }
+    let side = wal.map(|_| open_raw(&files.wal)).transpose()?;
+    let lost = format::lost_page(
+        &before.header,
+        before.len,
+        wal.map(to_format).as_ref(),
+        |at, page| fill(&main, at, page),
+        |at, frame| side.as_ref().map_or(Ok(()), |wal| fill(wal, at, frame)),
+    )?;
+    let mut head = [0; format::header::HEADER_LEN];
+    fill(&main, 0, &mut head)?;
+    let same = Header::parse(&head).is_ok_and(|now| now == before.header) && main.metadata()?.len() == before.len;
+    Ok(lost.filter(|_| same))
+}
+
+/// What the file has from `at` on, and zeros behind its end.
+fn fill(file: &File, at: u64, bytes: &mut [u8]) -> io::Result<()> {
+    let length = read_up_to(file, at, bytes)?;
+    if let Some(rest) = bytes.get_mut(length..) {
+        rest.fill(0);
+    }
+    Ok(())
 }
 
 /// Fills as much of `bytes` as the file has from `at` on.

@@ -189,6 +189,24 @@ impl Judgement<'_> {
         }
     }
 
+    /// SQLite reads zeros where the file ends within a page, and finds nothing wrong. Whatever else it did find says more of what
+    /// is hurt: an index alone, perhaps.
+    pub(super) fn end_is_lost(&mut self) {
+        let Some(HeaderFacts::Good { missing_bytes, lost_page: Some(page), .. }) = &self.facts.header else { return };
+        if !self.findings.is_empty() {
+            return;
+        }
+        let path = self.config.path.display();
+        self.find(
+            &kinds::TRUNCATED,
+            Severity::Critical,
+            &INTEGRITY,
+            format!("{path} lacks its last {missing_bytes} bytes, from within page {page} on: SQLite reads zeros in their place"),
+            "restore the newest backup that passes; the rows of the other pages can be read",
+        );
+        self.at_stake("what was left when a program wrote on a file whose end had been cut off");
+    }
+
     pub(super) fn query(&mut self) {
         let Some(Err(fault)) = &self.facts.query else { return };
         let fault = fault.clone();

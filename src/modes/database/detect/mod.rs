@@ -197,6 +197,7 @@ impl Judgement<'_> {
             self.integrity();
             self.query();
         }
+        self.end_is_lost();
         self.left_closed();
     }
 }

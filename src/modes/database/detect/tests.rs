@@ -34,6 +34,7 @@ fn header() -> HeaderFacts {
         encoding: "UTF-8".to_owned(),
         sqlite_version: 3_054_001,
         missing_bytes: 0,
+        lost_page: None,
         extra_bytes: 0,
         format: FormatVersion::Known,
     }
@@ -230,6 +231,21 @@ fn the_same_facts_mean_less_of_what_was_never_seen_healthy() {
 }
 
 /// The worst there could be: a backup over a sound database. None of these is reason enough.
+#[test]
+fn an_end_that_is_cut_off_is_a_finding_of_its_own_unless_sqlite_finds_what_it_cost() {
+    let cut = |lost: Option<u32>, mut facts: DatabaseFacts| {
+        if let Some(HeaderFacts::Good { missing_bytes, lost_page, .. }) = &mut facts.header {
+            (*missing_bytes, *lost_page) = (50, lost);
+        }
+        facts
+    };
+    assert_eq!(kinds_of(&cut(Some(10), sound()), &seen()), "db_truncated");
+    assert_eq!(kinds_of(&cut(Some(10), with_integrity(&[], false, None)), &seen()), "db_truncated");
+    assert_eq!(kinds_of(&cut(None, sound()), &seen()), "healthy", "a WAL has it, or a writer is about to write it");
+    let index = with_integrity(&["row 3 missing from index t_a"], true, None);
+    assert_eq!(kinds_of(&cut(Some(10), index), &seen()), "db_index_corrupted");
+}
+
 #[test]
 fn a_sound_database_that_only_looks_odd_from_here_is_not_called_damaged() {
     let newer = |cookie: i64| DatabaseFacts {
