@@ -86,8 +86,7 @@ fn online_copy(
     }
     // A copy by SQLite has whole pages, and zeros in them.
     if let Some(page) = page_is_lost(&source.folder, &source.name, &before)? {
-        let reason =
-            format!("it ends within page {page}, or before it: a copy would have zeros there. Heal it first");
+        let reason = format!("it ends within page {page}, or before it: a copy would have zeros there. Heal it first");
         return Err(BackupError::Damaged { path: source.path.clone(), reason });
     }
     let begun = wal_position(&source.folder, &source.name)?;

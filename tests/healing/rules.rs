@@ -204,3 +204,19 @@ fn guardiand_does_not_supervise_its_own_state_among_the_databases() {
     assert_eq!(status["totals"]["targets"], 1, "{status:#}");
     assert_eq!(daemon.get("/api/v1/incidents")["incidents"].as_array().unwrap().len(), 0);
 }
+
+/// Nobody knows what such a user may do: not even root's own access to the file says it.
+#[test]
+fn a_user_that_the_system_does_not_know_is_no_health() {
+    let scene = Scene::of("user = \"nobody-by-that-name\"");
+    scene.commit("delete", 20, &[]);
+    let mut daemon = scene.daemon();
+    let reason = daemon.wait_for("the reason", |daemon| {
+        let check = &daemon.target("app")?["last_check"];
+        (check["verdict"] == "unknown").then(|| check["reason"].as_str().map(str::to_owned))?
+    });
+    assert!(reason.contains("nobody-by-that-name"), "{reason}");
+    // What is in the file is judged all the same.
+    fs::remove_file(scene.db()).unwrap();
+    daemon.incident("app", 1, "found", |incident| incident["kind"] == "db_file_missing");
+}

@@ -220,6 +220,9 @@ pub struct DatabaseFacts {
     /// What the program's user may do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access: Option<Access>,
+    /// Why that could not be asked, although we ourselves may read the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_unasked: Option<String>,
     /// The raw header.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub header: Option<HeaderFacts>,

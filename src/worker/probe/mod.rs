@@ -139,6 +139,7 @@ impl<'a> Look<'a> {
             journal_file: files.journal.state.clone(),
             place: files::place(&files.main, sweep),
             access: None,
+            access_unasked: None,
             header: None,
             wal: None,
             journal: None,
@@ -237,7 +238,12 @@ impl<'a> Look<'a> {
                 }),
                 Err(error) => {
                     // An unknown user, or a folder that we may not look into: nothing was granted, and why is said.
-                    self.facts.unread = (!ours).then(|| Unread { errno: None, message: error.to_string() });
+                    let why = error.to_string();
+                    if !ours {
+                        self.facts.unread = Some(Unread { errno: None, message: why });
+                    } else if !error.is_absent() {
+                        self.facts.access_unasked = Some(why);
+                    }
                     None
                 }
             };

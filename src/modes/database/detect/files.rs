@@ -126,6 +126,10 @@ impl Judgement<'_> {
 
     pub(super) fn readable(&mut self) -> bool {
         let place = &self.facts.place;
+        if let Some(why) = &self.facts.access_unasked {
+            let path = self.config.path.display();
+            self.cannot_tell(format!("whether its program can use {path} could not be asked: {why}"));
+        }
         let Some(access) = &self.facts.access else { return true };
         let may_write = access.write && access.folder_write;
         if !access.read || (self.memory.writable && !may_write && !place.read_only) {

@@ -75,6 +75,7 @@ fn sound() -> DatabaseFacts {
             detail: String::new(),
             ours: true,
         }),
+        access_unasked: None,
         header: Some(header()),
         wal: None,
         journal: None,
