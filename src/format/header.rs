@@ -111,6 +111,10 @@ pub fn versions_put_right(head: &[u8]) -> Option<[u8; 2]> {
     }
 }
 
+/// The newest schema format that SQLite knows (`SQLITE_MAX_FILE_FORMAT`), and the one that it has given new databases since 3.7.10;
+/// with a higher one it reads nothing ("unsupported file format").
+pub const SCHEMA_FORMAT_MAX: u32 = 4;
+
 /// Whether a file is as long as its header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SizeVerdict {

@@ -21,7 +21,7 @@ mod wal_scan;
 mod window;
 
 pub use freelist::free_leaves;
-pub use header::{Encoding, Header, HeaderError, SizeVerdict, versions_put_right};
+pub use header::{Encoding, Header, HeaderError, SCHEMA_FORMAT_MAX, SizeVerdict, versions_put_right};
 pub use journal::{JournalError, JournalHeader, JournalScan, JournalState, scan_journal};
 pub use journal_mend::{MendedJournal, PreImage, mend_journal};
 pub use lost_page::lost_page;

@@ -86,6 +86,30 @@ fn a_file_cut_within_its_last_page_is_healed_and_no_backup_is_taken_of_it() {
     }
 }
 
+/// "unsupported file format" is all that a program is told.
+#[test]
+fn a_damaged_schema_format_in_the_header_costs_no_row() {
+    for mode in ["wal", "delete"] {
+        let (scene, mut daemon) = saved(mode);
+        // Written since the backup: these would be lost if it were taken.
+        scene.commit(mode, 30, &[]);
+        daemon.caught_up("app");
+        let bytes = damage::overwrite(&scene.db(), 44, &[0, 0, 0, 9]);
+
+        let incident = daemon.closed("app", 1);
+        assert_eq!(incident["kind"], "db_corrupted", "{incident:#}");
+        assert_eq!(
+            (&incident["outcome"], &incident["playbook"]),
+            (&"healed".into(), &"settle_copy".into()),
+            "{incident:#}"
+        );
+        assert_eq!(scene.lost(), 0);
+        scene.assert_evidence(&incident, &[("main", Some(&bytes))]);
+        scene.assert_honest(&incident, &scene.db());
+        scene.assert_whole(mode);
+    }
+}
+
 #[test]
 fn a_damaged_index_is_rebuilt_and_nothing_is_lost() {
     for mode in ["wal", "delete"] {

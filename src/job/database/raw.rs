@@ -20,7 +20,7 @@ impl Unread {
     }
 }
 
-/// What bytes 18 and 19 say: which format it takes to write the file, and to read it.
+/// What a field of the header says of the format that it takes to read or to write the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FormatVersion {
@@ -70,6 +70,9 @@ pub enum HeaderFacts {
         /// What byte 18 says: whether SQLite also writes it.
         #[serde(default)]
         format: FormatVersion,
+        /// What the schema format at offset 44 says: whether SQLite reads it.
+        #[serde(default)]
+        schema_format: FormatVersion,
         /// The file is shorter than its pages: bytes missing.
         missing_bytes: u64,
         /// The first page that is missing at rest, whole or in part: it is in use, nobody is writing, and no WAL and no journal

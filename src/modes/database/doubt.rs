@@ -1,6 +1,6 @@
 //! What of an unhealthy look may not be so: bytes that only the page cache has, or that were read while they were written.
 
-use crate::job::{DatabaseFacts, Doubted, FileState, HeaderFacts, JournalState, SqliteFault, WalState};
+use crate::job::{DatabaseFacts, Doubted, FileState, FormatVersion, HeaderFacts, JournalState, SqliteFault, WalState};
 use crate::model::FaultClass;
 
 /// Where a header cannot be read, nor a page be named: the first page, whatever its size.
@@ -28,10 +28,17 @@ fn pages(facts: &DatabaseFacts, size: u64) -> Vec<(u64, u64)> {
     let named: Vec<u64> = found.map(|found| named_in(&found.messages)).unwrap_or_default();
     let damaged = found.is_some() || corrupt(open) || corrupt(query);
     match (damaged, named.is_empty()) {
+        (false, _) if header_is_doubtful(facts) => vec![(0, size)],
         (false, _) => Vec::new(),
         (true, true) => vec![(0, facts.main.size().min(WHOLE_MAX))],
         (true, false) => named.into_iter().map(|page| ((page - 1) * size, size)).collect(),
     }
+}
+
+/// One of its fields holds what no SQLite has written.
+fn header_is_doubtful(facts: &DatabaseFacts) -> bool {
+    let Some(HeaderFacts::Good { format, schema_format, .. }) = &facts.header else { return false };
+    [format, schema_format].contains(&&FormatVersion::Damaged)
 }
 
 /// The numbers after the word "page", as in "Tree 5 page 12 cell 3: …".

@@ -11,9 +11,11 @@ use rustix::io::Errno;
 
 use super::files::{Files, Looked, open_raw, with_suffix};
 use super::raw;
-use crate::format::versions_put_right;
+use crate::format::header::HEADER_LEN;
+use crate::format::{Header, SCHEMA_FORMAT_MAX, versions_put_right};
 use crate::host::{HostError, LockMode, OfdLock, ProcessFacts, Space, SqliteLock, ask_lock};
 use crate::job::{DatabaseSite, FileState, JournalState};
+use crate::sqlite::sqlite_version_number;
 
 /// Bytes between two looks at the deadline.
 const CHUNK: usize = 16 << 20;
@@ -77,12 +79,20 @@ pub(super) fn under_shared_lock(site: &DatabaseSite) -> io::Result<PrivateCopy> 
     Ok(copy)
 }
 
-/// A damaged byte of its format's version would keep SQLite from reading a copy, or from writing it.
+/// A damaged version of its format, or of its schema's, would keep SQLite from reading a copy, or from writing it. The newest
+/// format of a schema reads what is in the older ones, but for the order of DESC indexes: where that is not theirs, the full check
+/// of the copy finds it.
 pub(in crate::worker) fn put_versions_right(copy: &File) -> io::Result<()> {
-    let mut head = [0; 20];
-    match copy.read_at(&mut head, 0).map(|_| versions_put_right(&head))? {
-        Some(versions) => copy.write_all_at(&versions, 18),
-        None => Ok(()),
+    let mut head = [0; HEADER_LEN];
+    let length = copy.read_at(&mut head, 0)?;
+    if let Some(versions) = versions_put_right(&head[..length]) {
+        copy.write_all_at(&versions, 18)?;
+    }
+    match Header::parse(&head[..length]) {
+        Ok(header) if header.schema_format > SCHEMA_FORMAT_MAX && header.sqlite_version <= sqlite_version_number() => {
+            copy.write_all_at(&SCHEMA_FORMAT_MAX.to_be_bytes(), 44)
+        }
+        _ => Ok(()),
     }
 }
 

@@ -500,10 +500,12 @@ impl<'a> Look<'a> {
             !found.messages.is_empty() || content::speaks_of_damage(Some(&found.fault.clone().map_or(Ok(()), Err)))
         });
         let opened = content::speaks_of_damage(self.facts.open.as_ref());
-        let version = matches!(
-            self.facts.header,
-            Some(HeaderFacts::Good { format, .. } | HeaderFacts::Bad { format, .. }) if format == FormatVersion::Damaged
-        );
+        let version = match self.facts.header {
+            Some(HeaderFacts::Good { format, schema_format, .. }) => [format, schema_format],
+            Some(HeaderFacts::Bad { format, .. }) => [format; 2],
+            _ => [FormatVersion::Known; 2],
+        }
+        .contains(&FormatVersion::Damaged);
         // A missing main file has nothing to copy, and one without a byte nothing to settle.
         self.files.main.state.size() > 0 && (raw || checked || opened || version)
     }

@@ -153,6 +153,7 @@ mod tests {
             sqlite_version: 3_054_001,
             missing_bytes: 0,
             lost_page: None,
+            schema_format: FormatVersion::Known,
             extra_bytes: 0,
             format: FormatVersion::Known,
         }

@@ -10,7 +10,8 @@ use std::time::Duration;
 use super::files::{Files, Looked, open_raw};
 use super::likeness;
 use crate::format::{
-    self, Encoding, Header, HeaderError, JournalScan, SizeVerdict, WalHeaderError, WalHeaderState, WalIndex, WalScan,
+    self, Encoding, Header, HeaderError, JournalScan, SCHEMA_FORMAT_MAX, SizeVerdict, WalHeaderError, WalHeaderState,
+    WalIndex, WalScan,
 };
 use crate::host::{self, LockMode, SqliteLock, ask_lock};
 use crate::job::{
@@ -47,7 +48,8 @@ pub(super) fn header(main: &Looked) -> Option<io::Result<RawHeader>> {
     Some(read_header(main, size))
 }
 
-/// Of a header with a version above 2, whose file a SQLite of the version `writer` wrote last: none writes what it does not know.
+/// Of a header with a version above what is known, whose file a SQLite of the version `writer` wrote last: none writes what it does
+/// not know.
 fn format_version(writer: u32) -> FormatVersion {
     if writer > sqlite_version_number() { FormatVersion::Newer } else { FormatVersion::Damaged }
 }
@@ -98,6 +100,11 @@ fn read_header(main: &Looked, size: u64) -> io::Result<RawHeader> {
         lost_page: None,
         extra_bytes,
         format: if header.write_version > 2 { format_version(header.sqlite_version) } else { FormatVersion::Known },
+        schema_format: if header.schema_format > SCHEMA_FORMAT_MAX {
+            format_version(header.sqlite_version)
+        } else {
+            FormatVersion::Known
+        },
     };
     let counters_differ = header.sqlite_version >= 3_007_000 && header.change_counter != header.version_valid_for;
     let short = (missing_bytes > 0).then_some(Short { header, len: size });

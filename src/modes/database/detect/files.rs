@@ -1,7 +1,7 @@
 //! The layers `exists` and `readable`, and the side files: what `stat` and raw bytes tell.
 
 use crate::job::{FileState, FormatVersion, HeaderFacts, JournalState, WalFacts, WalState};
-use crate::model::Severity;
+use crate::model::{FaultClass, Severity};
 
 use super::super::kinds::{self, EXISTS, READABLE, WAL};
 use super::Judgement;
@@ -175,6 +175,25 @@ impl Judgement<'_> {
                 );
                 true
             }
+            // SQLite finds a sound page 1 in the WAL, where it opened all the same.
+            Some(HeaderFacts::Good { schema_format: FormatVersion::Newer, .. }) if self.is_refused() => {
+                self.cannot_tell(format!("the schema of {path} is of a newer format than this guardiand knows"));
+                true
+            }
+            Some(HeaderFacts::Good { schema_format: FormatVersion::Damaged, .. })
+                if self.memory.ever_healthy && self.is_refused() =>
+            {
+                self.find(
+                    &kinds::CORRUPTED,
+                    Severity::Critical,
+                    &READABLE,
+                    format!(
+                        "the header of {path} is damaged: its schema format is above 4, which no SQLite has written, and none reads"
+                    ),
+                    "put the four bytes at offset 44 back: 00 00 00 04 in all but very old databases",
+                );
+                true
+            }
             None | Some(HeaderFacts::Good { .. }) => true,
             // SQLite finds a sound page 1 in the WAL or the journal: it opened a copy.
             Some(HeaderFacts::Bad { .. }) if matches!(self.facts.open, Some(Ok(_))) => true,
@@ -225,6 +244,11 @@ impl Judgement<'_> {
                 false
             }
         }
+    }
+
+    /// SQLite says that it cannot read the schema, and not that it is damaged.
+    fn is_refused(&self) -> bool {
+        matches!(&self.facts.open, Some(Err(fault)) if fault.class == FaultClass::Schema)
     }
 
     /// Seen healthy before, or its pages are SQLite's under a header that is not.

@@ -35,6 +35,7 @@ fn header() -> HeaderFacts {
         sqlite_version: 3_054_001,
         missing_bytes: 0,
         lost_page: None,
+        schema_format: FormatVersion::Known,
         extra_bytes: 0,
         format: FormatVersion::Known,
     }
@@ -232,6 +233,22 @@ fn the_same_facts_mean_less_of_what_was_never_seen_healthy() {
 }
 
 /// The worst there could be: a backup over a sound database. None of these is reason enough.
+#[test]
+fn a_schema_format_beyond_sqlites_is_damage_unless_a_newer_sqlite_wrote_it() {
+    let refused = |version| {
+        let mut facts = with_open(FaultClass::Schema, 1, "unsupported file format");
+        if let Some(HeaderFacts::Good { schema_format, .. }) = &mut facts.header {
+            *schema_format = version;
+        }
+        facts
+    };
+    assert_eq!(kinds_of(&refused(FormatVersion::Damaged), &seen()), "db_corrupted");
+    assert_eq!(kinds_of(&refused(FormatVersion::Damaged), &Memory::default()), "unknown", "never seen healthy");
+    assert_eq!(kinds_of(&refused(FormatVersion::Newer), &seen()), "unknown");
+    let in_wal = DatabaseFacts { open: sound().open, ..refused(FormatVersion::Damaged) };
+    assert_eq!(kinds_of(&in_wal, &seen()), "healthy", "the WAL has a sound page 1");
+}
+
 #[test]
 fn an_end_that_is_cut_off_is_a_finding_of_its_own_unless_sqlite_finds_what_it_cost() {
     let cut = |lost: Option<u32>, mut facts: DatabaseFacts| {
