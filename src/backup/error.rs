@@ -113,8 +113,8 @@ impl BackupError {
 impl From<BackupError> for JobFailure {
     fn from(error: BackupError) -> JobFailure {
         let kind = match &error {
+            BackupError::Blocked { .. } => FailureKind::Blocked,
             BackupError::Source { .. }
-            | BackupError::Blocked { .. }
             | BackupError::Space { .. }
             | BackupError::Busy { .. }
             | BackupError::Taken { .. } => FailureKind::Refused,

@@ -149,6 +149,8 @@ pub enum FailureKind {
     Failed,
     /// It ran, and declined: something must be true first that is not.
     Refused,
+    /// It ran, and gave up what would have kept a program's writers out for longer than is allowed.
+    Blocked,
 }
 
 /// Supervisor to child: one line each.

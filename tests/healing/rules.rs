@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use super::support::daemon::Daemon;
 use super::support::damage::{self, Dice};
 use super::support::scene::Scene;
 use super::support::truth::{Bytes, names};
@@ -219,4 +220,21 @@ fn a_user_that_the_system_does_not_know_is_no_health() {
     // What is in the file is judged all the same.
     fs::remove_file(scene.db()).unwrap();
     daemon.incident("app", 1, "found", |incident| incident["kind"] == "db_file_missing");
+}
+
+/// What is blocked says "raise `block_max`", and what has failed says "look at the database".
+#[test]
+fn a_backup_that_a_busy_writer_leaves_no_time_for_is_blocked_and_has_not_failed() {
+    let scene = Scene::of("backup = { every = \"1s\", to = \"backups\", block_max = \"1ms\" }");
+    scene.commit("delete", 30, &["--row-bytes", "1000000", "--synchronous", "off"]);
+    let _program = scene.writer("delete", "forever", &["--synchronous", "off", "--pause", "1"]);
+    let mut daemon = scene.daemon();
+    let count = |daemon: &Daemon, outcome: &str| {
+        let series = format!("guardian_backups_total{{outcome=\"{outcome}\",target=\"app\"}} ");
+        let page = daemon.metrics();
+        page.lines().find_map(|line| line.strip_prefix(&series)).map_or(0.0, |value| value.parse().unwrap())
+    };
+    daemon.wait_for("a blocked backup", |daemon| (count(daemon, "blocked") > 0.0).then_some(()));
+    assert_eq!(count(&daemon, "failed"), 0.0);
+    assert!(daemon.log().contains("backup_blocked"));
 }

@@ -225,7 +225,12 @@ impl Database {
             }
             Ok(_) => ErrandResult::default(),
             Err(failure) => {
-                events::BackupFailed { target: &target, error: &failure.message }.emit();
+                match failure.kind {
+                    FailureKind::Blocked => {
+                        events::BackupBlocked { target: &target, detail: &failure.message }.emit();
+                    }
+                    _ => events::BackupFailed { target: &target, error: &failure.message }.emit(),
+                }
                 // What makes a copy fail its check, or be refused for damage, is looked at now and not at the next turn.
                 let then = (failure.kind == FailureKind::Failed).then(|| self.check(FULL, IntegrityLevel::Full));
                 ErrandResult { check: None, then }

@@ -195,7 +195,7 @@ fn is_held(step: Option<&DatabaseStep>, kind: FailureKind) -> bool {
             | Step::MoveLockAside { .. },
         )
         | None => {
-            matches!(kind, FailureKind::Refused | FailureKind::Deadline | FailureKind::Abandoned)
+            matches!(kind, FailureKind::Refused | FailureKind::Blocked | FailureKind::Deadline | FailureKind::Abandoned)
         }
     }
 }
