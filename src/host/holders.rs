@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 use super::error::{HostError, at};
 use super::facts::{Device, FileFacts, FileId};
 use super::proc_files::{
-    DescriptorAccess, blind_everywhere, deleted_name, descriptor_access, identity, open_folder, parse_mapping,
+    DELETED, DescriptorAccess, blind_everywhere, deleted_name, descriptor_access, identity, open_folder, parse_mapping,
+    without_deleted,
 };
 use super::process::ProcessFacts;
 use super::procfs;
@@ -53,12 +54,25 @@ pub enum Sought<T> {
         /// Its owner, group and mode then.
         rights: (u32, u32, u32),
     },
+    /// A file that is gone and that a process has open beside another that is sought, under the name that this one has *there*:
+    /// through a bind mount, or in a container, a database and its WAL have another path than the one that is supervised.
+    UnlinkedBeside {
+        /// The caller's word for it.
+        tag: T,
+        /// The tags of the other file.
+        of: Vec<T>,
+        /// What its name has after the other's.
+        suffix: &'static str,
+    },
 }
 
 impl<T> Sought<T> {
     fn tag(&self) -> &T {
         match self {
-            Sought::File { tag, .. } | Sought::UnlinkedFrom { tag, .. } | Sought::Known { tag, .. } => tag,
+            Sought::File { tag, .. }
+            | Sought::UnlinkedFrom { tag, .. }
+            | Sought::Known { tag, .. }
+            | Sought::UnlinkedBeside { tag, .. } => tag,
         }
     }
 
@@ -66,7 +80,7 @@ impl<T> Sought<T> {
     fn can_be(&self, born_ns: Option<i128>) -> bool {
         match self {
             Sought::Known { changed_ns, .. } => born_ns.is_none_or(|born| born <= *changed_ns),
-            Sought::File { .. } | Sought::UnlinkedFrom { .. } => true,
+            Sought::File { .. } | Sought::UnlinkedFrom { .. } | Sought::UnlinkedBeside { .. } => true,
         }
     }
 
@@ -80,6 +94,8 @@ impl<T> Sought<T> {
             }
             Sought::UnlinkedFrom { like: None, .. } => return true,
             Sought::Known { rights, .. } => *rights,
+            // Who has it has the other file, and that one is what cannot be seen.
+            Sought::UnlinkedBeside { .. } => return false,
         };
         process.uid == 0
             || process.uid == uid
@@ -181,6 +197,8 @@ struct Search<'a, T> {
     by_id: HashMap<FileId, Vec<usize>>,
     by_device: HashMap<(Device, u64), Vec<usize>>,
     by_old_name: HashMap<Vec<u8>, Vec<usize>>,
+    /// Files that have their names from others.
+    beside: Vec<usize>,
     maps: bool,
     found: Vec<Holder<T>>,
     /// By file and uid: how many processes were closed to us, and one of them.
@@ -198,11 +216,25 @@ struct Sight {
     writable: bool,
 }
 
+fn note(
+    sights: &mut BTreeMap<(usize, FileId), Sight>,
+    what: (usize, FileId),
+    fd: i32,
+    name: &[u8],
+    access: &DescriptorAccess,
+) {
+    let sight = sights.entry(what).or_default();
+    sight.fds.push(fd);
+    sight.deleted |= name.ends_with(DELETED);
+    sight.writable |= *access == DescriptorAccess::Write;
+}
+
 impl<'a, T: Clone + PartialEq> Search<'a, T> {
     fn new(sought: &'a [Sought<T>], maps: bool) -> Self {
         let mut by_id: HashMap<_, Vec<usize>> = HashMap::new();
         let mut by_device: HashMap<_, Vec<usize>> = HashMap::new();
         let mut by_old_name: HashMap<_, Vec<usize>> = HashMap::new();
+        let mut beside = Vec::new();
         for (index, file) in sought.iter().enumerate() {
             match file {
                 Sought::File { facts, device, .. } => {
@@ -213,11 +245,12 @@ impl<'a, T: Clone + PartialEq> Search<'a, T> {
                     by_old_name.entry(deleted_name(path)).or_default().push(index);
                 }
                 Sought::Known { id, .. } => by_id.entry(*id).or_default().push(index),
+                Sought::UnlinkedBeside { .. } => beside.push(index),
             }
         }
         let we_are_root = rustix::process::geteuid().is_root();
         let (found, closed, root_unseen) = (Vec::new(), BTreeMap::new(), false);
-        Search { sought, by_id, by_device, by_old_name, maps, found, closed, root_unseen, we_are_root }
+        Search { sought, by_id, by_device, by_old_name, beside, maps, found, closed, root_unseen, we_are_root }
     }
 
     fn look_at(&mut self, proc: &OwnedFd, pid: i32) -> Result<(), Errno> {
@@ -259,6 +292,9 @@ impl<'a, T: Clone + PartialEq> Search<'a, T> {
         sights: &mut BTreeMap<(usize, FileId), Sight>,
     ) -> Result<(), Errno> {
         let fds = open_folder(proc, format!("{pid}/fd").as_str())?;
+        // What is gone, and the names under which the process has what is sought.
+        let mut unlinked_ones: Vec<(i32, FileId, Vec<u8>)> = Vec::new();
+        let mut names: Vec<(usize, Vec<u8>)> = Vec::new();
         for entry in Dir::read_from(&fds)? {
             let entry = entry?;
             let Some(fd) = entry.file_name().to_str().ok().and_then(|name| name.parse::<i32>().ok()) else { continue };
@@ -268,21 +304,52 @@ impl<'a, T: Clone + PartialEq> Search<'a, T> {
                 Err(errno) => return Err(errno),
             };
             let known = self.by_id.get(&id).map_or(&[][..], Vec::as_slice);
-            if known.is_empty() && (nlink > 0 || self.by_old_name.is_empty()) {
+            if known.is_empty() && (nlink > 0 || self.by_old_name.is_empty() && self.beside.is_empty()) {
                 continue;
             }
-            let name = readlinkat(&fds, entry.file_name(), Vec::new()).unwrap_or_default();
-            let unlinked = self.by_old_name.get(name.as_bytes()).map_or(&[][..], Vec::as_slice);
-            let Some(access) = descriptor_access(pid, fd) else { continue };
+            let name = readlinkat(&fds, entry.file_name(), Vec::new()).unwrap_or_default().into_bytes();
+            if nlink == 0 && !self.beside.is_empty() {
+                unlinked_ones.push((fd, id, name.clone()));
+            }
+            let unlinked = self.by_old_name.get(&name).map_or(&[][..], Vec::as_slice);
             let can_be = |index: &&usize| self.sought.get(**index).is_some_and(|sought| sought.can_be(born_ns));
-            for index in known.iter().chain(unlinked).filter(can_be) {
-                let sight = sights.entry((*index, id)).or_default();
-                sight.fds.push(fd);
-                sight.deleted |= name.as_bytes().ends_with(b" (deleted)");
-                sight.writable |= access == DescriptorAccess::Write;
+            let these = known.iter().chain(unlinked).filter(can_be).collect::<Vec<_>>();
+            if these.is_empty() {
+                continue;
+            }
+            let Some(access) = descriptor_access(pid, fd) else { continue };
+            for index in these {
+                note(sights, (*index, id), fd, &name, &access);
+                names.push((*index, without_deleted(&name).to_vec()));
             }
         }
+        self.look_beside(pid, &unlinked_ones, &names, sights);
         Ok(())
+    }
+
+    /// Among what is gone: what has the name of one of the others with its suffix. What was found otherwise is not told twice.
+    fn look_beside(
+        &self,
+        pid: i32,
+        unlinked: &[(i32, FileId, Vec<u8>)],
+        names: &[(usize, Vec<u8>)],
+        sights: &mut BTreeMap<(usize, FileId), Sight>,
+    ) {
+        let tag_of = |index: usize| self.sought.get(index).map(Sought::tag);
+        for index in &self.beside {
+            let Some(Sought::UnlinkedBeside { tag, of, suffix }) = self.sought.get(*index) else { continue };
+            let is_of = |base: &usize| tag_of(*base).is_some_and(|base| of.contains(base));
+            let bases = names.iter().filter(|(base, _)| is_of(base)).map(|(_, name)| name.as_slice());
+            let wanted = bases.map(|name| [name, suffix.as_bytes(), DELETED].concat()).collect::<Vec<_>>();
+            for (fd, id, name) in unlinked.iter().filter(|(_, _, name)| wanted.contains(name)) {
+                if sights.keys().any(|(other, file)| file == id && other != index && tag_of(*other) == Some(tag)) {
+                    continue;
+                }
+                if let Some(access) = descriptor_access(pid, *fd) {
+                    note(sights, (*index, *id), *fd, name, &access);
+                }
+            }
+        }
     }
 
     /// A mapping does not tell whether its file was opened for writing: a shared writable one does.
@@ -300,11 +367,11 @@ impl<'a, T: Clone + PartialEq> Search<'a, T> {
                     Some(Sought::File { facts, .. }) => facts.id,
                     Some(Sought::UnlinkedFrom { .. }) => FileId { dev: device, ino },
                     // A mapping does not tell when its file was made.
-                    Some(Sought::Known { .. }) | None => continue,
+                    Some(Sought::Known { .. } | Sought::UnlinkedBeside { .. }) | None => continue,
                 };
                 let sight = sights.entry((*index, id)).or_default();
                 sight.mapped = true;
-                sight.deleted |= name.ends_with(" (deleted)");
+                sight.deleted |= name.as_bytes().ends_with(DELETED);
                 sight.writable |= permissions.starts_with("rw") && permissions.ends_with('s');
             }
         }

@@ -71,8 +71,16 @@ pub(super) fn identity(fds: &OwnedFd, name: &CStr) -> Result<(FileId, u32, Optio
     Ok((FileId::from_statx(&stat), stat.stx_nlink, born_ns))
 }
 
+/// What the kernel puts behind the name of an entry that is gone.
+pub(super) const DELETED: &[u8] = b" (deleted)";
+
 pub(super) fn deleted_name(path: &Path) -> Vec<u8> {
-    [path.as_os_str().as_bytes(), b" (deleted)"].concat()
+    [path.as_os_str().as_bytes(), DELETED].concat()
+}
+
+/// The name that an entry had.
+pub(super) fn without_deleted(name: &[u8]) -> &[u8] {
+    name.strip_suffix(DELETED).unwrap_or(name)
 }
 
 /// `7f0c-7f0d rw-s 00000000 fe:00 1234   /path`: permissions, device, inode, name.

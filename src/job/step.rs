@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DatabaseSite, FileFacts, Member, Owner, TableRows, WalPosition};
+use super::{DatabaseSite, FileFacts, Fingerprint, Member, Owner, TableRows, WalPosition};
 use crate::model::App;
 
 /// One step on a database. Its serialized shape is what the journal keeps: add fields with defaults, never rename.
@@ -212,9 +212,9 @@ pub struct StepJob {
     pub phase: Phase,
     /// The step.
     pub step: DatabaseStep,
-    /// The main file when it was last seen healthy: programs may have it open under no name.
+    /// The files when it was last seen healthy: programs may have them open under no name.
     #[serde(default)]
-    pub last: Option<FileFacts>,
+    pub last: Option<Fingerprint>,
     /// The WAL as it was when every frame of it had been verified: as another it is read again before it is checkpointed.
     #[serde(default)]
     pub wal_verified: Option<FileFacts>,

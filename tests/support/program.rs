@@ -12,22 +12,25 @@ pub struct Program {
 impl Program {
     /// Starts `writer DB MODE COMMITS LOG FLAGS…` and waits until it says that it is ready.
     pub fn start(db: &Path, mode: &str, commits: &str, log: &Path, flags: &[&str]) -> Program {
-        let mut child = Command::new(executable())
-            .arg(db)
-            .args([mode, commits])
-            .arg(log)
-            .args(flags)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        Program::try_start(Command::new(executable()), db, mode, commits, log, flags)
+            .unwrap_or_else(|| panic!("the writer did not get ready"))
+    }
+
+    /// The same, by a command that runs the writer in its turn; `None` where it does not get ready.
+    pub fn try_start(
+        mut command: Command,
+        db: &Path,
+        mode: &str,
+        commits: &str,
+        log: &Path,
+        flags: &[&str],
+    ) -> Option<Program> {
+        let command = command.arg(db).args([mode, commits]).arg(log).args(flags);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().ok()?;
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        if line != "ready\n" {
-            let status = child.wait();
-            panic!("the writer did not get ready: {status:?}");
-        }
-        Program { child }
+        let program = Program { child };
+        (line == "ready\n").then_some(program)
     }
 
     pub fn pid(&self) -> u32 {

@@ -88,6 +88,35 @@ fn a_file_that_was_known_is_found_under_another_name_and_none_that_was_made_sinc
 }
 
 #[test]
+fn a_file_beside_one_that_is_sought_is_found_under_the_name_that_this_has_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().canonicalize().unwrap();
+    let [path, other, beside, alone] =
+        ["app.db", "other.db", "other.db-wal", "else.db-wal"].map(|name| folder.join(name));
+    std::fs::write(&path, b"x").unwrap();
+    std::fs::hard_link(&path, &other).unwrap();
+    for path in [&beside, &alone] {
+        std::fs::write(path, b"commits").unwrap();
+    }
+    let start = |main: &Path, wal: &Path| {
+        let [main, wal] = [main, wal].map(|path| Stdio::from(OpenOptions::new().append(true).open(path).unwrap()));
+        Holding(Command::new("sleep").arg("1000").stdin(main).stdout(wal).spawn().unwrap())
+    };
+    let (program, stranger) = (start(&other, &beside), start(&other, &alone));
+    let wal = Sought::UnlinkedBeside { tag: "wal", of: vec!["main"], suffix: "-wal" };
+    let files = [sought("main", &path), wal];
+    // A file that has its name still is not gone.
+    assert_eq!(find_holders(&files, &Scan::default()).unwrap().of(&"wal").count(), 0);
+    for path in [&other, &beside, &alone] {
+        std::fs::remove_file(path).unwrap();
+    }
+    let holders = find_holders(&files, &Scan::default()).unwrap();
+    let [holder] = holders.of(&"wal").collect::<Vec<_>>()[..] else { panic!("{holders:?}") };
+    assert_eq!((holder.pid, holder.fds.as_slice(), holder.deleted), (program.pid(), &[1][..], true));
+    assert!(holders.of(&"main").any(|holder| holder.pid == stranger.pid()), "{holders:?}");
+}
+
+#[test]
 fn a_process_that_ended_holds_nothing() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let mut child = Command::new("true").stdin(Stdio::from(file.reopen().unwrap())).spawn().unwrap();

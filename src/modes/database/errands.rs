@@ -93,7 +93,7 @@ impl Database {
             evidence,
             phase: Phase::Apply,
             step: DatabaseStep::KeepHeld,
-            last: self.memory.last_healthy.as_ref().map(|print| print.main),
+            last: self.memory.last_healthy.clone(),
             wal_verified: None,
         };
         Some(Errand { name: HOLD, job: Job::Step(Box::new(job)), deadline: self.whole_file_patience() })

@@ -32,7 +32,7 @@ impl Database {
             evidence: evidence.to_path_buf(),
             phase,
             step,
-            last: self.memory.last_healthy.as_ref().map(|print| print.main),
+            last: self.memory.last_healthy.clone(),
             wal_verified: self.memory.wal_verified,
         })))))
     }

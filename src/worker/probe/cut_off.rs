@@ -35,7 +35,6 @@ fn has_any_lock(main: &Looked, sweep: &Sweep) -> bool {
 /// Seen twice: a file is open and without a name for a moment whenever a program closes it in the middle of its deletion.
 /// `patient`: what might be done about it follows from this look.
 pub(super) fn look(path: &Path, last: Option<&Fingerprint>, patient: bool) -> Option<CutOff> {
-    let last = last.map(|last| &last.main);
     let until = Instant::now() + if patient { SETTLES_WITHIN } else { Duration::ZERO };
     loop {
         Sight::of(path, last).ok()?.cut_off?;

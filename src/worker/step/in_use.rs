@@ -136,7 +136,7 @@ fn look_for(place: &Place<'_>, names: &[OsString], look: Look, scan: &Scan) -> R
         let like = [&place.name, &place.candidate()].into_iter().find_map(|name| place.folder.stat_in(name).ok());
         sought.push(Sought::UnlinkedFrom { tag: DELETED.into(), path, like });
         let known = |id: FileId| sought.iter().any(|one| matches!(one, Sought::File { facts, .. } if facts.id == id));
-        if let Some(last) = place.job.last.filter(|last| !known(id_of(last))) {
+        if let Some(last) = place.job.last.as_ref().map(|last| last.main).filter(|last| !known(id_of(last))) {
             let rights = (last.uid, last.gid, last.mode);
             let changed_ns = i128::from(last.ctime_ns);
             sought.push(Sought::Known { tag: DELETED.into(), id: id_of(&last), changed_ns, rights });

@@ -227,13 +227,19 @@ impl<'a> Keep<'a> {
             }
         }
         folder.sync().map_err(while_("making a copy of what is held durable"))?;
+        let without_wal = side.wal.is_none() && is_in_wal_mode(&side.main);
+        if without_wal {
+            remarks.push(
+                "its program is in WAL mode, and its WAL was not found: what was in that alone is not here".to_owned(),
+            );
+        }
         let paper = Paper {
             version: 1,
             incident: self.place.job.incident.clone(),
             path: self.place.path().to_owned(),
             taken_at: Timestamp::now(),
             side: number,
-            complete,
+            complete: complete && !without_wal,
             contested: self.contested,
             by: self.by.clone(),
             files,
@@ -265,6 +271,12 @@ fn hold_still(side: &Side, patience: Duration, remarks: &mut Vec<String>) -> Opt
             }
         }
     }
+}
+
+/// The header's versions say so (offsets 18 and 19).
+fn is_in_wal_mode(main: &File) -> bool {
+    let mut versions = [0; 2];
+    main.read_exact_at(&mut versions, 18).is_ok() && versions == [2, 2]
 }
 
 /// What is the same before and after a copy that is of one moment.

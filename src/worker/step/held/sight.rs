@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::host::{
     self, Device, FileId, FileKind, Holder, Mounts, Scan, Sought, find_holders, supervisor_and_siblings,
 };
-use crate::job::{CutOff, CutOffHolder, FileFacts};
+use crate::job::{CutOff, CutOffHolder, FileFacts, Fingerprint};
 
 /// A database's files, with the suffixes of their names.
 const FILES: [(What, &str); 4] =
@@ -15,6 +15,8 @@ const FILES: [(What, &str); 4] =
 pub(super) enum What {
     Main,
     Wal,
+    /// The WAL as it was remembered, until it is known to be one still.
+    LastWal,
     Shm,
     Journal,
 }
@@ -44,8 +46,8 @@ pub(in crate::worker) struct Sight {
 }
 
 impl Sight {
-    /// Looks through all processes once. `last`: the main file when it was last seen healthy; it may have another name by now.
-    pub(in crate::worker) fn of(path: &Path, last: Option<&FileFacts>) -> Result<Sight, host::HostError> {
+    /// Looks through all processes once. `last`: the files when they were last seen healthy; they may have other names by now.
+    pub(in crate::worker) fn of(path: &Path, last: Option<&Fingerprint>) -> Result<Sight, host::HostError> {
         let mounts = Mounts::read()?;
         let (sought, main_is_there) = sought(path, last, &mounts);
         let scan = Scan { maps: false, except: supervisor_and_siblings() };
@@ -54,6 +56,7 @@ impl Sight {
         let mut found = seen.found;
         // Who can only read the old file beside a new one commits nothing to it.
         found.retain(|holder| !(holder.read_only && main_is_there));
+        remembered_beside_main(&mut found);
         let (cut, there): (Vec<_>, Vec<_>) =
             found.iter().partition(|one| found.iter().any(|other| other.pid == one.pid && is_cut_off(other)));
         let mut others = Vec::new();
@@ -75,7 +78,7 @@ impl Sight {
     }
 }
 
-fn sought(path: &Path, last: Option<&FileFacts>, mounts: &Mounts) -> (Vec<Sought<Tag>>, bool) {
+fn sought(path: &Path, last: Option<&Fingerprint>, mounts: &Mounts) -> (Vec<Sought<Tag>>, bool) {
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let at = |suffix: &str| {
         let mut name = path.as_os_str().to_owned();
@@ -96,15 +99,35 @@ fn sought(path: &Path, last: Option<&FileFacts>, mounts: &Mounts) -> (Vec<Sought
             sought.push(Sought::File { tag: (what, false), facts, device });
         }
     }
+    for (what, suffix) in FILES.into_iter().skip(1) {
+        let of = vec![(What::Main, false), (What::Main, true)];
+        sought.push(Sought::UnlinkedBeside { tag: (what, true), of, suffix });
+    }
     if let Some(last) = last {
-        let dev = Device { major: rustix::fs::major(last.dev), minor: rustix::fs::minor(last.dev) };
-        let id = FileId { dev, ino: last.ino };
-        if main.as_ref().is_none_or(|main| main.id != id) {
-            let rights = (last.uid, last.gid, last.mode);
-            sought.push(Sought::Known { tag: (What::Main, true), id, changed_ns: i128::from(last.ctime_ns), rights });
+        let is_at = |id, suffix| look(suffix).is_some_and(|facts| facts.id == id);
+        let lasts = [(What::Main, "", Some(&last.main)), (What::LastWal, "-wal", last.wal.as_ref())];
+        for (what, suffix, facts) in lasts {
+            sought.extend(facts.filter(|facts| !is_at(id_of(facts), suffix)).map(|facts| known(what, facts)));
         }
     }
     (sought, main.is_some())
+}
+
+fn known(what: What, last: &FileFacts) -> Sought<Tag> {
+    let rights = (last.uid, last.gid, last.mode);
+    Sought::Known { tag: (what, true), id: id_of(last), changed_ns: i128::from(last.ctime_ns), rights }
+}
+
+fn id_of(facts: &FileFacts) -> FileId {
+    FileId { dev: Device { major: rustix::fs::major(facts.dev), minor: rustix::fs::minor(facts.dev) }, ino: facts.ino }
+}
+
+/// A WAL comes and goes with its programs, its number is soon another file's, and not every file system tells when that was made:
+/// by its number it is one where its process has the main file too.
+fn remembered_beside_main(found: &mut Vec<Holder<Tag>>) {
+    let mains: Vec<_> = found.iter().filter(|one| one.what.0 == What::Main).map(|one| one.pid).collect();
+    found.retain(|one| one.what.0 != What::LastWal || mains.contains(&one.pid));
+    found.iter_mut().filter(|one| one.what.0 == What::LastWal).for_each(|one| one.what.0 = What::Wal);
 }
 
 /// A journal comes and goes with every transaction; the other files are opened once.
@@ -133,12 +156,12 @@ fn note(holder: &mut CutOffHolder, one: &Holder<Tag>) {
     };
     match what {
         What::Main => add(&mut holder.mains),
-        What::Wal => add(&mut holder.wals),
+        What::Wal | What::LastWal => add(&mut holder.wals),
         What::Shm | What::Journal => {}
     }
     let name = match what {
         What::Main => "main",
-        What::Wal => "wal",
+        What::Wal | What::LastWal => "wal",
         What::Shm => "shm",
         What::Journal => return,
     };
