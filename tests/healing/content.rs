@@ -301,6 +301,28 @@ fn a_damaged_hot_journal_is_never_rolled_back_into_the_database() {
     }
 }
 
+/// The program's commits have moved the change counter on, so that nothing but the content tells of the rest.
+#[test]
+fn a_hot_journal_that_went_while_nobody_watched_is_missed() {
+    for mode in ["delete", "persist"] {
+        let (scene, daemon) = saved(mode);
+        assert!(daemon.stop().success());
+        assert!(!scene.writer(mode, "5", &["--existing", "--leave-hot-journal"]).ended().success());
+        let journal = beside(&scene.db(), "-journal");
+        match mode {
+            "delete" => fs::remove_file(journal).unwrap(),
+            // As that mode leaves it at rest.
+            _ => drop(damage::overwrite(&journal, 0, &[0; 28])),
+        }
+        let mut daemon = scene.daemon();
+
+        let incident = daemon.closed("app", 1);
+        assert_eq!(incident["outcome"], "healed", "{incident:#}");
+        scene.assert_honest(&incident, &scene.db());
+        scene.assert_whole(mode);
+    }
+}
+
 /// SQLite would delete such a journal, and leave what the transaction had written.
 #[test]
 fn a_hot_journal_whose_header_is_gone_is_rolled_back_all_the_same() {

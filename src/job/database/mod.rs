@@ -62,6 +62,9 @@ pub struct DatabaseProbe {
     /// Judge "changed behind SQLite's back" against this; against `known` when there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_healthy: Option<Fingerprint>,
+    /// Nobody looked since then: what came and went meanwhile left no trace but in the content.
+    #[serde(default)]
+    pub unwatched: bool,
     /// The files when they were last healthy, where neither of the two above tells: programs may have these open under no name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_files: Option<Fingerprint>,

@@ -396,7 +396,8 @@ impl<'a> Look<'a> {
                 || sides.into_iter().flatten().any(|side| fresh(side.mtime_ns)),
         };
         let before = self.probe.healthy_before();
-        if let Some(found) = suspicion::behind_sqlite(before, &fingerprint, self.counters_differ) {
+        let beside = suspicion::Beside { counters_differ: self.counters_differ, unwatched: self.probe.unwatched };
+        if let Some(found) = suspicion::behind_sqlite(before, &fingerprint, beside) {
             self.facts.behind_sqlite = Some(found.why);
             self.facts.suspicion = Some(found.level);
         }

@@ -12,12 +12,21 @@ pub(super) struct Suspicion {
     pub(super) level: IntegrityLevel,
 }
 
-/// Compares the files now with those of the last healthy look. `counters_differ`: the header's change counter and its
-/// witness (`version-valid-for`) are not the same, though a writer of today's kind wrote last.
+/// What is known beside the two fingerprints.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Beside {
+    /// The header's change counter and its witness (`version-valid-for`) are not the same, though a writer of today's kind wrote
+    /// last.
+    pub(super) counters_differ: bool,
+    /// Nobody looked between the two.
+    pub(super) unwatched: bool,
+}
+
+/// Compares the files now with those of the last healthy look.
 pub(super) fn behind_sqlite(
     before: Option<&Fingerprint>,
     now: &Fingerprint,
-    counters_differ: bool,
+    Beside { counters_differ, unwatched }: Beside,
 ) -> Option<Suspicion> {
     let full = |why: String| Some(Suspicion { why, level: IntegrityLevel::Full });
     let Some(before) = before else {
@@ -44,7 +53,12 @@ pub(super) fn behind_sqlite(
     } else if touched && is_same_wal(before, now) {
         return full("the file changed, and neither its change counter nor its WAL did".to_owned());
     }
-    side_file_gone(before, now, touched)
+    side_file_gone(before, now, touched).or_else(|| {
+        // A writer may have died after its commits, and its hot journal may be gone: what it had written of its last transaction
+        // stands in the file then, under a change counter that has moved on in order.
+        let why = "the file was written while nobody watched, and a rollback journal may have come and gone";
+        (unwatched && touched && !now.wal_mode).then(|| Suspicion { why: why.to_owned(), level: IntegrityLevel::Quick })
+    })
 }
 
 /// SQLite treats a WAL of 0 bytes as none, and a reader that creates one has changed nothing.
@@ -138,15 +152,32 @@ mod tests {
             ("a transaction ended", journalled(true), rollback(1, 1), None),
         ];
         for (name, before, now, expected) in table {
-            assert_eq!(behind_sqlite(Some(&before), &now, false).map(|found| found.level), expected, "{name}");
+            assert_eq!(
+                behind_sqlite(Some(&before), &now, Beside::default()).map(|found| found.level),
+                expected,
+                "{name}"
+            );
         }
     }
 
     #[test]
     fn differing_counters_are_suspected_once_and_not_for_ever() {
         let print = print(1, 1, 1, None);
-        assert!(behind_sqlite(None, &print, true).is_some());
-        assert!(behind_sqlite(Some(&print), &print, true).is_none());
-        assert!(behind_sqlite(None, &print, false).is_none());
+        let differ = Beside { counters_differ: true, unwatched: false };
+        assert!(behind_sqlite(None, &print, differ).is_some());
+        assert!(behind_sqlite(Some(&print), &print, differ).is_none());
+        assert!(behind_sqlite(None, &print, Beside::default()).is_none());
+    }
+
+    #[test]
+    fn what_was_written_while_nobody_watched_is_looked_into_once() {
+        let unwatched = Beside { counters_differ: false, unwatched: true };
+        let level = |before, now, beside| behind_sqlite(Some(before), now, beside).map(|found: Suspicion| found.level);
+        let (before, committed) = (print(1, 1, 1, None), print(1, 2, 5, None));
+        assert_eq!(level(&before, &committed, unwatched), Some(IntegrityLevel::Quick));
+        assert_eq!(level(&before, &committed, Beside::default()), None, "a busy writer");
+        assert_eq!(level(&before, &before, unwatched), None, "nobody wrote");
+        let wal = |mtime| print(1, mtime, 1, Some((true, mtime)));
+        assert_eq!(level(&wal(1), &wal(2), unwatched), None, "a WAL that is there has no journal beside it");
     }
 }
