@@ -130,6 +130,8 @@ pub struct Errand {
     pub job: Job,
     /// Its child is killed after this long.
     pub deadline: Duration,
+    /// It does not wait behind the checks and backups of others: what it is for may be gone by then.
+    pub urgent: bool,
 }
 
 /// What a finished errand says about its target.

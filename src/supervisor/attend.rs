@@ -200,6 +200,8 @@ impl Visit<'_> {
         // Why it needs a person is not forgotten over that.
         let before = case.incident().reason.as_ref().filter(|_| case.state() == IncidentState::Escalated);
         let words = before.map_or_else(|| words.clone(), |before| format!("{words} (before that: {before})"));
+        // Nothing is healed, but what would be gone with a program is kept meanwhile: the target must know where.
+        self.target.take_up(case.incident(), &self.cx.journal.evidence(case.id()));
         defer(self.cx, case, reason, words).await?;
         self.retry_in = Some(HELD_RETRY);
         Ok(true)

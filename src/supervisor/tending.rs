@@ -56,7 +56,9 @@ impl Supervisor {
         slot.case = case;
         let slot_is_open = slot.open_case().is_some();
         slot.pace(now, retry_in, interval);
-        slot.due.attended(now, retry_in.or(target.look_again()));
+        // While nothing may be done yet, it is looked at as often as ever.
+        let again = target.look_again().filter(|_| slot_is_open);
+        slot.due.attended(now, retry_in.into_iter().chain(again).min().or(target.look_again()));
         if let Some(urgency) = slot.changed_meanwhile.take() {
             slot.due.wake(now, urgency);
         }
@@ -71,7 +73,18 @@ impl Supervisor {
             self.unsaved.push(Remembered { target: slot.name.clone(), mode: slot.mode.to_owned(), memory });
         }
         self.show(id);
+        self.tend_at_once(id, now);
         asked.into_iter().for_each(|command| self.obey(command));
+    }
+
+    /// What a program holds may be gone with it before the next look: an open incident's errand does not wait for that.
+    fn tend_at_once(&mut self, id: SlotId, now: Moment) {
+        let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.errand.is_none() && !slot.looking) else { return };
+        if slot.open_case().is_some()
+            && let Some(errand) = slot.target.as_mut().and_then(|target| target.errand(now))
+        {
+            self.run_errand(id, errand, None);
+        }
     }
 
     pub(super) fn run_errand(&mut self, id: SlotId, errand: Errand, reply: Option<oneshot::Sender<Answer>>) {
@@ -79,7 +92,7 @@ impl Supervisor {
         let (jobs, outbox) = (self.cx.jobs.clone(), self.outbox.clone());
         let lanes = self.cx.errands.clone();
         let task = tokio::spawn(async move {
-            let _lane = lanes.acquire_owned().await;
+            let _lane = if errand.urgent { None } else { lanes.acquire_owned().await.ok() };
             let answer = jobs.run(errand.job, errand.deadline).await;
             let _ = outbox.send(Message::ErrandDone(id, errand.name, answer, reply));
         });

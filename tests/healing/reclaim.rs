@@ -348,6 +348,81 @@ fn a_file_that_is_no_older_copy_is_only_replaced_on_a_persons_word() {
     assert_eq!(fs::read(kept).unwrap(), stranger, "the file that was there is not in evidence");
 }
 
+/// Why nothing is healed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Brake {
+    Paused,
+    Mass,
+    Observed,
+}
+
+/// It is gone with its program: no brake is a reason to wait with the copy.
+#[test]
+fn what_a_program_holds_is_kept_while_nothing_may_be_healed() {
+    for brake in [Brake::Paused, Brake::Mass, Brake::Observed] {
+        let mut scene = Scene::new();
+        let names = ["a", "b", "c", "d"].map(|name| (name, scene.path(&format!("data/{name}.db"))));
+        let names = &names[..if brake == Brake::Mass { 4 } else { 1 }];
+        let lines = if brake == Brake::Observed { "policy = \"observe\"" } else { "" };
+        for (name, db) in names {
+            scene.database(name, &format!("data/{name}.db"), &format!("{lines}\n{BACKUP}"));
+            assert!(scene.writer_of(db, "wal", "20", &[]).finish().success());
+        }
+        let mut daemon = scene.daemon();
+        for (name, _) in names {
+            daemon.backed_up(name);
+            daemon.healthy(name);
+        }
+        let promised = |db: &Path| truth::promised(&scene.log_of(db)).len();
+        let flags = [&PATIENT[..], &["--no-checkpoint"]].concat();
+        let programs = names.iter().map(|(_, db)| scene.writer_of(db, "wal", "forever", &flags)).collect::<Vec<_>>();
+        for (name, db) in names {
+            daemon.wait_for("the program to commit", |_| (promised(db) > 40).then_some(()));
+            daemon.caught_up(name);
+        }
+        let config = scene.write_config().display().to_string();
+        let asked = |words: &[&str]| guardiand(&scene.path(""), &[words, &["--config", &config, "--json"]].concat());
+        if brake == Brake::Paused {
+            asked(&["pause", "a"]).json_of(0);
+        }
+        // At once as the daemon sees it, however slow the machine is.
+        daemon.signal(Signal::STOP);
+        for (_, db) in names {
+            ["", "-wal", "-shm"].iter().for_each(|side| fs::remove_file(beside(db, side)).unwrap());
+        }
+        daemon.signal(Signal::CONT);
+        let evidence =
+            |incident: &Value| scene.path("state/incidents").join(incident["id"].as_str().unwrap()).join("evidence");
+        for (name, db) in names {
+            let incident = daemon.incident(name, 1, "held back", |incident| incident["reason"].is_string());
+            let why = incident["reason"].as_str().unwrap();
+            let word = [("paused", Brake::Paused), ("mass", Brake::Mass), ("the policy", Brake::Observed)];
+            assert!(word.iter().any(|(word, of)| *of == brake && why.starts_with(word)), "{incident:#}");
+            daemon.wait_for("it to be kept", |_| kept_in(&evidence(&incident)));
+            let enough = promised(db) + 20;
+            daemon.wait_for("the program to go on", |_| (promised(db) >= enough).then_some(()));
+            assert!(!db.exists(), "{brake:?}: something was put in its way");
+        }
+        programs.into_iter().for_each(Program::kill);
+        for (name, _) in names {
+            let ended = |daemon: &Daemon| daemon.target(name).filter(|it| it.to_string().contains("and has ended"));
+            daemon.wait_for("its end to be seen", ended);
+        }
+        match brake {
+            Brake::Paused => drop(asked(&["resume", "a"]).json_of(0)),
+            Brake::Mass => drop(asked(&["resume", "--all"]).json_of(0)),
+            Brake::Observed => assert_eq!(asked(&["heal", "a"]).json_of(0)["outcome"], "healed"),
+        }
+        for (name, db) in names {
+            let incident = daemon.closed(name, 1);
+            assert_eq!(incident["playbook"], "reclaim", "{brake:?}: {incident:#}");
+            assert_eq!(scene.lost_of(db), 0, "{brake:?}: {incident:#}");
+            scene.assert_honest(&incident, db);
+        }
+        assert!(daemon.stop().success());
+    }
+}
+
 #[test]
 fn a_program_that_replaces_its_own_file_and_closes_the_old_one_is_left_alone() {
     let scene = Scene::of("");

@@ -6,7 +6,6 @@ use jiff::Timestamp;
 
 use crate::clock::Moment;
 use crate::job::{BackupJob, DatabaseStep, FailureKind, IntegrityLevel, Job, Outcome, Phase, PruneJob, StepJob};
-use crate::model::Policy;
 use crate::modes::{Answer, Errand, ErrandResult, Look};
 use crate::telemetry::events;
 
@@ -58,7 +57,12 @@ impl Database {
             WHO => {
                 let mut probe = self.probe(Look::Sweep, IntegrityLevel::Suspicion);
                 (probe.known, probe.users) = (None, true);
-                Some(Errand { name: WHO, job: Job::Probe(Box::new(probe)), deadline: super::SWEEP_PATIENCE })
+                Some(Errand {
+                    name: WHO,
+                    job: Job::Probe(Box::new(probe)),
+                    deadline: super::SWEEP_PATIENCE,
+                    urgent: false,
+                })
             }
             _ => None,
         }
@@ -74,12 +78,13 @@ impl Database {
         self.schedule(now).into_iter().flatten().map(|(_, left)| left).min()
     }
 
-    /// While an incident waits for a person, or for its next turn, what a program holds under no name is kept.
+    /// While an incident waits for a person, for its next turn or for the end of what holds heals back, what a program holds under no
+    /// name is kept: it is gone with the program, and copying it touches nothing of the user's. So it is under `observe` too.
     fn hold(&mut self, now: Moment) -> Option<Errand> {
         let facts = self.facts.as_ref()?;
         let unlinked = self.found.as_ref() == Some(&kinds::FILE_UNLINKED) && facts.cut_off.is_some();
         let kept = facts.held.as_ref().is_some_and(|held| held.kept);
-        if !unlinked || kept || self.settings.policy == Policy::Observe {
+        if !unlinked || kept {
             return None;
         }
         let (incident, evidence) = self.case.clone()?;
@@ -96,7 +101,7 @@ impl Database {
             last: self.memory.last_healthy.clone(),
             wal_verified: None,
         };
-        Some(Errand { name: HOLD, job: Job::Step(Box::new(job)), deadline: self.whole_file_patience() })
+        Some(Errand { name: HOLD, job: Job::Step(Box::new(job)), deadline: self.whole_file_patience(), urgent: true })
     }
 
     /// When to look again while programs go on with files that are gone.
@@ -151,7 +156,7 @@ impl Database {
         // The whole WAL too: a sweep only reads on from where it was.
         (probe.wal_mark, probe.wal_marked) = (None, None);
         probe.inline_max_bytes = u64::MAX;
-        Errand { name, job: Job::Probe(Box::new(probe)), deadline: self.whole_file_patience() }
+        Errand { name, job: Job::Probe(Box::new(probe)), deadline: self.whole_file_patience(), urgent: false }
     }
 
     fn backup(&mut self, now: Moment) -> Option<Errand> {
@@ -165,7 +170,7 @@ impl Database {
             free_floor: FREE_FLOOR_BYTES,
             deadline_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
         };
-        Some(Errand { name: BACKUP, job: Job::Backup(Box::new(job)), deadline })
+        Some(Errand { name: BACKUP, job: Job::Backup(Box::new(job)), deadline, urgent: false })
     }
 
     pub(super) fn finish_errand(&mut self, name: &'static str, answer: &Answer, now: Moment) -> ErrandResult {
@@ -241,7 +246,7 @@ impl Database {
     fn prune(&self, now: Moment) -> Option<Errand> {
         let backup = self.config.backup.as_ref()?;
         let job = PruneJob { folder: self.backup_folder()?, keep: backup.keep, max_bytes: backup.max, now: now.wall };
-        Some(Errand { name: PRUNE, job: Job::Prune(job), deadline: Duration::from_secs(60) })
+        Some(Errand { name: PRUNE, job: Job::Prune(job), deadline: Duration::from_secs(60), urgent: false })
     }
 }
 
