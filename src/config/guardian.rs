@@ -182,6 +182,9 @@ impl GuardianTable {
         problems: &mut Vec<KeyProblem>,
         warnings: &mut Vec<String>,
     ) -> Guardian {
+        if self.state_dir.as_ref().is_some_and(|path| path.as_os_str().is_empty()) {
+            problems.push(KeyProblem::new(&["state_dir"], "must not be empty: leave it out instead"));
+        }
         let state_dir = match self.state_dir {
             Some(path) => resolve(folder, &path),
             None => environment.state_dir(),

@@ -196,7 +196,9 @@ fn detach(argv: &[String]) -> Result<String, HostError> {
     let pid = child.id();
     let program = argv.first().map_or("it", String::as_str);
     match wait(&mut child, EARLY_END) {
-        Some(status) if status.success() => Ok(format!("{program} ran to its end; what it left running is not known here")),
+        Some(status) if status.success() => {
+            Ok(format!("{program} ran to its end; what it left running is not known here"))
+        }
         Some(status) => Err(failed(argv, format!("ended at once with {status}"))),
         None => Ok(format!("{program} runs as pid {pid}")),
     }

@@ -26,7 +26,7 @@ pub use fault::SqliteFault;
 pub use open::{Access, Database, Deadline, limit_memory, sqlite_version, sqlite_version_number};
 pub use probe::SchemaObjects;
 pub use rebuild::{RebuildReport, Which};
-pub use schema::creations_in;
+pub use schema::{canary_problem, creations_in, schema_problem};
 pub use store::Value;
 
 #[cfg(test)]

@@ -107,15 +107,9 @@ impl Database {
         let fault = |error: rusqlite::Error| self.fault("running the canary on", &error);
         let refused = || {
             let operation = format!("running the canary on {}", self.path.display());
-            SqliteFault::other(
-                operation,
-                FaultClass::Schema,
-                "refused: a canary is one read-only SELECT, WITH or VALUES",
-            )
+            SqliteFault::other(operation, FaultClass::Schema, format!("refused: {CANARY}"))
         };
-        // By its first word, because a PRAGMA takes effect when it is prepared, before it could be judged.
-        let word: String = sql.trim_start().chars().take_while(char::is_ascii_alphabetic).collect();
-        if !["select", "with", "values"].contains(&word.to_ascii_lowercase().as_str()) {
+        if !is_query(sql) {
             return Err(refused());
         }
         let mut statement = self.connection.prepare(sql).map_err(fault)?;
@@ -166,6 +160,15 @@ impl Database {
 }
 
 /// A value as text, whatever a hostile file put there.
+/// What a canary must be.
+pub(super) const CANARY: &str = "a canary is one read-only SELECT, WITH or VALUES";
+
+/// By its first word, because a PRAGMA takes effect when it is prepared, before it could be judged.
+pub(super) fn is_query(sql: &str) -> bool {
+    let word: String = sql.trim_start().chars().take_while(char::is_ascii_alphabetic).collect();
+    ["select", "with", "values"].contains(&word.to_ascii_lowercase().as_str())
+}
+
 pub(super) fn text(value: ValueRef<'_>) -> String {
     match value {
         ValueRef::Null => String::new(),

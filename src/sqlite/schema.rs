@@ -2,10 +2,16 @@
 
 use std::fmt::Write as _;
 
-use rusqlite::Connection;
+use std::time::{Duration, Instant};
 
-use super::probe::text;
+use rusqlite::Connection;
+use rusqlite::limits::Limit;
+
+use super::probe::{CANARY, is_query, text};
 use super::{Database, FaultClass, SqliteFault};
+
+/// A schema makes tables; one that takes longer does something else.
+const TRIED_FOR: Duration = Duration::from_secs(5);
 
 /// What of a script of [`Database::schema_sql`] changes only together with the schema's version: a program may set its own
 /// `user_version`, say, whenever it likes.
@@ -13,6 +19,41 @@ pub fn creations_in(script: &str) -> &str {
     let from = script.find("BEGIN;\n").map_or(0, |begin| begin + "BEGIN;\n".len());
     let to = script.rfind("PRAGMA user_version=").filter(|to| *to >= from).unwrap_or(script.len());
     &script[from..to]
+}
+
+/// Why a person's schema file could not make a database, if so: told while the configuration is read, and not in the disaster that
+/// it is for. Nothing outside of memory is opened or written.
+pub fn schema_problem(sql: &str) -> Option<String> {
+    let tried = (|| {
+        let database = bare()?;
+        database.execute_batch(sql)?;
+        database.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0))
+    })();
+    match tried {
+        Ok(0) => Some("it creates nothing".to_owned()),
+        Ok(_) => None,
+        Err(error) => Some(error.to_string()),
+    }
+}
+
+/// Why a query can be no canary, whatever the database, if so.
+pub fn canary_problem(sql: &str) -> Option<String> {
+    if !is_query(sql) {
+        return Some(CANARY.to_owned());
+    }
+    match bare().and_then(|database| database.prepare(sql).map(drop)) {
+        // Which tables and columns there are only the database tells.
+        Err(rusqlite::Error::SqlInputError { msg, .. }) if msg.contains("syntax error") => Some(msg),
+        _ => None,
+    }
+}
+
+fn bare() -> rusqlite::Result<Connection> {
+    let mut database = Connection::open_in_memory()?;
+    database.set_limit(Limit::SQLITE_LIMIT_ATTACHED, 0)?;
+    let until = Instant::now() + TRIED_FOR;
+    database.progress_handler(1000, Some(move || Instant::now() >= until))?;
+    Ok(database)
 }
 
 impl Database {

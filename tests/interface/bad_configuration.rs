@@ -76,3 +76,33 @@ fn what_is_no_configuration_at_all_is_78_too() {
         assert!(stderr(&output).contains(&file), "{file}: {}", stderr(&output));
     }
 }
+
+/// What would show only in the disaster that it is for.
+#[test]
+fn what_cannot_work_is_told_before_it_is_needed() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, sql) in
+        [("typo.sql", "CREATE TABEL t(a)"), ("nothing.sql", "-- later"), ("more.sql", "ATTACH 'x.db' AS x")]
+    {
+        std::fs::write(folder.path().join(name), sql).unwrap();
+    }
+    for (line, culprit, why) in [
+        ("path = \"a.db-wal\"", "\"a.db-wal\"", "side file"),
+        ("path = \"a.db\"\ncanary = \"DELETE FROM t\"", "\"DELETE FROM t\"", "SELECT"),
+        ("path = \"a.db\"\ncanary = \"SELECT FROM WHERE\"", "\"SELECT FROM WHERE\"", "syntax error"),
+        ("path = \"a.db\"\nschema = \"typo.sql\"", "\"typo.sql\"", "syntax error"),
+        ("path = \"a.db\"\nschema = \"nothing.sql\"", "\"nothing.sql\"", "creates nothing"),
+        ("path = \"a.db\"\nschema = \"more.sql\"", "\"more.sql\"", "attached"),
+        ("path = \"a.db\"\nbackup = { to = \"\" }", "\"\"", "empty"),
+    ] {
+        let output =
+            guardiand(&["config", "check", &write(folder.path(), &format!("[[database]]\nname = \"a\"\n{line}\n"))]);
+        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &stderr(&output);
+        assert_eq!(output.status.code(), Some(78), "{line}: {said}");
+        assert!(said.contains(culprit) && said.contains(why) && said.contains('^'), "{line}: {said}");
+    }
+    assert!(!folder.path().join("x.db").exists());
+    // Which tables there are only the database tells.
+    let sound = "[[database]]\nname = \"a\"\npath = \"a.db\"\ncanary = \"SELECT count(*) FROM t WHERE f(x) > 1\"\n";
+    assert_eq!(guardiand(&["config", "check", &write(folder.path(), sound)]).status.code(), Some(0));
+}

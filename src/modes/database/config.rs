@@ -11,6 +11,7 @@ use crate::job::{Keep, Member};
 use crate::model::{App, Bytes, Delay, Period, Policy};
 use crate::modes::Retry;
 use crate::modes::config::{AppTable, KeyProblem, RetryTable, Surroundings, name_problem, period, resolve};
+use crate::sqlite::{canary_problem, schema_problem};
 
 /// One `[[database]]`.
 #[derive(Debug, Clone, PartialEq)]
@@ -206,8 +207,14 @@ impl DatabaseTable {
                 "this is in guardiand's own state directory, which nobody else shall touch",
             ));
         }
-        if self.canary.as_deref().is_some_and(|sql| sql.trim().is_empty()) {
-            problems.push(KeyProblem::new(&["canary"], "must not be empty: leave it out instead"));
+        match self.canary.as_deref() {
+            Some(sql) if sql.trim().is_empty() => {
+                problems.push(KeyProblem::new(&["canary"], "must not be empty: leave it out instead"));
+            }
+            canary => problems.extend(canary.and_then(canary_problem).map(|why| KeyProblem::new(&["canary"], why))),
+        }
+        if self.backup.as_ref().is_some_and(|backup| backup.to.as_ref().is_some_and(|to| to.as_os_str().is_empty())) {
+            problems.push(KeyProblem::new(&["backup", "to"], "must not be empty: leave it out instead"));
         }
         let app = self.app.and_then(|app| app.settle(problems));
         if app.is_none() && self.when_in_use == Some(WhenInUse::StopApp) {
@@ -370,6 +377,10 @@ fn check_path(path: &str, problems: &mut Vec<KeyProblem>) {
     if path.is_empty() || path.contains('\0') || path.ends_with('/') {
         problems.push(KeyProblem::new(&["path"], "must name a database file"));
     }
+    if let Some(side) = ["-wal", "-shm", "-journal"].iter().find(|side| path.ends_with(**side)) {
+        let message = format!("this is a side file of SQLite's: name the database, without `{side}`");
+        problems.push(KeyProblem::new(&["path"], message));
+    }
 }
 
 fn check_glob(path: &str, max_targets: Option<usize>, exclude: &[String], problems: &mut Vec<KeyProblem>) {
@@ -406,6 +417,9 @@ fn read_schema(path: PathBuf, problems: &mut Vec<KeyProblem>) -> Option<Schema> 
     match std::fs::read_to_string(&path) {
         Err(error) => problem(format!("cannot read the schema file {shown}: {error}")),
         Ok(sql) if sql.trim().is_empty() => problem(format!("the schema file {shown} is empty")),
-        Ok(sql) => Some(Schema { path, sql }),
+        Ok(sql) => match schema_problem(&sql) {
+            Some(why) => problem(format!("no database can be made from the schema file {shown}: {why}")),
+            None => Some(Schema { path, sql }),
+        },
     }
 }
