@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::error::JournalError;
 use super::replay::{PlaybookRun, Replayed};
-use crate::model::{Incident, IncidentId};
+use crate::model::{Incident, IncidentId, IncidentState};
 use crate::sqlite::{Access, Database, Deadline, SqliteFault, Value};
 
 /// The shape of the tables. Another number is set aside like a damaged one.
@@ -71,12 +71,23 @@ impl Index {
     /// When not even a database in memory can be had.
     pub fn open(path: &Path, now: Timestamp, troubles: &mut Vec<String>) -> Result<Index, JournalError> {
         let index = |store| Index { store, path: path.to_owned() };
+        let (reason, legible) = match prepare(path) {
+            Ok(store) => match illegible(&store) {
+                None => return Ok(index(store)),
+                // What is known of the targets is in no log: as much of it as can be read goes on.
+                Some(reason) => (reason, index(store).load_memory().unwrap_or_default()),
+            },
+            Err(reason) => (reason, Vec::new()),
+        };
+        set_aside(path, &reason, now, troubles);
         match prepare(path) {
-            Ok(store) => return Ok(index(store)),
-            Err(reason) => set_aside(path, &reason, now, troubles),
-        }
-        match prepare(path) {
-            Ok(store) => Ok(index(store)),
+            Ok(store) => {
+                let index = index(store);
+                if let Err(error) = index.save_memory(&legible) {
+                    troubles.push(error.to_string());
+                }
+                Ok(index)
+            }
             Err(reason) => {
                 troubles.push(format!(
                     "the index {} cannot be kept on disk ({reason}): it lives in memory until the next start, \
@@ -141,12 +152,13 @@ impl Index {
         let rows = self
             .store
             .rows(
-                "SELECT json FROM incidents WHERE (?1 IS NULL OR target = ?1) AND (?2 IS NULL OR state = ?2)
+                "SELECT CAST(json AS BLOB) FROM incidents WHERE (?1 IS NULL OR target = ?1) AND (?2 IS NULL OR state = ?2)
                  ORDER BY opened_ms DESC, id DESC LIMIT ?3",
                 &parameters,
             )
             .map_err(failed(&self.path, "list incidents"))?;
-        Ok(rows.iter().filter_map(|row| serde_json::from_str(row.first()?.as_str()?).ok()).collect())
+        let incidents = rows.iter().map(|row| decoded(row.first())).collect::<Option<_>>();
+        incidents.ok_or_else(|| self.unreadable("list incidents"))
     }
 
     /// One incident.
@@ -156,9 +168,10 @@ impl Index {
     pub fn incident(&self, id: &IncidentId) -> Result<Option<Incident>, JournalError> {
         let rows = self
             .store
-            .rows("SELECT json FROM incidents WHERE id = ?1", &[Value::from(id.0.as_str())])
+            .rows("SELECT CAST(json AS BLOB) FROM incidents WHERE id = ?1", &[Value::from(id.0.as_str())])
             .map_err(failed(&self.path, "read an incident"))?;
-        Ok(rows.first().and_then(|row| serde_json::from_str(row.first()?.as_str()?).ok()))
+        let incident = rows.first().map(|row| decoded(row.first()).ok_or_else(|| self.unreadable("read an incident")));
+        incident.transpose()
     }
 
     /// Every incident that something happened to since `since`, newest first, at most 10,000.
@@ -169,15 +182,12 @@ impl Index {
         let rows = self
             .store
             .rows(
-                "SELECT json, runs FROM incidents WHERE touched_ms >= ?1 ORDER BY opened_ms DESC LIMIT 10000",
+                "SELECT CAST(json AS BLOB), CAST(runs AS BLOB) FROM incidents WHERE touched_ms >= ?1 ORDER BY opened_ms DESC LIMIT 10000",
                 &[Value::from(since.as_millisecond())],
             )
             .map_err(failed(&self.path, "read the history"))?;
-        let history = |row: &Vec<Value>| {
-            let incident = serde_json::from_str(row.first()?.as_str()?).ok()?;
-            Some(History { incident, runs: serde_json::from_str(row.get(1)?.as_str()?).ok()? })
-        };
-        Ok(rows.iter().filter_map(history).collect())
+        let history = |row: &Vec<Value>| Some(History { incident: decoded(row.first())?, runs: decoded(row.get(1))? });
+        rows.iter().map(history).collect::<Option<_>>().ok_or_else(|| self.unreadable("read the history"))
     }
 
     /// Writes what targets remember, all or nothing.
@@ -204,15 +214,63 @@ impl Index {
     pub fn load_memory(&self) -> Result<Vec<Remembered>, JournalError> {
         let rows = self
             .store
-            .rows("SELECT target, mode, json FROM memory", &[])
+            .rows("SELECT target, mode, CAST(json AS BLOB) FROM memory", &[])
             .map_err(failed(&self.path, "load what targets remember"))?;
-        let remembered = |row: &Vec<Value>| {
-            let [target, mode, json] = row.as_slice() else { return None };
-            let memory = serde_json::from_str(json.as_str()?).ok()?;
-            Some(Remembered { target: target.as_str()?.to_owned(), mode: mode.as_str()?.to_owned(), memory })
-        };
-        Ok(rows.iter().filter_map(remembered).collect())
+        Ok(rows.iter().filter_map(|row| remembered(row)).collect())
     }
+
+    /// A row that is no incident: what was left out of the list would be taken for never having been.
+    fn unreadable(&self, what: &'static str) -> JournalError {
+        JournalError::Index { what, path: self.path.clone(), reason: "a row of it is damaged".to_owned() }
+    }
+}
+
+/// What a column holds as JSON. As bytes: SQLite's text may be no UTF-8, and what stands in for that reads well.
+fn decoded<T: serde::de::DeserializeOwned>(column: Option<&Value>) -> Option<T> {
+    let Value::Blob(json) = column? else { return None };
+    serde_json::from_slice(json).ok()
+}
+
+fn remembered(row: &[Value]) -> Option<Remembered> {
+    let [target, mode, json] = row else { return None };
+    let memory = decoded(Some(json))?;
+    Some(Remembered { target: target.as_str()?.to_owned(), mode: mode.as_str()?.to_owned(), memory })
+}
+
+/// Damage that SQLite does not see: rows that are not what was written, or are filed under what they are not.
+fn illegible(store: &Database) -> Option<String> {
+    let incidents =
+        "SELECT id, target, mode, state, opened_ms, closed_ms IS NOT NULL, CAST(json AS BLOB), CAST(runs AS BLOB)
+                     FROM incidents";
+    let incidents = store.rows(incidents, &[]).map_err(|error| error.to_string());
+    let memories =
+        store.rows("SELECT target, mode, CAST(json AS BLOB) FROM memory", &[]).map_err(|error| error.to_string());
+    let (incidents, memories) = match (incidents, memories) {
+        (Ok(incidents), Ok(memories)) => (incidents, memories),
+        (Err(error), _) | (_, Err(error)) => return Some(error),
+    };
+    let bad = incidents.iter().filter(|row| !is_as_filed(row)).count();
+    let forgotten = memories.iter().filter(|row| remembered(row).is_none()).count();
+    let words = || {
+        let (all, known) = (incidents.len(), memories.len());
+        format!("{bad} of {all} incidents and what is remembered of {forgotten} of {known} targets cannot be read")
+    };
+    (bad + forgotten > 0).then(words)
+}
+
+fn is_as_filed(row: &[Value]) -> bool {
+    let [id, target, mode, state, opened, closed, json, runs] = row else { return false };
+    let (Some(incident), Some(_)) = (decoded::<Incident>(Some(json)), decoded::<Vec<PlaybookRun>>(Some(runs))) else {
+        return false;
+    };
+    let is_closed = incident.state == IncidentState::Closed;
+    id.as_str() == Some(incident.id.0.as_str())
+        && target.as_str() == Some(incident.target.as_str())
+        && mode.as_str() == Some(incident.mode.as_str())
+        && state.as_str() == Some(incident.state.name())
+        && opened.as_i64() == Some(incident.opened_at.as_millisecond())
+        // One that is proven and not closed yet is in state `closed` too.
+        && (is_closed || closed.as_i64() == Some(0))
 }
 
 fn prepare(path: &Path) -> Result<Database, String> {
@@ -220,7 +278,8 @@ fn prepare(path: &Path) -> Result<Database, String> {
     let ours_alone = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path);
     ours_alone.map_err(|error| error.to_string())?;
     let store = open(path).map_err(|error| error.to_string())?;
-    let report = store.quick_check(1);
+    // In full: `quick_check` does not see whether an index has what its table has.
+    let report = store.integrity_check(1);
     if let Some(fault) = report.fault {
         return Err(fault.to_string());
     }
@@ -285,5 +344,45 @@ mod tests {
         index.save_memory(std::slice::from_ref(&remembered)).unwrap();
         assert_eq!(index.load_memory().unwrap(), [remembered]);
         assert!(!Path::new(":memory:").exists(), "it is a file in the current folder");
+    }
+
+    #[test]
+    fn a_row_that_cannot_be_read_sets_the_index_aside_and_what_can_be_is_remembered_on() {
+        let bad = [
+            "UPDATE memory SET json = substr(json, 1, 1) WHERE target = 'bad'",
+            // Text that is no UTF-8.
+            "UPDATE memory SET json = CAST(x'22ff22' AS TEXT) WHERE target = 'bad'",
+            "INSERT INTO incidents VALUES ('1','good','database','open',0,0,NULL,1,'{','[]')",
+        ];
+        for sql in bad {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("state.db");
+            let open = |troubles: &mut Vec<String>| Index::open(&path, Timestamp::UNIX_EPOCH, troubles).unwrap();
+            let of = |target: &str| Remembered {
+                target: target.into(),
+                mode: "database".into(),
+                memory: serde_json::json!({ "known": target }),
+            };
+            let index = open(&mut Vec::new());
+            index.save_memory(&[of("bad"), of("good")]).unwrap();
+            drop(index);
+            let mut troubles = Vec::new();
+            let index = open(&mut troubles);
+            assert!(troubles.is_empty(), "{troubles:?}");
+            index.store.batch(sql).unwrap();
+            let listed = index.incidents(&Filter { limit: 9, ..Filter::default() });
+            assert!(listed.is_err() || !sql.contains("incidents"), "an incident was left out of the list");
+            drop(index);
+
+            let index = open(&mut troubles);
+            assert!(troubles.iter().any(|trouble| trouble.contains("cannot be read")), "{sql}: {troubles:?}");
+            let known = index.load_memory().unwrap();
+            assert!(known.contains(&of("good")), "{sql}: {known:?}");
+            assert_eq!(known.len(), if sql.contains("memory") { 1 } else { 2 }, "{sql}: {known:?}");
+            drop(index);
+            troubles.clear();
+            open(&mut troubles);
+            assert!(troubles.is_empty(), "{sql}: {troubles:?}");
+        }
     }
 }

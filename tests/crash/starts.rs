@@ -59,6 +59,26 @@ fn a_damaged_or_missing_index_is_rebuilt_from_the_folders() {
 }
 
 #[test]
+fn rows_of_the_index_that_nobody_can_read_are_rebuilt_from_the_folders() {
+    let (scene, daemon) = healed();
+    let before = daemon.incidents("app");
+    assert!(daemon.stop().success());
+    // The file is a sound database all the same.
+    let index = scene.path("state/state.db");
+    let (mut bytes, word) = (fs::read(&index).unwrap(), b"\"opened_at\"");
+    let found = (0..bytes.len() - word.len()).filter(|at| bytes[*at..].starts_with(word)).collect::<Vec<_>>();
+    assert!(!found.is_empty());
+    found.iter().for_each(|at| bytes[*at..*at + word.len()].fill(0xFF));
+    fs::write(&index, bytes).unwrap();
+
+    let daemon = scene.daemon();
+    assert_eq!(daemon.incidents("app"), before);
+    assert!(daemon.log().contains("rebuilt from the incident folders"), "it goes without a word");
+    let aside = names(&scene.path("state")).into_iter().filter(|name| name.starts_with("state.db.damaged")).count();
+    assert!(aside > 0, "what was damaged is kept aside");
+}
+
+#[test]
 fn an_incident_that_was_open_is_open_again_when_the_index_is_lost() {
     let scene = Scene::of("");
     scene.commit("wal", 60, &["--rows-per-commit", "5"]);
