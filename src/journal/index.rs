@@ -273,10 +273,27 @@ fn is_as_filed(row: &[Value]) -> bool {
         && (is_closed || closed.as_i64() == Some(0))
 }
 
+/// What SQLite keeps beside it.
+const SIDE_FILES: [&str; 3] = ["-wal", "-shm", "-journal"];
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
 fn prepare(path: &Path) -> Result<Database, String> {
+    for suffix in SIDE_FILES.iter().chain(&[""]) {
+        let path = with_suffix(path, suffix);
+        // Opening a pipe waits for who writes to it, for ever.
+        if std::fs::metadata(&path).is_ok_and(|facts| !facts.is_file()) {
+            return Err(format!("{} is not a regular file", path.display()));
+        }
+    }
     // SQLite would create it as the umask says; its side files take the main file's mode.
-    let ours_alone = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path);
-    ours_alone.map_err(|error| error.to_string())?;
+    let mut ours_alone = std::fs::OpenOptions::new();
+    ours_alone.create(true).append(true).mode(0o600).custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed());
+    ours_alone.open(path).map_err(|error| error.to_string())?;
     let store = open(path).map_err(|error| error.to_string())?;
     // In full: `quick_check` does not see whether an index has what its table has.
     let report = store.integrity_check(1);
@@ -308,10 +325,9 @@ fn open(path: &Path) -> Result<Database, SqliteFault> {
 /// Moves the index and its side files away together: a WAL must never meet another main file.
 fn set_aside(path: &Path, reason: &str, now: Timestamp, troubles: &mut Vec<String>) {
     let stamp = now.strftime("%Y%m%dT%H%M%SZ");
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    for suffix in ["-wal", "-shm", "-journal", ""] {
-        let from = path.with_file_name(format!("{name}{suffix}"));
-        let to = path.with_file_name(format!("{name}.damaged-{stamp}{suffix}"));
+    for suffix in SIDE_FILES.iter().chain(&[""]) {
+        let from = with_suffix(path, suffix);
+        let to = with_suffix(path, &format!(".damaged-{stamp}{suffix}"));
         match std::fs::rename(&from, &to) {
             Ok(()) if suffix.is_empty() => troubles.push(format!(
                 "the index {} could not be used ({reason}): set aside as {}, and rebuilt from the incident folders",

@@ -1,7 +1,7 @@
 //! Small documents that must outlive this process and cannot be rebuilt from the logs: what a person said of targets, what
 //! people were told. Each is replaced as a whole, so that a crash leaves the old or the new one.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
@@ -34,8 +34,12 @@ pub(super) fn keep(root: &Path, name: &str, document: &Value) -> Result<(), Jour
 pub(super) fn kept(root: &Path, name: &str) -> Result<Option<Value>, JournalError> {
     let path = root.join(name);
     let unreadable = |reason: String| JournalError::Kept { path: path.clone(), reason };
-    let file = match File::open(&path) {
-        Ok(file) => file,
+    // A pipe would keep us waiting for who writes to it, for ever.
+    let at_once = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let opened = OpenOptions::new().read(true).custom_flags(at_once).open(&path);
+    let file = match opened.and_then(|file| Ok((file.metadata()?.is_file(), file))) {
+        Ok((true, file)) => file,
+        Ok((false, _)) => return Err(unreadable("it is not a regular file".to_owned())),
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(unreadable(error.to_string())),
     };
@@ -64,5 +68,8 @@ mod tests {
         assert!(!root.path().join("pauses.json.new").exists());
         std::fs::write(root.path().join("pauses.json"), "{ \"b\"").unwrap();
         assert!(matches!(kept(root.path(), "pauses.json"), Err(JournalError::Kept { .. })));
+        let pipe = root.path().join("told.json");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        assert!(matches!(kept(root.path(), "told.json"), Err(JournalError::Kept { .. })));
     }
 }

@@ -1,13 +1,18 @@
 //! How it starts and how it ends: a damaged index, a second daemon, a polite end in the middle of a heal.
 
 use std::fs;
+use std::path::Path;
 
 use super::support::daemon::Daemon;
 use super::support::damage::{self, Dice};
 use super::support::scene::Scene;
-use super::support::truth::names;
+use super::support::truth::{beside, names};
 
 const BACKUP: &str = "backup = { every = \"24h\", to = \"backups\" }";
+
+fn make_pipe(path: &Path) {
+    rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+}
 
 /// A scene with one healed incident behind it.
 fn healed() -> (Scene, Daemon) {
@@ -24,7 +29,7 @@ fn healed() -> (Scene, Daemon) {
 
 #[test]
 fn a_damaged_or_missing_index_is_rebuilt_from_the_folders() {
-    for damage in ["overwritten", "truncated", "missing", "not a file"] {
+    for damage in ["overwritten", "truncated", "missing", "not a file", "a pipe", "a pipe for a journal"] {
         let (scene, daemon) = healed();
         let before = daemon.incidents("app");
         assert!(daemon.stop().success());
@@ -37,6 +42,11 @@ fn a_damaged_or_missing_index_is_rebuilt_from_the_folders() {
                     fs::remove_file(scene.path("state").join(name)).unwrap();
                 }
             }
+            "a pipe" => {
+                fs::remove_file(&index).unwrap();
+                make_pipe(&index);
+            }
+            "a pipe for a journal" => make_pipe(&beside(&index, "-journal")),
             _ => {
                 fs::remove_file(&index).unwrap();
                 fs::create_dir(&index).unwrap();
@@ -47,7 +57,7 @@ fn a_damaged_or_missing_index_is_rebuilt_from_the_folders() {
         daemon.healthy("app");
         let aside = names(&scene.path("state")).into_iter().filter(|name| name.starts_with("state.db.damaged")).count();
         // A cut one may still be whole through its own WAL.
-        let must_be_aside = ["overwritten", "not a file"].contains(&damage);
+        let must_be_aside = !["truncated", "missing"].contains(&damage);
         assert!(aside > 0 || !must_be_aside, "{damage}: what was damaged is kept aside");
         // What was remembered is gone with it; the backups are not.
         fs::remove_file(scene.db()).unwrap();
