@@ -348,6 +348,45 @@ fn a_file_that_is_no_older_copy_is_only_replaced_on_a_persons_word() {
     assert_eq!(fs::read(kept).unwrap(), stranger, "the file that was there is not in evidence");
 }
 
+/// `rm -r` of the folder: there is nowhere to put anything back until a person makes it again.
+#[test]
+fn what_a_program_holds_is_kept_where_the_folder_is_gone_too_and_put_back_into_a_new_one() {
+    for ended_first in [true, false] {
+        let mut scene = Scene::new();
+        let service = Service::of(&scene, "wal", &PATIENT);
+        scene.database("app", "data/app.db", &format!("when_in_use = \"stop-app\"\n{}\n{BACKUP}", service.app()));
+        let mut daemon = prepare(&scene, "wal");
+        service.start();
+        runs(&scene, &mut daemon);
+        let arguments = service.arguments();
+        fs::remove_dir_all(scene.path("data")).unwrap();
+
+        let incident = daemon.escalated("app", 1);
+        assert_eq!(incident["kind"], "db_file_unlinked", "{incident:#}");
+        assert!(incident["reason"].as_str().unwrap().contains("mkdir -p"), "{incident:#}");
+        let evidence = scene.path("state/incidents").join(incident["id"].as_str().unwrap()).join("evidence");
+        daemon.wait_for("it to be kept", |_| kept_in(&evidence));
+        // It is not stopped: it could not be started again.
+        goes_on(&scene, &mut daemon);
+        if ended_first {
+            service.stop();
+            let told = |incident: &Value| incident["reason"].as_str().is_some_and(|why| why.contains(" had is in "));
+            daemon.incident("app", 1, "its end to be told", told);
+        }
+        assert!(!scene.path("data").exists(), "a folder was made");
+        fs::create_dir(scene.path("data")).unwrap();
+        let incident = daemon.closed("app", 1);
+        service.wait_for("the program to run again", || ended_first || service.arguments() == arguments);
+        if !ended_first {
+            goes_on(&scene, &mut daemon);
+            service.stop();
+        }
+        assert_reclaimed(&scene, &incident, &format!("ended first: {ended_first}"));
+        assert!(daemon.stop().success());
+        scene.assert_whole("wal");
+    }
+}
+
 /// Why nothing is healed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Brake {

@@ -15,6 +15,9 @@ pub(super) const SIDES: [(&str, &str); 3] = [("-wal", "wal"), ("-shm", "shm"), (
 /// What must stay free beside what a step writes, in bytes: the program needs to go on, and so do we.
 const FLOOR_BYTES: u64 = 16 << 20;
 
+/// The name, for a moment, of what stands for a folder that is gone.
+const NO_FOLDER: &str = "no-folder";
+
 /// Where a step works.
 #[derive(Debug)]
 pub(super) struct Place<'a> {
@@ -34,8 +37,14 @@ impl<'a> Place<'a> {
         if job.incident.is_empty() || job.incident.contains('/') {
             return Err(failed(format!("{:?} is no incident's name", job.incident)));
         }
-        let (folder, name) = Folder::of_entry(&job.site.path).map_err(while_("opening the database's folder"))?;
         let evidence = Folder::make_all(&job.evidence, 0o700).map_err(while_("making the evidence folder"))?;
+        let (folder, name) = match (Folder::of_entry(&job.site.path), job.site.path.file_name()) {
+            // What programs hold is kept in evidence: it needs no folder that somebody removed under them.
+            (Err(error), Some(name)) if error.is_absent() && job.step == DatabaseStep::KeepHeld => {
+                (in_its_place(&evidence)?, name.to_owned())
+            }
+            (found, _) => found.map_err(while_("opening the database's folder"))?,
+        };
         Ok(Place { job, folder, name, evidence, made: Cell::default() })
     }
 
@@ -125,6 +134,15 @@ impl<'a> Place<'a> {
     pub(super) fn sync(&self) -> Result<(), JobFailure> {
         self.folder.sync().map_err(while_("making the database's folder durable"))
     }
+}
+
+/// An empty folder that has no name any more, for one that is gone: nothing is in it, and nothing can be made in it.
+fn in_its_place(evidence: &Folder) -> Result<Folder, JobFailure> {
+    // One that a death left there.
+    let _ = evidence.remove_folder(NO_FOLDER);
+    let folder = evidence.make_folder_in(NO_FOLDER, 0o700).map_err(while_("making a folder for one that is gone"))?;
+    evidence.remove_folder(NO_FOLDER).map_err(while_("removing the folder for one that is gone"))?;
+    Ok(folder)
 }
 
 /// Refuses when `folder` has no room for `bytes` more.

@@ -19,6 +19,9 @@ impl Site<'_> {
         if let Some(reason) = &self.facts.place.observe_only {
             return Err(format!("nothing is healed here: {reason}"));
         }
+        if let Some(no_folder) = self.has_no_folder() {
+            return Err(no_folder);
+        }
         let contested = cut_off.is_some_and(crate::job::CutOff::is_contested);
         if let Some((held, why)) = held.and_then(|held| Some((held, held.contested.as_ref()?)))
             && !contested
@@ -61,6 +64,27 @@ impl Site<'_> {
             (false, _) => "what its program held open under no name is put back from the copy of it",
         };
         Ok(Some(Plan { playbooks: vec![reclaiming(why, steps)], approval: self.replaces_a_stranger() }))
+    }
+
+    /// There is no folder to put anything back into. What programs hold is kept all the same (`KeepHeld` needs none); none of them is
+    /// stopped, for it could not be started again.
+    fn has_no_folder(&self) -> Option<String> {
+        let folder = self.config.path.parent().filter(|_| !self.facts.place.folder_exists)?;
+        let (path, folder, name) = (self.path(), folder.display(), &self.config.name);
+        let who = match (self.facts.cut_off.as_ref(), self.facts.held.as_ref()) {
+            (Some(cut_off), _) => {
+                format!(
+                    "{cut_off} still has {path} open, and what it commits is being kept in this incident's evidence"
+                )
+            }
+            (None, Some(held)) => format!("what {} had is in {}", held.by, held.folder.display()),
+            (None, None) => return None,
+        };
+        Some(format!(
+            "the folder of {path} is gone, so nothing can be put back into it; {who}. Make it again (`mkdir -p {folder}`, with the owner and \
+             mode that it had), or mount its file system if it is that which is gone: guardiand goes on then; if it does not, \
+             `guardiand heal {name}`"
+        ))
     }
 
     /// Why there is nothing to do but wait, once a keeper has what the programs have: to preserve once more what they go on

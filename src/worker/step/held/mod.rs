@@ -78,7 +78,7 @@ impl Paper {
 }
 
 /// The files at the path.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct AtPath {
     pub main: Option<FileFacts>,
     pub wal: Option<FileFacts>,
@@ -134,21 +134,28 @@ fn numbered(evidence: &Folder) -> Result<Vec<(u32, OsString)>, JobFailure> {
 /// What is kept in `evidence` and is not back at `path`; nothing where there is no such folder.
 pub(in crate::worker) fn pending(evidence: &Path, path: &Path) -> Option<HeldCopy> {
     let evidence = Folder::open(evidence).ok()?;
-    let (folder, name) = Folder::of_entry(path).ok()?;
-    pending_in(&evidence, &folder, &name).ok().flatten()
+    let now = match Folder::of_entry(path) {
+        Ok((folder, name)) => AtPath::of(&folder, &name).ok()?,
+        Err(error) if error.is_absent() => AtPath::default(),
+        Err(_) => return None,
+    };
+    pending_beside(&evidence, &now).ok().flatten()
 }
 
 pub(super) fn pending_in(evidence: &Folder, target: &Folder, name: &OsStr) -> Result<Option<HeldCopy>, JobFailure> {
+    pending_beside(evidence, &AtPath::of(target, name)?)
+}
+
+fn pending_beside(evidence: &Folder, now: &AtPath) -> Result<Option<HeldCopy>, JobFailure> {
     let copies = copies(evidence)?;
     let Some((folder, paper)) = copies.first() else { return Ok(None) };
-    let now = AtPath::of(target, name)?;
     let reclaimed: Option<FileFacts> = read_json(evidence, RECLAIMED)?;
     if reclaimed.zip(now.main).is_some_and(|(candidate, main)| candidate.ino == main.ino) {
         return Ok(None);
     }
     let contested = match copies.len() {
         1 if paper.contested => Some("another program used the file at the path meanwhile".to_owned()),
-        1 => paper.at_path.written_since(&now, paper).map(str::to_owned),
+        1 => paper.at_path.written_since(now, paper).map(str::to_owned),
         sides => Some(format!("programs went on with {sides} different sets of files")),
     };
     Ok(Some(HeldCopy {
