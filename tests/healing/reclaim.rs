@@ -32,6 +32,8 @@ enum Harm {
     Moved,
     /// The WAL and its index are deleted, as people do who take them for leftovers.
     WalDeleted,
+    /// They are moved away.
+    WalMoved,
     /// All of it is deleted.
     AllDeleted,
 }
@@ -44,6 +46,9 @@ impl Harm {
             Harm::Replaced => fs::rename(scene.path("older.db"), db).unwrap(),
             Harm::Moved => fs::rename(&db, scene.path("moved.db")).unwrap(),
             Harm::WalDeleted => ["-wal", "-shm"].iter().for_each(|side| fs::remove_file(beside(&db, side)).unwrap()),
+            Harm::WalMoved => ["-wal", "-shm"]
+                .iter()
+                .for_each(|side| fs::rename(beside(&db, side), beside(&scene.path("moved.db"), side)).unwrap()),
             Harm::AllDeleted => {
                 ["", "-wal", "-shm"].iter().for_each(|side| fs::remove_file(beside(&db, side)).unwrap());
             }
@@ -138,6 +143,7 @@ fn left_alone_it_is_kept_at_once_and_put_back_when_its_program_has_ended_whateve
         (Harm::Replaced, true),
         (Harm::Replaced, false),
         (Harm::WalDeleted, true),
+        (Harm::WalMoved, true),
         (Harm::AllDeleted, false),
     ] {
         let scene = Scene::of(BACKUP);
