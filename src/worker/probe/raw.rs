@@ -66,6 +66,8 @@ fn read_header(main: &Looked, size: u64) -> io::Result<RawHeader> {
         Err(error) => {
             let pages_like_sqlite = likeness::of_pages(size, |at, buffer| read_up_to(&file, at, buffer))?;
             let format = match error {
+                // SQLite writes both alike, and one damaged byte does not.
+                HeaderError::NewerFormat(read) if bytes[18] == read => FormatVersion::Newer,
                 HeaderError::NewerFormat(_) => {
                     format_version(bytes.last_chunk().map_or(0, |writer| u32::from_be_bytes(*writer)))
                 }

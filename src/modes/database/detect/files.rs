@@ -215,7 +215,10 @@ impl Judgement<'_> {
                 self.cannot_tell(format!("{path} has 0 bytes, and was never seen with content"));
                 false
             }
-            Some(HeaderFacts::Bad { reason, format: FormatVersion::Newer, .. }) => {
+            Some(HeaderFacts::Bad { reason, format, .. })
+                if *format == FormatVersion::Newer
+                    || *format == FormatVersion::Damaged && !self.memory.ever_healthy =>
+            {
                 self.cannot_tell(format!("{path} is of a newer format than this guardiand knows: {reason}"));
                 false
             }
