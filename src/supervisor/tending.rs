@@ -73,18 +73,7 @@ impl Supervisor {
             self.unsaved.push(Remembered { target: slot.name.clone(), mode: slot.mode.to_owned(), memory });
         }
         self.show(id);
-        self.tend_at_once(id, now);
         asked.into_iter().for_each(|command| self.obey(command));
-    }
-
-    /// What a program holds may be gone with it before the next look: an open incident's errand does not wait for that.
-    fn tend_at_once(&mut self, id: SlotId, now: Moment) {
-        let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.errand.is_none() && !slot.looking) else { return };
-        if slot.open_case().is_some()
-            && let Some(errand) = slot.target.as_mut().and_then(|target| target.errand(now))
-        {
-            self.run_errand(id, errand, None);
-        }
     }
 
     pub(super) fn run_errand(&mut self, id: SlotId, errand: Errand, reply: Option<oneshot::Sender<Answer>>) {
