@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::BackupError;
 use crate::format::header::HEADER_LEN;
 use crate::format::{Header, lost_page};
+use crate::host::fill;
 use crate::job::TableRows;
 use crate::sqlite::{Access, Database, Deadline};
 
@@ -70,24 +71,6 @@ fn lost_page_of(path: &Path) -> io::Result<Option<u32>> {
     // What is no header is SQLite's to refuse.
     let Ok(header) = Header::parse(&head) else { return Ok(None) };
     lost_page(&header, file.metadata()?.len(), None, |at, page| fill(&file, at, page), |_, _| Ok(()))
-}
-
-/// What the file has from `at` on, and zeros behind its end.
-pub(super) fn fill(file: &File, at: u64, mut bytes: &mut [u8]) -> io::Result<()> {
-    let mut from = at;
-    while !bytes.is_empty() {
-        match file.read_at(bytes, from) {
-            Ok(0) => break,
-            Ok(read) => {
-                bytes = bytes.get_mut(read..).unwrap_or_default();
-                from += read as u64;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    bytes.fill(0);
-    Ok(())
 }
 
 /// BLAKE3 of a file's content, hex.

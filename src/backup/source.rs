@@ -6,9 +6,8 @@ use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 
 use super::BackupError;
-use super::examine::fill;
 use crate::format::{Header, WalScan, lost_page, scan_wal};
-use crate::host::{self, Folder, LockMode, Ownership, SqliteLock, ask_lock};
+use crate::host::{self, Folder, LockMode, Ownership, SqliteLock, ask_lock, fill};
 use crate::job::{Attributes, FileFacts, Fingerprint, Owner, WalPosition};
 
 /// The name of a side file: `app.db` and `-wal` give `app.db-wal`.
@@ -214,7 +213,8 @@ pub(super) fn page_is_lost(folder: &Folder, name: &OsStr, look: &Look) -> Result
         |at, frame| wal.as_ref().map_or(Ok(()), |wal| fill(wal, at, frame)),
     )
     .map_err(unreadable)?;
-    let (Some(page), after) = (lost, Look::at(folder, name, &main)?) else { return Ok(None) };
+    let Some(page) = lost else { return Ok(None) };
+    let after = Look::at(folder, name, &main)?;
     Ok((after.fingerprint() == look.fingerprint()).then_some(page))
 }
 

@@ -4,11 +4,9 @@
 
 use std::collections::BTreeMap;
 
+use super::journal::LOCK_BYTE;
 use super::wal::{FRAME_HEADER_LEN, WAL_HEADER_LEN, frame_len};
 use super::{Header, WalMark, free_leaves};
-
-/// SQLite's lock bytes lie here, in a page that holds nothing and need not be written.
-const LOCK_BYTES_AT: u64 = 0x4000_0000;
 
 /// The first page that `header` (or the last commit of the WAL) counts, that is in use, and that neither the main file of `len`
 /// bytes nor the WAL has in full. `None` also for a header whose count SQLite does not go by. Both closures fill the whole buffer
@@ -53,7 +51,8 @@ pub fn lost_page<E>(
         }
         Ok(page)
     })?;
-    let is_lock_page = |number: u32| u64::from(number) == LOCK_BYTES_AT / size + 1;
+    // SQLite's lock bytes lie in a page that holds nothing and need not be written.
+    let is_lock_page = |number: u32| number == LOCK_BYTE / header.page_size + 1;
     let is_there = |number: &u32| newest.contains_key(number) || free.contains(number) || is_lock_page(*number);
     Ok((whole + 1..=pages).find(|number| !is_there(number)))
 }

@@ -2,7 +2,6 @@
 //!
 //! Every descriptor opened here is closed on return: SQLite takes its locks in this process only afterwards (rule 7).
 
-use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
@@ -13,7 +12,7 @@ use crate::format::{
     self, Encoding, Header, HeaderError, JournalScan, SCHEMA_FORMAT_MAX, SizeVerdict, WalHeaderError, WalHeaderState,
     WalIndex, WalScan,
 };
-use crate::host::{self, LockMode, SqliteLock, ask_lock};
+use crate::host::{self, LockMode, SqliteLock, ask_lock, fill, read_up_to};
 use crate::job::{
     FileFacts, FileState, FormatVersion, HeaderFacts, JournalFacts, JournalState, WalFacts, WalMark, WalState,
 };
@@ -132,29 +131,6 @@ pub(super) fn lost_page(files: &Files, before: &Short, wal: Option<&WalMark>) ->
     fill(&main, 0, &mut head)?;
     let same = Header::parse(&head).is_ok_and(|now| now == before.header) && main.metadata()?.len() == before.len;
     Ok(lost.filter(|_| same))
-}
-
-/// What the file has from `at` on, and zeros behind its end.
-fn fill(file: &File, at: u64, bytes: &mut [u8]) -> io::Result<()> {
-    let length = read_up_to(file, at, bytes)?;
-    if let Some(rest) = bytes.get_mut(length..) {
-        rest.fill(0);
-    }
-    Ok(())
-}
-
-/// Fills as much of `bytes` as the file has from `at` on.
-fn read_up_to(file: &File, at: u64, bytes: &mut [u8]) -> io::Result<usize> {
-    let mut length = 0;
-    while length < bytes.len() {
-        match file.read_at(&mut bytes[length..], at + length as u64) {
-            Ok(0) => break,
-            Ok(read) => length += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(length)
 }
 
 /// The WAL and what its index says.

@@ -232,7 +232,6 @@ fn the_same_facts_mean_less_of_what_was_never_seen_healthy() {
     }
 }
 
-/// The worst there could be: a backup over a sound database. None of these is reason enough.
 #[test]
 fn a_schema_format_beyond_sqlites_is_damage_unless_a_newer_sqlite_wrote_it() {
     let refused = |version| {
@@ -264,6 +263,7 @@ fn an_end_that_is_cut_off_is_a_finding_of_its_own_unless_sqlite_finds_what_it_co
     assert_eq!(kinds_of(&cut(Some(10), index), &seen()), "db_index_corrupted");
 }
 
+/// The worst there could be: a backup over a sound database. None of these is reason enough.
 #[test]
 fn a_sound_database_that_only_looks_odd_from_here_is_not_called_damaged() {
     let newer = |cookie: i64| DatabaseFacts {
