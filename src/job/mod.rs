@@ -23,7 +23,7 @@ pub use database::{
     Owner, Place, QueryFacts, SettledCopy, SqliteFault, TableRows, Unread, Users, WalFacts, WalMark, WalState,
 };
 pub use events::WorkerEvents;
-pub use rollback::{KeptFile, KeptFiles, RowsSince, Since, WeighRollback, Weighed};
+pub use rollback::{KeptFile, KeptFiles, RowsSince, Since, WeighRollback, Weighed, WeighedMember};
 pub use step::{Candidate, DatabaseStep, Phase, Progress, StepJob, StepReport, WalBase};
 
 use std::path::PathBuf;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::{DatabaseSite, FileFacts, TableRows};
+use super::{DatabaseSite, FileFacts, Member, TableRows};
 
 /// A request to say what putting an incident's evidence back would cost. Touches nothing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -20,6 +20,9 @@ pub struct WeighRollback {
     pub generation: Option<u32>,
     /// Rows per table just after the heal, where it counted them.
     pub healed: Vec<TableRows>,
+    /// The other databases of its group: those that the heal restored with it come back with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<Member>,
 }
 
 /// What putting evidence back would do.
@@ -35,6 +38,28 @@ pub struct Weighed {
     pub since: Since,
     /// Who has the files open, or why that cannot be told.
     pub in_use: Option<String>,
+    /// The same of each database of its group that the heal restored with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<WeighedMember>,
+}
+
+/// What putting evidence back would do to another database of the group.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WeighedMember {
+    /// Which.
+    pub member: Member,
+    /// Its own evidence, within the incident's.
+    pub evidence: PathBuf,
+    /// What it would cost.
+    pub weighed: Weighed,
+}
+
+impl Weighed {
+    /// The database itself and those that come back with it, each with its name in the group; its own is `None`.
+    pub fn all(&self) -> impl Iterator<Item = (Option<&Member>, &Weighed)> {
+        let members = self.members.iter().map(|one| (Some(&one.member), &one.weighed));
+        std::iter::once((None, self)).chain(members)
+    }
 }
 
 /// One preservation in an incident's evidence folder.

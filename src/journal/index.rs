@@ -108,8 +108,13 @@ impl Index {
     /// # Errors
     /// [`JournalError::Index`].
     pub fn put(&self, replayed: &Replayed, entries: u64) -> Result<(), JournalError> {
-        let incident = &replayed.incident;
-        let json = serde_json::to_string(incident).map_err(JournalError::Encode)?;
+        let mut incident = replayed.incident.clone();
+        // Between its proof and its last entry, which a kill may put off to the next start, nobody has said how it ended yet: who
+        // reads `closed` shall also read the outcome.
+        if incident.state == IncidentState::Closed && !replayed.closed {
+            incident.state = IncidentState::Verifying;
+        }
+        let json = serde_json::to_string(&incident).map_err(JournalError::Encode)?;
         let runs = serde_json::to_string(&replayed.runs).map_err(JournalError::Encode)?;
         let parameters = [
             Value::from(incident.id.0.as_str()),
@@ -269,8 +274,7 @@ fn is_as_filed(row: &[Value]) -> bool {
         && mode.as_str() == Some(incident.mode.as_str())
         && state.as_str() == Some(incident.state.name())
         && opened.as_i64() == Some(incident.opened_at.as_millisecond())
-        // One that is proven and not closed yet is in state `closed` too.
-        && (is_closed || closed.as_i64() == Some(0))
+        && closed.as_i64() == Some(i64::from(is_closed))
 }
 
 /// What SQLite keeps beside it.

@@ -14,7 +14,7 @@ use super::index::Index;
 use super::log::{self, Contents, Doubt, LOG_NAME, LogWriter};
 use super::replay::{Replayed, replay};
 use crate::clock::{Clock, Moment};
-use crate::model::{IncidentId, IncidentState};
+use crate::model::IncidentId;
 
 /// The folder of an incident's files as they were, inside its own.
 const EVIDENCE: &str = "evidence";
@@ -182,14 +182,6 @@ impl Ledger {
     /// Brings the index up to date with a log; an incident that is over is let go of.
     pub(super) fn reindex(&mut self, id: &IncidentId) -> Result<(), JournalError> {
         let Some(open) = self.open.get(id) else { return Ok(()) };
-        // Proven, and its last line is still to come: whoever reads `closed` shall also read how and when.
-        if open.replayed.incident.state == IncidentState::Closed && !open.replayed.closed {
-            return Ok(());
-        }
-        // Between its proof and its last entry an incident has no outcome yet: readers see it as it was before the proof.
-        if open.replayed.incident.state == IncidentState::Closed && !open.replayed.closed {
-            return Ok(());
-        }
         let result = self.index.put(&open.replayed, open.log.as_ref().map_or(0, LogWriter::next_seq));
         if open.replayed.closed {
             self.open.remove(id);

@@ -235,6 +235,25 @@ async fn what_was_appended_is_there_after_a_restart() {
 }
 
 #[tokio::test(flavor = "current_thread")]
+async fn who_reads_closed_also_reads_the_outcome() {
+    let dir = tempfile::tempdir().unwrap();
+    let proven = life(ID).len() - 1;
+    let state =
+        async |journal: &Journal| journal.incidents(Filter { limit: 1, ..Filter::default() }).await.unwrap()[0].state;
+    let journal = Journal::start(dir.path(), clock()).unwrap();
+    live(&journal, ID, proven).await;
+    assert_eq!(state(&journal).await, IncidentState::Verifying);
+    journal.stop().await;
+    std::fs::remove_file(dir.path().join("state.db")).unwrap();
+    let journal = Journal::start(dir.path(), clock()).unwrap();
+    assert_eq!(state(&journal).await, IncidentState::Verifying, "after a restart, the last entry is still to come");
+    assert_eq!(journal.open_incidents().await.unwrap().len(), 1);
+    live_on(&journal, life(ID), (proven, proven + 1)).await;
+    assert_eq!(state(&journal).await, IncidentState::Closed);
+    journal.stop().await;
+}
+
+#[tokio::test(flavor = "current_thread")]
 async fn a_damaged_or_missing_index_is_rebuilt_from_the_folders() {
     let dir = tempfile::tempdir().unwrap();
     let first = Journal::start(dir.path(), clock()).unwrap();

@@ -323,13 +323,22 @@ async fn take_steps(
         None => {}
     }
     // … and what comes before it is taken anew: programs may have gone on meanwhile, and doing it twice is doing it once.
-    for (number, spec) in steps {
+    let mut back = Vec::new();
+    for (number, spec) in steps.iter().copied() {
         if cx.is_stopping() {
             return Ok(Taken::Parked);
         }
         let result = take_step(cx, target, case, (index, number), spec, Phase::Apply).await?;
         if matches!(result.outcome, StepOutcome::Failed | StepOutcome::Undone) {
-            return Ok(Taken::Failed(format!("step `{}`: {}", spec.name, result.detail)));
+            let mut why = format!("step `{}`: {}", spec.name, result.detail);
+            if !back.is_empty() {
+                let id = case.id();
+                why += &format!("; done before it was {}: `guardiand rollback {id}` takes that back", back.join(", "));
+            }
+            return Ok(Taken::Failed(why));
+        }
+        if spec.name == swap.name {
+            back.push(result.detail);
         }
     }
     Ok(Taken::All)

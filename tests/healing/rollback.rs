@@ -288,6 +288,56 @@ fn evidence_that_is_not_what_it_was_is_not_put_back() {
 }
 
 #[test]
+fn a_group_that_was_restored_together_comes_back_together() {
+    let mut scene = Scene::new();
+    let lines = format!("group = \"shop\"\n{BACKUP}");
+    scene.database("app", "data/app.db", &lines);
+    scene.database("stock", "data/stock.db", &lines);
+    let stock = scene.path("data/stock.db");
+    let commit = |db: &Path, commits: &str| {
+        assert!(scene.writer_of(db, "delete", commits, &["--rows-per-commit", "5"]).finish().success());
+    };
+    commit(&scene.db(), "60");
+    commit(&stock, "70");
+    let mut daemon = scene.daemon();
+    for name in ["app", "stock"] {
+        daemon.backed_up(name);
+        daemon.healthy(name);
+    }
+    commit(&stock, "10");
+    daemon.caught_up("stock");
+    let both = || [scene.db(), stock.clone()].map(|db| Bytes(fs::read(db).unwrap()));
+    smash(&scene);
+    let before = both();
+    let incident = daemon.closed("app", 1);
+    assert_eq!((&incident["outcome"], scene.lost_of(&stock)), (&"healed".into(), 10), "{incident:#}");
+    daemon.healthy("app");
+    let healed = both();
+    assert_ne!(healed[1], before[1]);
+
+    let planned = rollback(&scene, &id(&incident), &["--dry-run"]).json_of(0);
+    assert_eq!(planned["weighed"]["members"][0]["member"]["name"], "stock", "{planned:#}");
+    assert!(planned["detail"].as_str().unwrap().contains("`stock`"), "{planned:#}");
+    // What was committed in the other one since is as dear as in the one that failed.
+    commit(&stock, "5");
+    daemon.caught_up("stock");
+    let refused = rollback(&scene, &id(&incident), &[]).json_of(1);
+    let detail = refused["detail"].as_str().unwrap();
+    assert!(detail.contains("`stock`: ") && detail.contains("--accept-loss"), "{refused:#}");
+    let later = both();
+    let report = rollback(&scene, &id(&incident), &["--accept-loss"]).json_of(0);
+    assert_eq!(report["outcome"], "rolled_back", "{report:#}");
+    assert_eq!(both(), before);
+
+    let second = daemon.escalated("app", 2);
+    let report = rollback(&scene, &id(&second), &["--accept-loss"]).json_of(0);
+    assert_eq!(report["outcome"], "rolled_back", "{report:#}");
+    assert_eq!(both(), later, "a rollback of both is taken back for both");
+    daemon.healthy("app");
+    daemon.healthy("stock");
+}
+
+#[test]
 fn without_a_daemon_the_evidence_folder_and_its_log_are_enough() {
     let (scene, daemon, before, incident) = healed("wal", smash_with_wal);
     assert!(daemon.stop().success());

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::config::{DatabaseConfig, WhenInUse};
 use super::{Database, heal};
-use crate::job::{DatabaseStep, Job, Outcome, Since, TableRows, WeighRollback, Weighed};
+use crate::job::{DatabaseStep, Job, Member, Outcome, Since, TableRows, WeighRollback, Weighed};
 use crate::model::{Incident, Playbook};
 use crate::modes::{Answer, Refusal, Rollback};
 
@@ -23,6 +23,7 @@ impl Database {
             evidence: evidence.to_path_buf(),
             generation,
             healed: healed.collect(),
+            members: self.config.members.clone(),
         }))
     }
 }
@@ -43,12 +44,14 @@ pub(super) fn plan(
     };
     let facts = json!(weighed);
     let words = words(weighed);
-    if weighed.already {
+    let to_come = || weighed.all().filter(|(_, one)| !one.already);
+    if to_come().next().is_none() {
         let words = format!("nothing to do: {words} are there as they were kept");
         return Ok(Rollback { playbook: None, words, facts });
     }
     // A rollback is of several files, which SQLite cannot put under a program in one transaction: it is stopped, or left alone.
-    let stopped = match (&weighed.in_use, config.when_in_use, &config.app) {
+    let in_use = to_come().find_map(|(_, one)| one.in_use.clone());
+    let stopped = match (in_use, config.when_in_use, &config.app) {
         (None, ..) => None,
         (Some(in_use), Some(WhenInUse::Refuse), Some(_)) => {
             let message = format!("{in_use} (`when_in_use` is \"refuse\", so its `app` is not stopped for it)");
@@ -62,31 +65,38 @@ pub(super) fn plan(
             return Err(Refusal { message, facts });
         }
         (Some(_), _, Some(app)) => Some(app),
-        (Some(in_use), _, None) => return Err(Refusal { message: in_use.clone(), facts }),
+        (Some(message), _, None) => return Err(Refusal { message, facts }),
     };
-    let since = &weighed.since;
-    if !since.nothing() && !accept_loss {
+    let costs = to_come().filter(|(_, one)| !one.since.nothing()).map(|(member, one)| {
+        named(member, format!("{} since incident {} was healed ({})", counted(&one.since), incident.id, one.since.how))
+    });
+    let costs = costs.collect::<Vec<_>>().join("; ");
+    if !costs.is_empty() && !accept_loss {
         let message = format!(
-            "{} since incident {} was healed ({}). A rollback takes that out of the database; it would be in the rollback's \
-             own evidence alone: `guardiand rollback {} --accept-loss`",
-            counted(since),
-            incident.id,
-            since.how,
+            "{costs}. A rollback takes that out of the database; it would be in the rollback's own evidence alone: `guardiand rollback \
+             {} --accept-loss`",
             incident.id
         );
         return Err(Refusal { message, facts });
     }
-    let step = DatabaseStep::RollBack {
+    let back = |evidence: &Path, weighed: &Weighed| DatabaseStep::RollBack {
         of: incident.id.to_string(),
         evidence: evidence.to_path_buf(),
         generation: weighed.source.generation,
         present: weighed.present.clone(),
         accept_loss,
     };
+    let mut steps = vec![DatabaseStep::Preserve];
+    let members = || weighed.members.iter().filter(|one| !one.weighed.already);
+    let on = |member: &Member, step| DatabaseStep::OnMember { member: member.clone(), does: Box::new(step) };
+    steps.extend(members().map(|one| on(&one.member, DatabaseStep::Preserve)));
+    // Its own comes last: with it the rollback is done.
+    steps.extend(members().map(|one| on(&one.member, back(&one.evidence, &one.weighed))));
+    steps.push(back(evidence, weighed));
     let playbook = Playbook {
         name: ROLLBACK.to_owned(),
         why: format!("a person wants the files back as they were before incident {} was healed: {words}", incident.id),
-        steps: [DatabaseStep::Preserve, step].iter().map(heal::spec).collect(),
+        steps: steps.iter().map(heal::spec).collect(),
     };
     let (playbook, meanwhile) = match stopped {
         Some(app) => (heal::with_app_stopped(&playbook, app, false), ", with its program stopped meanwhile"),
@@ -97,6 +107,18 @@ pub(super) fn plan(
 
 /// What comes back.
 fn words(weighed: &Weighed) -> String {
+    weighed.all().map(|(member, one)| named(member, words_of(one))).collect::<Vec<_>>().join("; ")
+}
+
+/// What is said of another database of the group begins with its name.
+fn named(member: Option<&Member>, words: String) -> String {
+    match member {
+        Some(member) => format!("`{}`: {words}", member.name),
+        None => words,
+    }
+}
+
+fn words_of(weighed: &Weighed) -> String {
     let source = &weighed.source;
     let files = source.files.iter().filter(|file| file.name != "shm");
     let files = files.map(|file| format!("{} ({} bytes)", file.name, file.size)).collect::<Vec<_>>().join(", ");

@@ -160,7 +160,11 @@ pub(super) fn app_patience(spec: &StepSpec) -> Option<Duration> {
 
 /// True for the step that puts evidence back.
 pub(super) fn brings_back(spec: &StepSpec) -> bool {
-    matches!(serde_json::from_value::<DatabaseStep>(spec.args.clone()), Ok(DatabaseStep::RollBack { .. }))
+    let step = match serde_json::from_value::<DatabaseStep>(spec.args.clone()) {
+        Ok(DatabaseStep::OnMember { does, .. }) => Ok(*does),
+        step => step,
+    };
+    matches!(step, Ok(DatabaseStep::RollBack { .. }))
 }
 
 /// True for the step that adds to an incident's evidence.

@@ -66,6 +66,13 @@ pub(super) fn apply(place: &Place<'_>) -> Result<StepReport, JobFailure> {
             return Ok(report);
         }
     }
+    // Of a group's files some may be back already when guardiand dies.
+    if let Some(record) = read_json::<Record>(&place.evidence, DONE)?
+        && record.step == place.job.step
+        && is_as_it_came_back(place, &record)?
+    {
+        return Ok(told(&record));
+    }
     let DatabaseStep::RollBack { evidence, generation, .. } = &place.job.step else {
         return Err(failed("it is no rollback"));
     };
@@ -259,6 +266,15 @@ fn stands_ready(place: &Place<'_>, record: &Record) -> Result<bool, JobFailure> 
     Ok(true)
 }
 
+/// What this rollback put there is there, and nobody has written to it since.
+fn is_as_it_came_back(place: &Place<'_>, record: &Record) -> Result<bool, JobFailure> {
+    Ok(match (&record.main, place.stat(&place.name)?) {
+        (Some(back), Some(main)) => same_content(back, &main),
+        (None, None) => true,
+        _ => false,
+    })
+}
+
 fn side_is_back(place: &Place<'_>, record: &Record) -> Result<bool, JobFailure> {
     for (suffix, facts) in &record.sides {
         if place.stat(&place.side(suffix))?.is_some_and(|present| present.ino == facts.ino) {
@@ -390,13 +406,7 @@ fn swapped_out(place: &Place<'_>, record: &Record) -> Result<Option<(OsString, F
 /// The main files change places again: nobody has written to the one that came back.
 fn go_back(place: &Place<'_>, record: &Record) -> Result<(), JobFailure> {
     let (folder, back) = (&place.folder, place.ours(BACK));
-    let main = place.stat(&place.name)?;
-    let untouched = match (&record.main, &main) {
-        (Some(back), Some(main)) => same_content(back, main),
-        (None, None) => true,
-        _ => false,
-    };
-    if !untouched {
+    if !is_as_it_came_back(place, record)? {
         return Err(failed(format!(
             "{} was written since it came back, and so was what was there before, which is {}: decide by hand which to keep",
             place.path().display(),
@@ -423,14 +433,8 @@ fn sides_back(place: &Place<'_>, record: &Record) -> Result<(), JobFailure> {
         if place.stat(&from)?.is_none() {
             continue;
         }
-        let main = place.stat(&place.name)?;
-        let untouched = match (&record.main, &main) {
-            (Some(back), Some(main)) => same_content(back, main),
-            (None, None) => true,
-            _ => false,
-        };
         let there = place.stat(&to)?;
-        if !untouched || there.is_some_and(|facts| facts.size > 0) {
+        if !is_as_it_came_back(place, record)? || there.is_some_and(|facts| facts.size > 0) {
             return Err(failed(format!(
                 "somebody opened {} before its {suffix} was back beside it: that is {} still. Stop the program and decide by \
                  hand; all is in evidence too",

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::evidence::{Kept, Preserved, all, one, originals, read_json, same_content, verify};
 use super::in_use::nobody_has_any;
 use super::install::{self, change_counter};
+use super::member::Own;
 use super::place::Place;
 use super::roll_back::{self, DONE};
 use super::{refused, while_};
@@ -15,7 +16,7 @@ use crate::format::{WalHeaderState, scan_wal};
 use crate::host::Folder;
 use crate::job::{
     DatabaseStep, FailureKind, FileFacts, JobFailure, KeptFile, KeptFiles, Phase, RowsSince, Since, StepJob, TableRows,
-    WeighRollback, Weighed,
+    WeighRollback, Weighed, WeighedMember,
 };
 use crate::sqlite::{Access, Database, Deadline};
 use crate::worker::probe::private_copy;
@@ -41,6 +42,46 @@ pub fn list_evidence(folder: &Path) -> Result<Vec<KeptFiles>, JobFailure> {
 /// [`FailureKind::Refused`] when there is nothing to put back; [`FailureKind::Failed`] when the evidence is not what its
 /// manifest says.
 pub fn weigh(ask: &WeighRollback) -> Result<Weighed, JobFailure> {
+    let mut weighed = weigh_one(ask)?;
+    for member in &ask.members {
+        let Own { site, incident, evidence } = Own::of(member, &ask.site, &ask.incident, &ask.evidence);
+        let Some(generation) = of_restored(&evidence, ask.generation.map(|_| weighed.source.preserved_at))? else {
+            continue;
+        };
+        let theirs = WeighRollback {
+            site,
+            incident,
+            evidence: evidence.clone(),
+            generation: Some(generation),
+            healed: Vec::new(),
+            members: Vec::new(),
+        };
+        let named =
+            |failure: JobFailure| JobFailure { message: format!("{}: {}", member.name, failure.message), ..failure };
+        let theirs = weigh_one(&theirs).map_err(named)?;
+        weighed.members.push(WeighedMember { member: member.clone(), evidence, weighed: theirs });
+    }
+    Ok(weighed)
+}
+
+/// Which preservation of a member goes with one of the incident's own that was made at `since`, the last when `None`; `None` where
+/// the incident put nothing in that member's place. It is preserved before each heal of the group, and replaced by few.
+fn of_restored(evidence: &Path, since: Option<jiff::Timestamp>) -> Result<Option<u32>, JobFailure> {
+    let folder = match Folder::open(evidence) {
+        Ok(folder) => folder,
+        Err(error) if error.is_absent() => return Ok(None),
+        Err(error) => return Err(while_("opening the evidence of a database of its group")(error)),
+    };
+    let is_there = |name: &str| folder.stat_in(name).is_ok();
+    if !is_there(install::RECORD) && !is_there(DONE) {
+        return Ok(None);
+    }
+    let kept = all(&folder)?;
+    let of_then = kept.iter().find(|kept| since.is_some_and(|since| kept.evidence.preserved_at >= since));
+    Ok(of_then.or(kept.last()).map(|kept| kept.generation))
+}
+
+fn weigh_one(ask: &WeighRollback) -> Result<Weighed, JobFailure> {
     let evidence = match Folder::open(&ask.evidence) {
         Ok(evidence) => evidence,
         Err(error) if error.is_absent() => return Err(nothing_kept(ask)),
@@ -99,7 +140,7 @@ pub fn weigh(ask: &WeighRollback) -> Result<Weighed, JobFailure> {
     } else {
         since(&place, &present, &ask.healed)?
     };
-    Ok(Weighed { source, present, already, since, in_use })
+    Ok(Weighed { source, present, already, since, in_use, members: Vec::new() })
 }
 
 fn nothing_kept(ask: &WeighRollback) -> JobFailure {

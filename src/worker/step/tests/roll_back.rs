@@ -49,6 +49,7 @@ fn weighed(scene: &Scene) -> crate::job::Weighed {
         evidence: scene.evidence(),
         generation: None,
         healed: vec![TableRows { table: "t".into(), rows: 100 }],
+        members: Vec::new(),
     })
     .unwrap()
 }
