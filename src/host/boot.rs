@@ -17,6 +17,12 @@ pub fn boot_id() -> Result<String, HostError> {
     Ok(text.trim().to_owned())
 }
 
+/// Milliseconds since this boot, suspend included: what processes' starts are told in.
+pub fn boot_ms() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    u64::try_from(now.tv_sec).unwrap_or(0) * 1000 + u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000_000
+}
+
 /// The identity of a file system, to be remembered beside a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct FsId {

@@ -53,7 +53,7 @@ mod way;
 pub use access::{Access, Evidence};
 pub use apart::apart;
 pub use app::{Starting, UnitState, kill_unit, start_app, stop_app};
-pub use boot::{FsId, boot_id};
+pub use boot::{FsId, boot_id, boot_ms};
 pub use copy::{Copied, CopyMethod, copy_file};
 pub use error::HostError;
 pub use facts::{Device, FileFacts, FileId, FileKind};
@@ -67,7 +67,9 @@ pub use mounts::{Locality, Mount, Mounts};
 pub use ofd::{Bytes, Conflict, OfdLock, ask_lock};
 pub use ours::{OUR_PREFIX, is_our_state, is_ours};
 pub use ownership::Ownership;
-pub use process::{ProcessFacts, ProcessHandle, die_with_parent, limit_memory, no_core_dumps, resident_bytes};
+pub use process::{
+    ProcessFacts, ProcessHandle, die_with_parent, limit_memory, no_core_dumps, resident_bytes, runs_since,
+};
 pub use read::{fill, read_up_to};
 pub use read_ahead::{ReadAhead, forget_cached, forget_cached_range, read_ahead};
 pub use sample::process_sample;

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::access::acting_as;
 use super::error::HostError;
+use super::proc_files::blind_everywhere;
 use super::procfs;
 
 /// Ticks of `/proc/PID/stat` per second: `USER_HZ`, which is 100 on every architecture that Rust's standard library
@@ -56,6 +57,23 @@ impl ProcessFacts {
     pub fn is_stopped(&self) -> bool {
         matches!(self.state, 'T' | 't')
     }
+}
+
+/// Whether a program of one of these names (`comm`) runs that was started at `since_boot_ms` or later; `None` where not all
+/// processes can be seen.
+pub fn runs_since(names: &[String], since_boot_ms: u64) -> Option<bool> {
+    if !blind_everywhere(rustix::process::geteuid().is_root()).is_empty() {
+        return None;
+    }
+    let entries = std::fs::read_dir("/proc").ok()?.filter_map(Result::ok);
+    let mut pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    Some(pids.any(|pid| {
+        ProcessFacts::of(pid).is_ok_and(|process| {
+            !matches!(process.state, 'Z' | 'X')
+                && process.started_boot_ms >= since_boot_ms
+                && names.contains(&process.comm)
+        })
+    }))
 }
 
 /// A process that ends while it is read answers `ESRCH`, one that ended before `ENOENT`.

@@ -13,7 +13,7 @@ mod plan;
 mod restart;
 mod spelled;
 
-pub use app::App;
+pub use app::{App, Program};
 pub use check::{Check, LOCKED_FOR_NOW, LayerResult, LayerVerdict, Verdict};
 pub use fault::FaultClass;
 pub use finding::{Finding, Kind, Layer, Severity};

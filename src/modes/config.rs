@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::Retry;
-use crate::model::{App, Delay, Period};
+use crate::model::{App, Delay, Period, Program};
 
 /// What a mode's table takes from the rest of the file.
 #[derive(Debug, Clone)]
@@ -96,11 +96,29 @@ pub struct AppTable {
     unit: Option<String>,
     stop: Option<Vec<String>>,
     start: Option<Vec<String>>,
+    stop_timeout: Option<Period>,
+    start_timeout: Option<Period>,
 }
+
+/// The longest that a program may take to stop or to start unless the configuration says otherwise: above systemd's own 90 s, so that
+/// its verdict is heard.
+const APP_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Beyond it nobody waits for a heal any more.
+const APP_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
 
 impl AppTable {
     /// Either a unit, or both commands.
-    pub fn settle(self, problems: &mut Vec<KeyProblem>) -> Option<App> {
+    pub fn settle(self, problems: &mut Vec<KeyProblem>) -> Option<Program> {
+        let mut timeout = |key, written: Option<Period>| {
+            let timeout = period(written, APP_TIMEOUT);
+            if timeout > APP_TIMEOUT_MAX {
+                problems.push(KeyProblem::new(&["app", key], "must not be above an hour: the heal waits for it"));
+            }
+            timeout
+        };
+        let stop_timeout = timeout("stop_timeout", self.stop_timeout);
+        let start_timeout = timeout("start_timeout", self.start_timeout);
         let app = match (self.unit, self.stop, self.start) {
             (Some(unit), None, None) if !unit.is_empty() => Some(App::Unit(unit)),
             (None, Some(stop), Some(start)) if !stop.is_empty() && !start.is_empty() => {
@@ -112,7 +130,7 @@ impl AppTable {
             let message = "write { unit = \"app.service\" }, or both commands: { stop = [\"prog\", \"arg\"], start = [\"prog\"] }";
             problems.push(KeyProblem::new(&["app"], message));
         }
-        app
+        app.map(|app| Program { app, stop_timeout, start_timeout })
     }
 }
 

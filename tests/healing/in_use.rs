@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::support::command::guardiand;
 use super::support::daemon::Daemon;
 use super::support::damage::{self, Dice};
+use super::support::program::executable;
 use super::support::scene::Scene;
 use super::support::service::Service;
 use super::support::truth::{self, Bytes, Content, beside};
@@ -401,6 +402,31 @@ fn a_program_that_cannot_be_started_again_is_a_persons_to_see_to() {
     // The database itself is well.
     daemon.healthy("app");
     scene.assert_whole("wal");
+}
+
+#[test]
+fn a_start_command_after_which_nothing_runs_is_noticed() {
+    let mut scene = Scene::new();
+    let service = Service::of(&scene, "wal", &PATIENT);
+    // A name that no other program on this host has.
+    let name = format!("w-{}", std::process::id());
+    let own = scene.path("service").join(&name);
+    fs::copy(executable(), &own).unwrap();
+    let start = fs::read_to_string(scene.path("service/start")).unwrap();
+    fs::write(scene.path("service/start"), start.replace(executable().to_str().unwrap(), own.to_str().unwrap()))
+        .unwrap();
+    let app = service.app().replace(" }", ", start_timeout = \"1s\" }");
+    scene.database("app", "data/app.db", &format!("when_in_use = \"stop-app\"\n{app}\n{BACKUP}\n{OFTEN}"));
+    let mut daemon = prepare(&scene, "wal");
+    service.start();
+    fs::write(scene.path("service/start"), "exit 0\n").unwrap();
+    damage::first_leaf(&scene.db(), "rows", &mut Dice::new());
+    let escalated = "guardian_incidents_escalated_total{mode=\"database\",target=\"app\"}";
+    daemon.wait_for("a person to be called", |daemon| (daemon.metric(escalated) >= 1.0).then_some(()));
+    let incident = &daemon.incidents("app")[0];
+    let start = incident["steps"].as_array().unwrap().iter().find(|step| step["step"] == "start_app").unwrap();
+    let detail = start["detail"].as_str().unwrap();
+    assert!(start["outcome"] == "failed" && detail.contains(&format!("no `{name}`")), "{incident:#}");
 }
 
 #[test]

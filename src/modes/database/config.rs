@@ -8,7 +8,7 @@ use serde::Deserialize;
 use crate::backup::folder_name;
 use crate::host::is_our_state;
 use crate::job::{Keep, Member};
-use crate::model::{App, Bytes, Delay, Period, Policy};
+use crate::model::{Bytes, Delay, Period, Policy, Program};
 use crate::modes::Retry;
 use crate::modes::config::{AppTable, KeyProblem, RetryTable, Surroundings, name_problem, period, resolve};
 use crate::sqlite::{canary_problem, schema_problem};
@@ -41,7 +41,7 @@ pub struct DatabaseConfig {
     /// What lossy repairs may do while programs have the file open; `None`: wait for approval.
     pub when_in_use: Option<WhenInUse>,
     /// The program that uses it.
-    pub app: Option<App>,
+    pub app: Option<Program>,
     /// Whose access is judged; the file's owner when `None`.
     pub user: Option<String>,
     /// Databases that belong together.

@@ -15,7 +15,7 @@ use super::evidence::{read_json, write_json};
 use super::in_use::users;
 use super::place::Place;
 use super::{done, failed, nothing, refused, undone, while_};
-use crate::host::{Folder, HostError, OfdLock, Starting, UnitState, boot_id, start_app, stop_app};
+use crate::host::{Folder, HostError, OfdLock, Starting, UnitState, boot_id, boot_ms, runs_since, start_app, stop_app};
 use crate::job::{JobFailure, Phase, StepReport};
 use crate::model::App;
 
@@ -34,6 +34,9 @@ struct Record {
     /// The shape's version.
     version: u32,
     recorded_at: Timestamp,
+    /// The same in milliseconds since boot.
+    #[serde(default)]
+    recorded_boot_ms: u64,
     boot_id: String,
     /// It ran, so it is started again.
     ran: bool,
@@ -159,8 +162,28 @@ pub(super) fn start(place: &Place<'_>, app: &App, limit: Duration, phase: Phase)
             )));
         }
     }
+    if let (App::Commands { .. }, false) = (app, no_wait) {
+        wait_until_it_runs(&record, limit)?;
+    }
     close(place, &mut record)?;
     Ok(done(format!("{how}; it was {} before", record.before)))
+}
+
+/// That its start command was found, or ended well, says nothing of the program: one of the name that it had has come up since.
+fn wait_until_it_runs(record: &Record, limit: Duration) -> Result<(), JobFailure> {
+    let until = Instant::now() + limit;
+    while !record.programs.is_empty() && runs_since(&record.programs, record.recorded_boot_ms) == Some(false) {
+        if Instant::now() >= until {
+            return Err(failed(format!(
+                "the program ran before, and was not seen to run again within {} s of its start command: no `{}` has been started \
+                 since. Start it by hand (`start_timeout` says how long it may take)",
+                limit.as_secs_f64(),
+                record.programs.join("`, `")
+            )));
+        }
+        std::thread::sleep(BETWEEN_LOOKS);
+    }
+    Ok(())
 }
 
 /// What it had open under no name is not back at its path: started now, it would go on with an older database, or a new one, and
@@ -207,6 +230,7 @@ fn look(place: &Place<'_>, app: &App, register: &Register) -> Result<Record, Job
     Ok(Record {
         version: 1,
         recorded_at: Timestamp::now(),
+        recorded_boot_ms: boot_ms(),
         boot_id: boot_id().map_err(while_("asking which boot this is"))?,
         ran,
         before,

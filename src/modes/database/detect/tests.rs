@@ -665,7 +665,11 @@ fn what_a_program_holds_under_no_name_comes_before_whatever_is_at_the_path() {
 #[test]
 fn what_was_held_goes_back_by_itself_only_where_nothing_else_is_lost_by_it() {
     let mut may_stop = config();
-    may_stop.app = Some(crate::model::App::Unit("app.service".to_owned()));
+    may_stop.app = Some(crate::model::Program {
+        app: crate::model::App::Unit("app.service".to_owned()),
+        stop_timeout: Duration::from_secs(60),
+        start_timeout: Duration::from_secs(60),
+    });
     let mut refuses = may_stop.clone();
     refuses.when_in_use = Some(crate::modes::database::config::WhenInUse::Refuse);
     let plan = |facts: &DatabaseFacts, config: &DatabaseConfig| {

@@ -1,14 +1,12 @@
 //! What a ladder means for a file that programs have open: which rungs go through SQLite under them, which need them stopped,
 //! and which need a person's word first. Pure.
 
+use std::time::Duration;
+
 use super::{Site, playbook};
 use crate::job::{DatabaseStep, FileState, HeaderFacts, HolderFacts, JournalState, WalState};
-use crate::model::{App, Plan, Playbook, StepRecord, StepSpec};
+use crate::model::{Plan, Playbook, Program, StepRecord, StepSpec};
 use crate::modes::database::config::WhenInUse;
-
-/// The longest that a program may take to stop or to start, in milliseconds: above systemd's own 90 s, so that its verdict
-/// is heard.
-const APP_LIMIT_MS: u64 = 120_000;
 
 impl Site<'_> {
     /// The ladder as it can be climbed while the file is as much in use as it is. `taken` are the steps of this incident so far.
@@ -50,7 +48,7 @@ impl Site<'_> {
         }
         // As it ends in order it would copy what is damaged into the main file, and delete the WAL that has the rest.
         let kill = self.facts.wal.as_ref().is_some_and(|wal| wal.state == WalState::Damaged);
-        let stopped = |app: &App| Ok(lossy.iter().map(|playbook| with_app_stopped(playbook, app, kill)).collect());
+        let stopped = |app: &Program| Ok(lossy.iter().map(|playbook| with_app_stopped(playbook, app, kill)).collect());
         match (self.config.when_in_use, &self.config.app) {
             (Some(WhenInUse::Refuse), _) => Err(reason.to_owned()),
             (Some(WhenInUse::StopApp) | None, Some(app)) => stopped(app),
@@ -148,9 +146,13 @@ impl Site<'_> {
 }
 
 /// The two steps between which `app` does not run; with `kill` it ends in no order.
-pub(super) fn stop_and_start(app: &App, kill: bool) -> [DatabaseStep; 2] {
-    let limit_ms = APP_LIMIT_MS;
-    [DatabaseStep::StopApp { app: app.clone(), limit_ms, kill }, DatabaseStep::StartApp { app: app.clone(), limit_ms }]
+pub(super) fn stop_and_start(program: &Program, kill: bool) -> [DatabaseStep; 2] {
+    let ms = |timeout: Duration| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+    let app = || program.app.clone();
+    [
+        DatabaseStep::StopApp { app: app(), limit_ms: ms(program.stop_timeout), kill },
+        DatabaseStep::StartApp { app: app(), limit_ms: ms(program.start_timeout) },
+    ]
 }
 
 /// It puts another file in the place of the database.
@@ -164,7 +166,7 @@ pub(super) fn step_of(spec: &StepSpec) -> Option<DatabaseStep> {
 
 /// The program is stopped for as short as can be (with `kill` in no order): what does not need the files as it leaves them is built
 /// before. What it writes while it stops is preserved too.
-pub(in crate::modes::database) fn with_app_stopped(rung: &Playbook, app: &App, kill: bool) -> Playbook {
+pub(in crate::modes::database) fn with_app_stopped(rung: &Playbook, app: &Program, kill: bool) -> Playbook {
     let [stop, start] = stop_and_start(app, kill);
     let done = |spec: &StepSpec| match step_of(spec) {
         Some(DatabaseStep::OnMember { does, .. }) => Some(*does),
