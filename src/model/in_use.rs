@@ -42,7 +42,7 @@ pub struct InUse {
     pub holders_seen_at: Option<Timestamp>,
     /// Locks that say something: those that an idle program has all its life do not.
     pub locks: Vec<LockHeld>,
-    /// What could not be seen, in words; anything here counts as "in use".
+    /// What could not be seen, in words. All of it counts as "in use", but for programs of root where guardiand is an ordinary user.
     pub unseen: Vec<String>,
 }
 

@@ -10,7 +10,7 @@ use super::support::command::guardiand;
 use super::support::daemon::Daemon;
 use super::support::program::Program;
 use super::support::scene::Scene;
-use super::support::truth::{beside, names};
+use super::support::truth::{beside, is_root, names};
 
 /// A second of a lock is long here; looks are frequent, and what is waited for is waited for long enough on any machine.
 const QUICK: &str =
@@ -453,6 +453,9 @@ fn who_uses_a_database_is_told_wherever_people_look() {
         let holders = document["holders"].as_array().unwrap_or_else(|| panic!("{document:#}")).clone();
         let holder = holders.into_iter().find(|holder| holder["pid"] == pid).unwrap_or_else(|| panic!("{document:#}"));
         assert!(holder["files"].as_array().unwrap().contains(&"main".into()), "{holder:#}");
+        let unseen = document["unseen"].as_array().unwrap_or_else(|| panic!("{document:#}"));
+        let of_root = unseen.iter().any(|words| words.as_str().unwrap().contains("programs of root"));
+        assert_eq!(of_root, !is_root(), "{document:#}");
         assert!(!document.to_string().contains("--hold-reader"), "a command line is nobody's business");
     };
     let config = scene.path("guardian.toml");

@@ -126,6 +126,9 @@ pub struct Users {
     pub holders: Vec<HolderFacts>,
     /// What could not be seen, in words; anything here counts as "in use".
     pub blind: Vec<String>,
+    /// Root's processes were not looked at, for we are not root; counts as nothing, for it is so on every host.
+    #[serde(default)]
+    pub root_unseen: bool,
 }
 
 /// A lock entry of the dotfile VFS. It outlives its holder, and no other lock shows what such a program does (rule 14).

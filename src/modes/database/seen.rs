@@ -6,6 +6,9 @@ use crate::model::{Holder, InUse, LockHeld};
 use super::blame;
 use super::memory::Memory;
 
+const ROOT_UNSEEN: &str = "programs of root: guardiand is an ordinary user here, and takes them to use no database of other users; \
+                           run it as root, or with CAP_SYS_PTRACE, where they do";
+
 /// What this look saw; holders are those of an earlier one where this one did not ask.
 pub(super) fn in_use(facts: &DatabaseFacts, memory: &Memory, before: Option<InUse>) -> Option<InUse> {
     let lock = |held: &crate::job::HeldLock| {
@@ -33,5 +36,8 @@ pub(super) fn in_use(facts: &DatabaseFacts, memory: &Memory, before: Option<InUs
         words: blame::holder_words(holder),
     };
     let holders = Some(users.holders.iter().map(holder).collect());
-    Some(InUse { holders, holders_seen_at: Some(facts.looked_at), locks, unseen: users.blind.clone() })
+    let mut unseen = users.blind.clone();
+    // It counts as nothing: otherwise no ordinary user could ever heal, for there are processes of root on every host.
+    unseen.extend(users.root_unseen.then(|| ROOT_UNSEEN.to_owned()));
+    Some(InUse { holders, holders_seen_at: Some(facts.looked_at), locks, unseen })
 }

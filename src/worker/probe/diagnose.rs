@@ -36,7 +36,7 @@ pub(super) fn users(
     let scan = Scan { maps: false, except: supervisor_and_siblings() };
     let found = match look_through(&sought, &scan) {
         Ok(found) => found,
-        Err(error) => return Users { holders: Vec::new(), blind: vec![error.to_string()] },
+        Err(error) => return Users { blind: vec![error.to_string()], ..Users::default() },
     };
     let mut holders: Vec<HolderFacts> = Vec::new();
     for one in found.found {
@@ -70,7 +70,9 @@ pub(super) fn users(
     let mut blind = elsewhere.map(str::to_owned).into_iter().collect::<Vec<_>>();
     blind.extend(found.blind);
     blind.extend(found.blind_for.into_iter().map(|(what, why)| format!("{what}: {why}")));
-    Users { holders, blind }
+    // Of init alone root says nothing: it opens no database.
+    let root_unseen = found.root_unseen && !rustix::process::geteuid().is_root();
+    Users { holders, blind, root_unseen }
 }
 
 /// A process that begins or ends is closed to everybody for a moment: what cannot be seen is looked at again before it counts.
@@ -177,7 +179,7 @@ pub(super) fn mended(site: &DatabaseSite, files: &Files) -> Option<MendedCopy> {
 
 /// The rest of the diagnosis.
 pub(super) fn conclude(
-    Users { holders, blind }: Users,
+    Users { holders, blind, .. }: Users,
     settled: Option<SettledCopy>,
     mended: Option<MendedCopy>,
     backups: Option<&std::path::Path>,

@@ -125,7 +125,7 @@ impl Judgement<'_> {
             .facts
             .users
             .clone()
-            .unwrap_or_else(|| Users { holders: Vec::new(), blind: vec!["nobody looked who has it open".to_owned()] });
+            .unwrap_or_else(|| Users { blind: vec!["nobody looked who has it open".to_owned()], ..Users::default() });
         if !users.holders.is_empty() {
             let holders = users.holders.iter().map(holder_words).collect::<Vec<_>>().join("; ");
             // Its way of `locking_mode=EXCLUSIVE`: a journal that outlives its transactions.

@@ -539,8 +539,8 @@ fn a_dotfile_lock_is_its_holders_as_long_as_one_lives_and_is_never_guessed_to_be
     };
     let facts = |seconds, users| DatabaseFacts { dotfile_lock: Some(lock(seconds)), users, open: None, ..sound() };
     let nobody = || Some(Users::default());
-    let somebody = || Some(Users { holders: vec![holder.clone()], blind: Vec::new() });
-    let blind = || Some(Users { holders: Vec::new(), blind: vec!["hidepid".to_owned()] });
+    let somebody = || Some(Users { holders: vec![holder.clone()], ..Users::default() });
+    let blind = || Some(Users { blind: vec!["hidepid".to_owned()], ..Users::default() });
     for (name, facts, found) in [
         ("nobody's, old", facts(61, nobody()), "stale_lock_file"),
         ("nobody's, new", facts(5, nobody()), "unknown"),
