@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::evidence::same_content;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::evidence::{read_json, same_content, write_json};
 use super::place::Place;
 use super::{done, failed, nothing, refused, while_};
 use crate::backup::apart_in;
@@ -37,8 +40,25 @@ pub(super) fn checkpoint(place: &Place<'_>, timeout_ms: u64) -> Result<StepRepor
     Ok(done(format!("the WAL went from {before} to {after} bytes")))
 }
 
+/// In evidence while a rebuild is under way. A tree that cannot be read is abandoned by it, and its pages are given back at the very
+/// end: a death in between leaves them, and what is left then is no lost write's.
+const REBUILD: &str = "rebuild.json";
+
+#[derive(Serialize, Deserialize)]
+struct RebuildBegun {
+    begun_at: Timestamp,
+}
+
 /// Rebuilds indexes from their tables, in one transaction.
 pub(super) fn rebuild_indexes(place: &Place<'_>, indexes: &[String]) -> Result<StepReport, JobFailure> {
+    let was_cut_off = read_json::<RebuildBegun>(&place.evidence, REBUILD)?.is_some();
+    write_json(&place.evidence, REBUILD, &RebuildBegun { begun_at: Timestamp::now() })?;
+    let report = rebuild(place, indexes, was_cut_off);
+    place.evidence.unlink(REBUILD).map_err(while_("removing a paper from evidence"))?;
+    report
+}
+
+fn rebuild(place: &Place<'_>, indexes: &[String], was_cut_off: bool) -> Result<StepReport, JobFailure> {
     let database = open(place)?;
     let which = if indexes.is_empty() { Which::All } else { Which::Names(indexes.to_vec()) };
     let report = database.rebuild_indexes(&which).map_err(|fault| match fault.class {
@@ -55,10 +75,23 @@ pub(super) fn rebuild_indexes(place: &Place<'_>, indexes: &[String]) -> Result<S
     }
     // Rule 11: in rollback mode a check keeps writers out for its whole length.
     let bound = Duration::from_millis(place.job.site.block_max_ms);
-    let deadline = if wal { Deadline::never() } else { Deadline::after(bound) };
-    let database = open_with(place, Access::Probe, deadline)?;
-    let check = database.integrity_check(10);
-    database.close().map_err(while_("closing the database"))?;
+    let checked = || {
+        let deadline = if wal { Deadline::never() } else { Deadline::after(bound) };
+        let database = open_with(place, Access::Probe, deadline)?;
+        let check = database.integrity_check(10);
+        database.close().map_err(while_("closing the database"))?;
+        Ok::<_, JobFailure>(check)
+    };
+    let mut check = checked()?;
+    if check.only_waste && was_cut_off {
+        let database = open(place)?;
+        database
+            .batch("VACUUM")
+            .map_err(while_("giving back the pages that a rebuild had abandoned when it was cut off"))?;
+        database.close().map_err(while_("closing the database"))?;
+        detail += ", and gave back the pages that a rebuild had left when it was cut off";
+        check = checked()?;
+    }
     match check.fault {
         Some(fault) if fault.class == FaultClass::Interrupted => {
             Ok(done(format!("{detail}; not checked here: it would keep writers out longer than {bound:?}")))

@@ -1,3 +1,4 @@
+mod rebuild;
 mod roll_back;
 
 use std::cell::Cell;
