@@ -11,5 +11,6 @@ mod picture;
 mod promises;
 #[path = "../support/mod.rs"]
 mod support;
+mod unjudged;
 mod workers;
 mod zoo;

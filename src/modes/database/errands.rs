@@ -111,9 +111,11 @@ impl Database {
     }
 
     /// Neither a check nor a backup is taken of what is not healthy: an incident is open, or will be. But for a WAL that is
-    /// too large: that may last, and must not hide damage, nor let the last backup grow old.
+    /// too large: that may last, and must not hide damage, nor let the last backup grow old. Content that could not be checked may be
+    /// checked again: its program may do without what is missing here, one day.
     fn may_run_errands(&self) -> bool {
-        self.healthy || self.found.as_ref().is_some_and(kinds::is_mild)
+        let unjudged = self.found.is_none() && self.memory.unjudged.is_some();
+        self.healthy || unjudged || self.found.as_ref().is_some_and(kinds::is_mild)
     }
 
     /// The check that a look called for and did not make itself, for the file is too large for a sweep.

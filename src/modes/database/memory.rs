@@ -11,6 +11,7 @@ use crate::job::{
     BackupEntry, DatabaseFacts, FileFacts, FileState, Fingerprint, HeaderFacts, HeldLock, OpenFacts, Owner, TableRows,
     WalFacts, WalMark, WalState,
 };
+use crate::model::FaultClass;
 
 /// No file system's time stamps are coarser (FAT).
 pub const MTIME_TICK_NS: i128 = 2_000_000_000;
@@ -45,6 +46,13 @@ pub struct Memory {
     pub quick_at: Option<Timestamp>,
     /// When `integrity_check` last passed.
     pub full_at: Option<Timestamp>,
+    /// A content check, or that of a backup, has passed at least once.
+    #[serde(default)]
+    pub content_passed: bool,
+    /// Why its content cannot be checked here, as of the last check: a collation, a function or a module of its program's is
+    /// missing (SQLITE.md, rule 20).
+    #[serde(default)]
+    pub unjudged: Option<String>,
     /// When a backup was last tried.
     pub backup_tried_at: Option<Timestamp>,
     /// The newest backup's source files and rows.
@@ -244,6 +252,8 @@ impl Memory {
             writable,
             quick_at,
             full_at,
+            content_passed,
+            unjudged,
             backup_tried_at,
             backup,
             restored,
@@ -269,6 +279,8 @@ impl Memory {
             && *writable == saved.writable
             && *quick_at == saved.quick_at
             && *full_at == saved.full_at
+            && *content_passed == saved.content_passed
+            && *unjudged == saved.unjudged
             && *backup_tried_at == saved.backup_tried_at
             && *backup == saved.backup
             && *restored == saved.restored
@@ -298,9 +310,23 @@ impl Memory {
         now.is_some() && before.is_some() && now != before
     }
 
+    /// Why its content cannot be checked here, as of this look or the last that checked it.
+    pub fn unjudged_by<'a>(&'a self, facts: &'a DatabaseFacts) -> Option<&'a str> {
+        let Some(check) = &facts.integrity else { return self.unjudged.as_deref() };
+        match &check.fault {
+            _ if check.ok => None,
+            Some(fault) if fault.class == FaultClass::Schema => Some(&fault.message),
+            _ => self.unjudged.as_deref(),
+        }
+    }
+
     /// Takes note of what every look tells, healthy or not: locks, busyness, the WAL scan.
     pub fn note(&mut self, facts: &DatabaseFacts, now: Moment) {
         use super::detect::{Exclusive, answered_busy, exclusive};
+        self.unjudged = self.unjudged_by(facts).map(str::to_owned);
+        self.content_passed |= facts.integrity.as_ref().is_some_and(|check| check.ok);
+        // That SQLite opens it proves nothing of what is in it, and now it is known that nothing else was proven either.
+        self.ever_healthy &= self.unjudged.is_none() || self.content_passed;
         // Between two looks somebody committed: these are many short locks, and none that is held on.
         let moves = self.moved(facts);
         let exclusive = exclusive(facts, self);
@@ -354,7 +380,7 @@ impl Memory {
         let Some(fingerprint) = &facts.fingerprint else { return };
         // Health that SQLite itself has not confirmed (busy, judged from outside) proves nothing about the content.
         let Some(Ok(open)) = &facts.open else { return };
-        self.ever_healthy = true;
+        self.ever_healthy |= self.unjudged.is_none();
         if let FileState::File(main) = &facts.main {
             self.owner = Some(Owner::from(main));
         }
@@ -407,6 +433,7 @@ impl Memory {
             return;
         }
         self.ever_healthy = true;
+        self.content_passed = true;
         if self.schema.is_none() {
             self.schema = Some(manifest.schema.clone());
         }

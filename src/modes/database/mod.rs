@@ -239,6 +239,11 @@ impl Database {
         if let Some(why) = doubtful.and_then(detect::cut_short).filter(|_| verdict == Verdict::Healthy) {
             return Verdict::Unknown(format!("its check was not finished: {why}"));
         }
+        // It may end what has nothing to do with its content.
+        let ends = !self.hurt && (look == Look::Prove || self.case.is_some());
+        if let Some(why) = self.memory.unjudged_by(facts).filter(|_| verdict == Verdict::Healthy && !ends && !shut) {
+            return Verdict::Unknown(format!("its content cannot be checked here: {why}"));
+        }
         let unproven = self.hurt && !self.replaced && verdict == Verdict::Healthy;
         match exclusive {
             // Healthy is what it does, and says nothing of what is in the file.
