@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use super::support::damage::{self, Dice};
 use super::support::scene::Scene;
-use super::support::truth::{self, Content, beside, ownership};
+use super::support::truth::{self, Content, beside, is_root, ownership};
 
 /// A first backup at once, and none after it.
 const BACKUP: &str = "backup = { every = \"24h\", to = \"backups\" }";
@@ -151,6 +151,31 @@ fn a_file_that_its_program_may_not_read_gets_its_mode_back() {
     assert_eq!(ownership(&scene.db()), before);
     assert_eq!(scene.bytes(), bytes, "nothing but the mode is touched");
     scene.assert_whole("delete");
+}
+
+#[test]
+fn a_folder_that_its_program_may_not_write_any_more_is_noticed_though_no_file_has_changed() {
+    for above in [false, true] {
+        let scene = Scene::of("");
+        scene.commit("delete", 10, &[]);
+        scene.give_away_if_root();
+        let folder = scene.path("data");
+        if is_root() {
+            std::os::unix::fs::chown(&folder, Some(4321), Some(4322)).unwrap();
+            fs::set_permissions(scene.path(""), fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let mut daemon = scene.daemon();
+        daemon.caught_up("app");
+        // Whom its own folder lets in, the one above may not.
+        let (hurt, mode) = if above && is_root() { (scene.path(""), 0o700) } else { (folder, 0o555) };
+        let before = fs::metadata(&hurt).unwrap().permissions();
+        fs::set_permissions(&hurt, fs::Permissions::from_mode(mode)).unwrap();
+        let incident = daemon.incident("app", 1, "seen", |_| true);
+        assert_eq!(incident["kind"], "db_access_denied", "{incident:#}");
+        fs::set_permissions(&hurt, before).unwrap();
+        daemon.closed("app", 1);
+        scene.assert_whole("delete");
+    }
 }
 
 #[test]

@@ -49,6 +49,7 @@ impl Host {
             integrity: IntegrityLevel::Suspicion,
             inline_max_bytes: 64 << 20,
             known: None,
+            known_way: 0,
             unwatched: false,
             last_healthy: None,
             wal_mark: None,

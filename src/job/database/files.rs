@@ -154,6 +154,9 @@ pub struct Place {
     pub free_inodes: u64,
     /// This boot.
     pub boot_id: String,
+    /// Owner, group and mode of its folder and of all that it is in, as a digest: who may get to the file at all.
+    #[serde(default)]
+    pub way: u64,
     /// The folder itself is there.
     pub folder_exists: bool,
     /// The folder's last content change, nanoseconds since the epoch: when a file in it vanished.

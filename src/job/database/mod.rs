@@ -59,6 +59,9 @@ pub struct DatabaseProbe {
     /// Stop after `stat` when the files still look like this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub known: Option<Fingerprint>,
+    /// And the way to them like this ([`Place::way`]).
+    #[serde(default)]
+    pub known_way: u64,
     /// Judge "changed behind SQLite's back" against this; against `known` when there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_healthy: Option<Fingerprint>,

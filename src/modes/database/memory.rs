@@ -84,6 +84,9 @@ pub struct Memory {
     /// The lock of a program that locks for its life, as long as it is held on.
     #[serde(skip)]
     pub exclusive: Option<LockKey>,
+    /// Who could get to it when it was last healthy: [`crate::job::Place::way`].
+    #[serde(skip)]
+    pub way: u64,
     /// When all this was last brought up to date.
     #[serde(skip)]
     pub noted_at: Option<Moment>,
@@ -265,6 +268,7 @@ impl Memory {
             blocked: _,
             wanted: _,
             exclusive: _,
+            way: _,
             noted_at: _,
             committed: _,
         } = self;
@@ -381,6 +385,7 @@ impl Memory {
         // Health that SQLite itself has not confirmed (busy, judged from outside) proves nothing about the content.
         let Some(Ok(open)) = &facts.open else { return };
         self.ever_healthy |= self.unjudged.is_none();
+        self.way = facts.place.way;
         if let FileState::File(main) = &facts.main {
             self.owner = Some(Owner::from(main));
         }

@@ -171,6 +171,7 @@ impl Database {
             integrity,
             inline_max_bytes: if sweep { INLINE_CHECK_MAX_BYTES } else { u64::MAX },
             known: healthy.filter(|_| trust).cloned(),
+            known_way: self.memory.way,
             unwatched: self.facts.is_none(),
             last_healthy: healthy.filter(|_| look != Look::Prove && !trust).cloned(),
             wal_mark: marked.map(|(mark, _)| mark),

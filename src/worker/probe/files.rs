@@ -1,5 +1,6 @@
 //! What `stat` says of a database and its side files, and of the place they are in: nothing is opened here.
 
+use std::hash::{Hash as _, Hasher as _};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -183,9 +184,17 @@ pub(super) fn place(main: &Looked, sweep: &Sweep) -> Place {
     // A file can be a mount of its own.
     let (facts, path) = main.host.as_ref().map_or((&folder_facts, folder), |file| (file, main.path.as_path()));
     let mut place = sweep.ground(folder, facts, || ground(folder, folder_facts.id.dev, facts, path, sweep));
+    place.way = digest(place.way, &folder_facts);
     place.folder_exists = folder_facts.kind == FileKind::Folder;
     place.folder_mtime_ns = nanoseconds(folder_facts.mtime_ns);
     place
+}
+
+/// `before`, and whose this folder is and who may do what in it. What is in it is the files' own affair.
+fn digest(before: u64, folder: &host::FileFacts) -> u64 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    (before, folder.id.ino, folder.uid, folder.gid, folder.mode).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// What does not depend on the file, but on where it is.
@@ -205,6 +214,9 @@ fn ground(folder: &Path, dev: Device, facts: &host::FileFacts, path: &Path, swee
         place.read_only |= space.read_only;
     }
     place.walled_off = place.read_only && sweep.mounts().walled_off(path);
+    let above = folder.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty());
+    let above = above.filter_map(|above| host::FileFacts::of_path(above, true).ok());
+    place.way = above.fold(0, |way, above| digest(way, &above));
     if let Ok(id) = FsId::beneath(folder, dev) {
         // The device's number may change from boot to boot; it counts only where there is nothing better.
         place.fs_id = match id.fsid {

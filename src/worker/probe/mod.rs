@@ -179,6 +179,10 @@ impl<'a> Look<'a> {
     /// Nothing that `stat` and the table of locks can tell differs from `known`: no file was opened to say so.
     fn is_unchanged(&mut self) -> bool {
         let Some(known) = &self.probe.known else { return false };
+        // Who may get to the file, or write beside it, does not show on the file.
+        if self.facts.place.way != self.probe.known_way {
+            return false;
+        }
         if !self.files.same_as(known) || locks::any_in_table(&self.files, self.sweep, known.wal_mode) {
             return false;
         }
