@@ -23,6 +23,20 @@ impl Drop for Holding {
     }
 }
 
+/// The program of these tests runs many of them at once, and a child that any of them starts has what all of them have open until
+/// it is another program. No worker is like that: it has one thread, and knows its children.
+pub(super) fn is_copy_of_us(pid: i32) -> bool {
+    let like_us = |pid: i32| {
+        let words = |of: &str| std::fs::read(format!("/proc/{of}/cmdline")).ok();
+        words(&pid.to_string()).is_some_and(|theirs| Some(theirs) == words("self"))
+    };
+    let parent = |pid: i32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(1)?.parse().ok()
+    };
+    like_us(pid) && parent(pid).is_some_and(like_us)
+}
+
 fn sought(tag: &'static str, path: &Path) -> Sought<&'static str> {
     let facts = FileFacts::of_path(path, false).unwrap();
     let device = Mounts::read().unwrap().lock_device(&facts, path);
