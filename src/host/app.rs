@@ -167,7 +167,7 @@ pub fn start_app(app: &App, how: &Starting<'_>) -> Result<String, HostError> {
             run_told(&transient(how.name, &options, start), how.limit)?;
             Ok(format!("{} runs as {}.service", start.first().map_or("it", String::as_str), how.name))
         }
-        App::Commands { start, .. } => detach(start),
+        App::Commands { start, .. } => detach(start, EARLY_END),
     }
 }
 
@@ -177,8 +177,8 @@ fn systemd_takes_it() -> bool {
 }
 
 /// A session of its own, no terminal, nothing open, the limits that we began with. Its parent is gone as soon as this
-/// child of guardiand's is.
-fn detach(argv: &[String]) -> Result<String, HostError> {
+/// child of guardiand's is. What ends within `early` tells by its status whether it started anything.
+fn detach(argv: &[String], early: Duration) -> Result<String, HostError> {
     let mut command = bare(argv)?;
     let limits = first_limits();
     // SAFETY: system calls alone; `limits` was computed before the fork, and nothing is allocated after it.
@@ -195,7 +195,7 @@ fn detach(argv: &[String]) -> Result<String, HostError> {
     let mut child = spawn(argv, &mut command)?;
     let pid = child.id();
     let program = argv.first().map_or("it", String::as_str);
-    match wait(&mut child, EARLY_END) {
+    match wait(&mut child, early) {
         Some(status) if status.success() => {
             Ok(format!("{program} ran to its end; what it left running is not known here"))
         }
@@ -312,9 +312,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let pid = dir.path().join("pid");
         let script = format!("sleep 1000 & echo $! > {}; wait", pid.display());
-        let error = stop_app(&app(&["sh", "-c", &script], &["true"]), "guardiand-test", Duration::from_millis(500))
-            .unwrap_err();
-        assert!(error.to_string().contains("did not end"), "{error}");
+        // However long it takes until there is something to kill.
+        let mut limit = Duration::from_millis(500);
+        while !std::fs::read_to_string(&pid).is_ok_and(|pid| pid.ends_with('\n')) {
+            assert!(limit < Duration::from_secs(60), "it starts nothing");
+            let error = stop_app(&app(&["sh", "-c", &script], &["true"]), "guardiand-test", limit).unwrap_err();
+            assert!(error.to_string().contains("did not end"), "{error}");
+            limit *= 4;
+        }
         let pid: i32 = std::fs::read_to_string(pid).unwrap().trim().parse().unwrap();
         let until = Instant::now() + Duration::from_secs(30);
         while ProcessFacts::of(pid).is_ok_and(|facts| facts.state != 'Z') {
@@ -328,12 +333,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("facts");
         let script = format!(
-            "{{ ls -l /proc/$$/fd; env; grep -E 'NSpid|NSsid|SigBlk|SigIgn' /proc/$$/status; ulimit -v; umask; }} > {0}.part 2>&1; \
-             mv {0}.part {0}; exec sleep 1000",
+            "{{ ls -l /proc/$$/fd; env; ulimit -v; umask; }} > {0}.part 2>&1; mv {0}.part {0}; exec sleep 1000",
             file.display()
         );
         let kept = File::open("/etc/passwd").unwrap();
-        let said = detach(&["sh".to_owned(), "-c".to_owned(), script]).unwrap();
+        let said = detach(&["sh".to_owned(), "-c".to_owned(), script], EARLY_END).unwrap();
         let pid: i32 = said.rsplit(' ').next().unwrap().parse().unwrap();
         drop(kept);
         let until = Instant::now() + Duration::from_secs(30);
@@ -342,18 +346,25 @@ mod tests {
             std::thread::sleep(Duration::from_millis(5));
         }
         let facts = std::fs::read_to_string(&file).unwrap();
+        // Once the shell has become the program: a shell blocks signals while it makes a process.
+        while ProcessFacts::of(pid).unwrap().comm != "sleep" {
+            assert!(Instant::now() < until, "it runs no program");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         rustix::process::kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
         assert!(!facts.contains("passwd") && !facts.contains("CARGO"), "{facts}");
-        assert!(facts.contains(&format!("NSsid:\t{pid}")) && facts.contains("SigBlk:\t0000000000000000"), "{facts}");
+        assert!(status.contains(&format!("NSsid:\t{pid}")) && status.contains("SigBlk:\t0000000000000000"), "{status}");
         assert!(facts.contains("0 -> /dev/null") && facts.lines().any(|line| line == "0022"), "{facts}");
     }
 
     #[test]
     fn a_program_that_cannot_be_started_is_said() {
         let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-        assert!(detach(&words(&["false"])).unwrap_err().to_string().contains("at once"));
-        assert!(detach(&words(&["/does/not/exist"])).is_err());
-        assert!(detach(&[]).is_err());
-        assert!(detach(&words(&["true"])).unwrap().contains("ran to its end"));
+        let told = |argv: &[&str]| detach(&words(argv), Duration::from_secs(60));
+        assert!(told(&["false"]).unwrap_err().to_string().contains("at once"));
+        assert!(told(&["/does/not/exist"]).is_err());
+        assert!(told(&[]).is_err());
+        assert!(told(&["true"]).unwrap().contains("ran to its end"));
     }
 }

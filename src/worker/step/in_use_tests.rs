@@ -227,7 +227,7 @@ fn what_ran_is_stopped_and_started_again_once() {
     assert_eq!(scene.run(stop(&app), Phase::Apply).unwrap().progress, Progress::Done);
     assert!(!running(&scene));
     assert_eq!(scene.run(start(&app), Phase::Apply).unwrap().progress, Progress::Done);
-    assert!(running(&scene));
+    has_it_open(&scene);
     let pid = std::fs::read_to_string(scene.folder().with_file_name("pid")).unwrap();
     for phase in [Phase::Apply, Phase::Resume] {
         assert_eq!(scene.run(start(&app), phase).unwrap().progress, Progress::Nothing);
@@ -261,7 +261,7 @@ fn a_stop_that_was_interrupted_or_failed_ends_with_the_program_running() {
     // Died now: the next process finds it stopped, and the last step starts it.
     assert_eq!(scene.run(stop(&app), Phase::Resume).unwrap().progress, Progress::Done);
     scene.run(start(&app), Phase::Resume).unwrap();
-    assert!(running(&scene));
+    has_it_open(&scene);
     crate::host::stop_app(&app, "test-stop", Duration::from_secs(30)).unwrap();
 }
 
@@ -296,7 +296,7 @@ fn a_program_that_two_heals_need_stopped_is_started_by_the_last() {
     assert_eq!(second(start(&app)).unwrap().progress, Progress::Done);
     assert!(!running(&scene), "the first still needs it stopped");
     assert_eq!(scene.run(start(&app), Phase::Apply).unwrap().progress, Progress::Done);
-    assert!(running(&scene));
+    has_it_open(&scene);
     drop(gentle);
     crate::host::stop_app(&app, "test-stop", Duration::from_secs(30)).unwrap();
 }
@@ -313,6 +313,6 @@ fn somebody_else_who_has_the_files_is_named_and_the_program_runs_on() {
     stranger.kill().unwrap();
     stranger.wait().unwrap();
     scene.run(start(&app), Phase::Apply).unwrap();
-    assert!(running(&scene));
+    has_it_open(&scene);
     crate::host::stop_app(&app, "test-stop", Duration::from_secs(30)).unwrap();
 }
