@@ -1,9 +1,8 @@
 //! The child that is kept between sweeps: asked again while it is sound, replaced when it is not, and never behind the times.
 
-use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt as _;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -42,8 +41,7 @@ impl Watched {
         let (program, starts) = (folder.path().join("guardiand"), folder.path().join("starts"));
         let own = options().program;
         let text = format!("#!/bin/sh\necho $$ >> '{}'\nexec '{}' \"$@\"\n", starts.display(), own.display());
-        std::fs::write(&program, text).unwrap();
-        std::fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+        write_program(&program, &text);
         let heard = Arc::new(Heard::default());
         let mut options = ClientOptions { program, events: heard.clone(), ..options() };
         change(&mut options);
@@ -88,6 +86,16 @@ impl Watched {
         }
         (probe, self.last())
     }
+}
+
+/// Written by another process: a child that another test is starting just then would have our descriptor until it is another
+/// program, and what anybody has open for writing cannot be run (ETXTBSY).
+fn write_program(path: &Path, text: &str) {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "cat > \"$0\" && chmod 755 \"$0\""]).arg(path).stdin(Stdio::piped());
+    let mut shell = shell.spawn().unwrap();
+    shell.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    assert!(shell.wait().unwrap().success());
 }
 
 fn exists(pid: Pid) -> bool {
