@@ -1,5 +1,6 @@
 //! What becomes of children that hang, die, or want too much, and of the jobs beside theirs.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -118,16 +119,22 @@ fn workers() -> Vec<i32> {
     pids.filter(|pid| parent_of(pid).as_ref() == Some(&own)).filter_map(|pid| pid.parse().ok()).collect()
 }
 
-fn kill_the_busy_worker() {
+/// The ticks of CPU that each worker has had.
+fn ticks() -> BTreeMap<i32, u64> {
+    let of = |pid: &i32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(11)?.parse().ok()
+    };
+    workers().into_iter().filter_map(|pid| Some((pid, of(&pid)?))).collect()
+}
+
+/// Ten ticks since `before`: more than it takes to begin the next job, however slow the machine has been until then.
+fn kill_the_busy_worker(before: &BTreeMap<i32, u64>) {
     loop {
-        for pid in workers() {
-            let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
-            let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_ascii_whitespace().collect();
-            // Ten ticks of CPU: more than starting and the first job take.
-            if fields[11].parse::<u64>().unwrap() >= 10 {
-                let pid = rustix::process::Pid::from_raw(pid).unwrap();
-                return rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-            }
+        let busy = |(pid, ticks): &(i32, u64)| *ticks >= before.get(pid).unwrap_or(&0) + 10;
+        if let Some((pid, _)) = ticks().into_iter().find(busy) {
+            let pid = rustix::process::Pid::from_raw(pid).unwrap();
+            return rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
         }
     }
 }
@@ -156,7 +163,8 @@ fn a_child_that_is_killed_from_outside_is_a_crash_of_its_job_alone() {
         let first = answers.recv().await.unwrap();
         // The first is answered and the second never is: once the child works again, it works on the second. Apart from the
         // runtime's thread, which is still feeding the child.
-        tokio::task::spawn_blocking(kill_the_busy_worker).await.unwrap();
+        let before = ticks();
+        tokio::task::spawn_blocking(move || kill_the_busy_worker(&before)).await.unwrap();
         let mut all = vec![first];
         while let Some(answer) = answers.recv().await {
             all.push(answer);
