@@ -88,7 +88,7 @@ async fn root_a_child_that_not_even_sigkill_ends_is_given_up_and_the_others_go_o
 
     let (sender, mut told) = mpsc::unbounded_channel();
     let mut options = options();
-    (options.events, options.kill_grace) = (Arc::new(Told(sender)), Duration::from_millis(200));
+    (options.events, options.kill_grace) = (Arc::new(Told(sender)), Duration::from_secs(2));
     let client = Client::new(options);
     let sound = host.path("sound.db");
     let jobs = vec![

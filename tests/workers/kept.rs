@@ -157,7 +157,7 @@ async fn a_kept_child_that_is_killed_is_replaced_and_nothing_is_made_of_it() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn a_kept_child_that_stands_still_is_killed_and_another_answers() {
-    let (host, watched) = (Host::new(), Watched::new(|options| options.standstill = Duration::from_millis(500)));
+    let (host, watched) = (Host::new(), Watched::new(|options| options.standstill = Duration::from_secs(3)));
     let (probe, child) = watched.settled(&host, &host.database("t.db", "delete")).await;
     let before = watched.reasons().len();
     kill_process(child, Signal::STOP).unwrap();
