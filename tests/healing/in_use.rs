@@ -436,17 +436,15 @@ fn databases_of_a_group_are_kept_and_restored_together() {
     scene.database("app", "data/app.db", &lines);
     scene.database("stock", "data/stock.db", &lines);
     let stock = scene.path("data/stock.db");
-    let commit = |db: &Path, commits: &str| {
-        assert!(scene.writer_of(db, "wal", commits, &["--rows-per-commit", "5"]).finish().success());
-    };
-    commit(&scene.db(), "60");
-    commit(&stock, "70");
+    let commit = |db: &Path, commits: u32| scene.commit_to(db, "wal", commits, &["--rows-per-commit", "5"]);
+    commit(&scene.db(), 60);
+    commit(&stock, 70);
     let mut daemon = scene.daemon();
     for name in ["app", "stock"] {
         daemon.backed_up(name);
         daemon.healthy(name);
     }
-    commit(&stock, "10");
+    commit(&stock, 10);
     daemon.caught_up("stock");
     let kept = Bytes(fs::read(&stock).unwrap());
     damage::header(&scene.db(), &mut Dice::new());

@@ -122,7 +122,15 @@ impl Scene {
 
     /// Commits so often to `data/app.db`, and closes it in order.
     pub fn commit(&self, mode: &str, commits: u32, flags: &[&str]) {
-        let status = self.writer(mode, &commits.to_string(), flags).finish();
+        self.commit_to(&self.db(), mode, commits, flags);
+    }
+
+    /// Commits so often to `db`, and closes it in order. Unless it is asked for no checkpoint, all is in the main file then: a
+    /// look of a daemon's that has it open meanwhile would keep the program from being the last to close, who sees to that.
+    pub fn commit_to(&self, db: &Path, mode: &str, commits: u32, flags: &[&str]) {
+        let written_back = mode == "wal" && !flags.contains(&"--no-checkpoint");
+        let last = if written_back { &["--checkpoint"][..] } else { &[] };
+        let status = self.writer_of(db, mode, &commits.to_string(), &[flags, last].concat()).finish();
         assert!(status.success(), "the writer ended with {status}");
     }
 

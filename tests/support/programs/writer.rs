@@ -36,6 +36,7 @@ const USAGE: &str = "usage: writer DB wal|delete|truncate|persist COMMITS|foreve
   --shared              others commit to it too: take the next id that is free
   --existing            end with an error where there is no database with its tables
   --while-there FILE    end when FILE is gone, and not when stdin ends: for a program that nobody holds by its stdin
+  --checkpoint          before it ends, write all of the WAL back: as the last to close does, who need not be this program
   after the commits:
   --hold-lock SECONDS   BEGIN EXCLUSIVE, held, released
   --hold-reader SECONDS a read transaction, held, released
@@ -70,6 +71,7 @@ struct Arguments {
     open_idle: bool,
     leave_hot_journal: bool,
     die: bool,
+    checkpoint: bool,
 }
 
 fn arguments() -> Option<Arguments> {
@@ -100,6 +102,7 @@ fn arguments() -> Option<Arguments> {
         open_idle: false,
         leave_hot_journal: false,
         die: false,
+        checkpoint: false,
     };
     while let Some(flag) = words.next() {
         let mut number = || words.next()?.parse::<u64>().ok();
@@ -124,6 +127,7 @@ fn arguments() -> Option<Arguments> {
             "--open-idle" => asked.open_idle = true,
             "--leave-hot-journal" => asked.leave_hot_journal = true,
             "--die" => asked.die = true,
+            "--checkpoint" => asked.checkpoint = true,
             _ => return None,
         }
     }
@@ -204,7 +208,16 @@ fn run(asked: &Arguments, ended: &AtomicBool) -> rusqlite::Result<()> {
         }
     }
     after(&db, asked, ended)?;
+    if asked.checkpoint {
+        write_back(&db)?;
+    }
     db.close().map_err(|(_, error)| error)
+}
+
+/// Waits for readers, who come and go.
+fn write_back(db: &Connection) -> rusqlite::Result<()> {
+    while db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, bool>(0))? {}
+    Ok(())
 }
 
 /// What follows the commits.
