@@ -285,7 +285,7 @@ fn a_program_that_restarts_by_itself_is_never_swapped_under_and_runs_on() {
     let mut daemon = prepare(&scene, "wal");
     let run = std::process::Command::new("setsid").args(["sh", "-c", &supervisor]).status().unwrap();
     assert!(run.success());
-    service.wait_for("the service to run", || service.arguments().is_some_and(|arguments| arguments.len() > 4));
+    service.wait_for("the service to run", || service.has_it_open());
     let arguments = service.arguments();
     let damaged = damage::first_leaf(&scene.db(), "rows", &mut Dice::new());
 

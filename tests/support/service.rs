@@ -11,6 +11,7 @@ use super::scene::Scene;
 /// It ends with its scene's folder at the latest.
 pub struct Service {
     folder: PathBuf,
+    db: PathBuf,
 }
 
 impl Service {
@@ -43,7 +44,7 @@ impl Service {
         );
         std::fs::write(folder.join("start"), start).unwrap();
         std::fs::write(folder.join("stop"), stop).unwrap();
-        Service { folder }
+        Service { folder, db }
     }
 
     /// The `app` of a configuration.
@@ -54,8 +55,17 @@ impl Service {
 
     /// Starts it as an operator would, and waits until it has the database open.
     pub fn start(&self) {
+        let _there_may_be_none = std::fs::remove_file(self.folder.join("pid"));
         self.launch();
-        self.wait_for("the service to run", || self.arguments().is_some_and(|arguments| arguments.len() > 4));
+        let ended = || self.pid().is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists());
+        self.wait_for("the service to have its database open", || self.has_it_open() || ended());
+    }
+
+    /// Whether it has its database open by now: until then nobody could know that it runs.
+    pub fn has_it_open(&self) -> bool {
+        let (Some(pid), Ok(db)) = (self.pid(), self.db.canonicalize()) else { return false };
+        let open = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+        open.filter_map(|entry| std::fs::read_link(entry.path()).ok()).any(|open| open == db)
     }
 
     /// Starts it, whatever comes of that.
