@@ -177,6 +177,9 @@ fn a_program_that_does_not_start_again_is_told_of() {
     let reason = incident["reason"].as_str().unwrap();
     assert!(reason.contains("rolled back by uid") && reason.contains("start it by hand"), "{reason}");
     let escalated = "guardian_incidents_escalated_total{mode=\"database\",target=\"app\"}";
+    // Called once it is durable that one is needed, and once.
+    healed.daemon.wait_for("a person to be called", |daemon| (daemon.metric(escalated) > 0.0).then_some(()));
+    healed.daemon.caught_up_with_looks("app");
     assert_eq!(healed.daemon.metric(escalated), 1.0);
     let first = healed.daemon.incident("app", 1, "rolled back", |incident| incident["outcome"] == "rolled_back");
     assert_eq!(first["id"], healed.id.as_str());
