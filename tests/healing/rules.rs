@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use super::support::command::guardiand;
 use super::support::daemon::Daemon;
 use super::support::damage::{self, Dice};
 use super::support::scene::Scene;
@@ -86,10 +87,26 @@ fn a_target_that_is_only_observed_is_never_touched() {
     assert_eq!(incident["steps"].as_array().unwrap().len(), 0, "{incident:#}");
 }
 
+/// Longer than any machine takes from one failure to the next.
+const LONG: &str = "cooldown = \"1h\"";
+
+fn time(incident: &serde_json::Value, key: &str) -> jiff::Timestamp {
+    incident[key].as_str().unwrap().parse().unwrap()
+}
+
+/// Now that it holds: has the cooldown end in three seconds or a little more. How long it is then, counted from the first attempt.
+fn cooldown_ends_soon(scene: &mut Scene, first: &serde_json::Value) -> jiff::SignedDuration {
+    let cooldown = jiff::Timestamp::now().duration_since(time(first, "opened_at")).as_secs() + 4;
+    scene.gates(&format!("cooldown = \"{cooldown}s\""));
+    scene.write_config();
+    guardiand(&scene.path(""), &["reload", "--config", "guardian.toml", "--json"]).json_of(0);
+    jiff::SignedDuration::from_secs(cooldown)
+}
+
 #[test]
 fn a_second_failure_waits_for_the_cooldown() {
     let mut scene = Scene::of(BACKUP);
-    scene.gates("cooldown = \"4s\"");
+    scene.gates(LONG);
     scene.commit("wal", 50, &[]);
     let mut daemon = scene.daemon();
     daemon.backed_up("app");
@@ -102,12 +119,12 @@ fn a_second_failure_waits_for_the_cooldown() {
     daemon.wait_for("the cooldown to hold", |daemon| (daemon.metric(deferred) > 0.0).then_some(()));
     let second = daemon.incident("app", 2, "held", |_| true);
     assert_eq!(second["steps"].as_array().unwrap().len(), 0, "{second:#}");
+    assert!(!scene.db().exists());
+    let cooldown = cooldown_ends_soon(&mut scene, &first);
     let second = daemon.closed("app", 2);
     assert_eq!(second["outcome"], "healed", "{second:#}");
-    let time =
-        |incident: &serde_json::Value, key: &str| incident[key].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
     let apart = time(&second, "closed_at").duration_since(time(&first, "opened_at"));
-    assert!(apart >= jiff::SignedDuration::from_secs(4), "the second heal came {apart:?} after the first attempt");
+    assert!(apart >= cooldown, "the second heal came {apart:?} after the first attempt, and not {cooldown:?}");
     assert_eq!(scene.lost(), 0);
     scene.assert_whole("wal");
 }
@@ -173,18 +190,19 @@ fn a_database_that_is_damaged_again_and_again_uses_up_its_budget_and_calls_a_per
 #[test]
 fn a_heal_that_the_cooldown_held_back_begins_when_it_is_over() {
     let mut scene = Scene::of(BACKUP);
-    scene.gates("cooldown = \"3s\"\nheals = { max = 9, per = \"1h\" }");
+    scene.gates(LONG);
     scene.commit("delete", 40, &[]);
     let mut daemon = scene.daemon();
     daemon.backed_up("app");
     daemon.healthy("app");
     let mut dice = Dice::new();
     damage::header(&scene.db(), &mut dice);
-    daemon.closed("app", 1);
+    let first = daemon.closed("app", 1);
     daemon.healthy("app");
     damage::header(&scene.db(), &mut dice);
     let held = daemon.incident("app", 2, "held back", |incident| incident["reason"].is_string());
     assert!(held["reason"].as_str().unwrap().starts_with("cooldown holds the next attempt back until 20"), "{held:#}");
+    cooldown_ends_soon(&mut scene, &first);
     assert_eq!(daemon.closed("app", 2)["outcome"], "healed");
 }
 
