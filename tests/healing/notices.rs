@@ -35,7 +35,11 @@ fn pager(scene: &Scene, body: &str) -> PathBuf {
 /// What the pager was told, one document a line.
 fn told(scene: &Scene) -> Vec<Value> {
     let text = fs::read_to_string(scene.path("told")).unwrap_or_default();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    // The pager may be in the middle of a line.
+    text.split_inclusive('\n')
+        .filter_map(|line| line.strip_suffix('\n'))
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
 }
 
 fn told_of(daemon: &mut Daemon, scene: &Scene, occasion: &str) -> Value {
