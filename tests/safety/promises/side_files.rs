@@ -144,13 +144,13 @@ fn the_loss_of_a_wal_is_told_where_no_backup_has_it_and_nothing_is_touched() {
     let mut daemon = scene.daemon();
     daemon.caught_up("app");
     delete_side_files(&scene);
-    let left = files(&scene);
+    let left = commits(&scene);
     let incident = daemon.escalated("app", 1);
     assert_eq!(incident["kind"], "wal_corrupted", "{incident:#}");
     let told = format!("{} {}", incident["findings"][0]["detail"], incident["reason"]);
     assert!(told.contains("frames 1 to ") && told.contains("no backup"), "{incident:#}");
     sweep(&mut daemon);
-    assert_eq!(files(&scene), left);
+    assert_eq!(commits(&scene), left);
     // Life goes on: what is written from here on is as safe as ever.
     scene.commit("wal", 10, &[]);
     let incident = daemon.closed("app", 1);
