@@ -5,7 +5,7 @@ use std::fs;
 use super::support::daemon::Daemon;
 use super::support::damage::{self, Dice};
 use super::support::scene::Scene;
-use super::support::truth::beside;
+use super::support::truth::{Bytes, beside};
 
 const BACKUP: &str = "backup = { every = \"24h\", to = \"backups\" }";
 
@@ -202,23 +202,28 @@ fn a_wal_that_a_reader_holds_back_is_checkpointed_when_the_reader_has_gone() {
     scene.assert_whole("wal");
 }
 
-/// A scene whose program was killed with 80 commits in the WAL alone, after 100 that were checkpointed.
-fn killed_with_a_wal(lines: &str) -> (Scene, Daemon) {
+/// A scene whose program was killed with 80 commits in the WAL alone, after 100 that were checkpointed; and then the WAL was cut.
+fn killed_with_a_wal_and_cut(lines: &str) -> (Scene, Daemon, Bytes) {
     let scene = Scene::of(lines);
     scene.commit("wal", 100, &[]);
     scene.writer("wal", "80", &["--no-checkpoint", "--die"]).ended();
     let mut daemon = scene.daemon();
     daemon.healthy("app");
-    // A look that is under way while a WAL is cut has SQLite forget what the index had promised.
-    daemon.caught_up("app");
-    (scene, daemon)
+    if lines == BACKUP {
+        daemon.backed_up("app");
+    }
+    // While nobody looks: a look that is under way then has SQLite forget what the index had promised. And whatever a look that
+    // was ended made of the index, a program has read all of the WAL since.
+    assert!(daemon.stop().success());
+    scene.writer("wal", "0", &["--no-checkpoint", "--die"]).ended();
+    let bytes = damage::wal_cut(&beside(&scene.db(), "-wal"));
+    let daemon = scene.daemon();
+    (scene, daemon, bytes)
 }
 
 #[test]
 fn a_cut_wal_is_healed_from_the_backup_when_that_holds_more() {
-    let (scene, mut daemon) = killed_with_a_wal(BACKUP);
-    daemon.backed_up("app");
-    let bytes = damage::wal_cut(&beside(&scene.db(), "-wal"));
+    let (scene, mut daemon, bytes) = killed_with_a_wal_and_cut(BACKUP);
 
     let incident = daemon.closed("app", 1);
     assert_eq!(incident["kind"], "wal_corrupted", "{incident:#}");
@@ -232,8 +237,7 @@ fn a_cut_wal_is_healed_from_the_backup_when_that_holds_more() {
 
 #[test]
 fn a_cut_wal_without_a_backup_keeps_all_commits_before_the_cut() {
-    let (scene, mut daemon) = killed_with_a_wal("");
-    let bytes = damage::wal_cut(&beside(&scene.db(), "-wal"));
+    let (scene, mut daemon, bytes) = killed_with_a_wal_and_cut("");
 
     let incident = daemon.closed("app", 1);
     assert_eq!(incident["kind"], "wal_corrupted", "{incident:#}");
