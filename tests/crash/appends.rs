@@ -472,8 +472,10 @@ fn a_stopped_holder_that_is_let_go_on() {
     survives_every_kill(|| {
         let quick = "busy_timeout = \"100ms\"\nlock_max_age = \"200ms\"\nretry = { attempts = 100, initial = \"50ms\", factor = 1.0 }";
         let mut broken = Broken::after_60_commits("delete", quick, "unblock");
-        let holder = broken.scene.writer("delete", "0", &["--hold-lock", "1"]);
+        let mut holder = broken.scene.writer("delete", "0", &["--hold-lock", "3600"]);
+        // Once it goes on it lets go, and not before.
         holder.stop();
+        holder.ask_to_finish();
         broken.left_alone = Some(holder);
         broken
     });

@@ -372,9 +372,12 @@ fn a_lock_file_of_somebody_elses_making_is_none_of_ours() {
 fn a_stopped_reader_that_holds_the_wal_back_goes_on_and_the_wal_is_written_back() {
     // As long as that is how long the checkpoint waits for the reader to end.
     let (scene, mut daemon) = locked("busy_timeout = \"20s\"\nlock_max_age = \"1s\"\nwal_max = \"200KB\"", "wal");
-    let reader: Program = scene.writer("wal", "1", &["--hold-reader", "3"]);
-    // Before the WAL grows: what is told of it first shall be that it stands still.
+    // Whoever closes last writes the WAL back: that is not the reader.
+    let other = scene.writer("wal", "0", &["--open-idle"]);
+    let mut reader: Program = scene.writer("wal", "1", &["--hold-reader", "3600"]);
+    // Before the WAL grows: what is told of it first shall be that it stands still. Once it goes on it ends.
     reader.stop();
+    reader.ask_to_finish();
     scene.commit("wal", 300, &["--no-checkpoint", "--rows-per-commit", "5", "--row-bytes", "500"]);
     let incident = daemon.incident("app", 1, "names the reader", |incident| detail(incident).contains("state T"));
     assert_eq!(incident["kind"], "wal_checkpoint_starved", "{incident:#}");
@@ -384,7 +387,7 @@ fn a_stopped_reader_that_holds_the_wal_back_goes_on_and_the_wal_is_written_back(
     assert_eq!(incident["outcome"], "healed", "{incident:#}");
     assert_eq!(incident["playbook"], "unblock", "{incident:#}");
     assert_eq!(steps(&incident), [("resume_stopped", "ok"), ("checkpoint", "ok")], "{incident:#}");
-    assert!(reader.ended().success());
+    assert!(reader.ended().success() && other.finish().success());
     daemon.healthy("app");
     assert_eq!(scene.lost(), 0);
     scene.assert_whole("wal");

@@ -56,6 +56,11 @@ impl Program {
         stat.rsplit_once(')').unwrap().1.trim_start().starts_with(['T', 't'])
     }
 
+    /// Asks it to finish, and does not wait: one that stands still ends as soon as it goes on.
+    pub fn ask_to_finish(&mut self) {
+        drop(self.child.stdin.take());
+    }
+
     /// Asks it to finish, and waits: everything is closed in order.
     pub fn finish(mut self) -> ExitStatus {
         drop(self.child.stdin.take());
