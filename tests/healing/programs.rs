@@ -62,7 +62,12 @@ fn a_query_that_never_ends_is_a_failed_connection_and_ends_by_itself() {
         &format!("canary = \"{endless}\"\nbusy_timeout = \"300ms\"\nretry = {{ attempts = 30, initial = \"200ms\", factor = 1.0 }}"),
     );
     scene.commit("delete", 20, &[]);
-    let sql = |text: &str| rusqlite::Connection::open(scene.db()).unwrap().execute_batch(text).unwrap();
+    let sql = |text: &str| {
+        let program = rusqlite::Connection::open(scene.db()).unwrap();
+        // The query reads all the while: whoever writes waits for its end.
+        program.busy_timeout(Duration::from_secs(60)).unwrap();
+        program.execute_batch(text).unwrap();
+    };
     sql("CREATE TABLE switch(on_ INTEGER)");
     let mut daemon = scene.daemon();
     daemon.healthy("app");
@@ -80,8 +85,10 @@ fn a_query_that_never_ends_is_a_failed_connection_and_ends_by_itself() {
 fn a_canary_that_takes_its_time_is_no_failure() {
     // Some tenths of a second of counting: slow, and finite.
     let slow = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < 400000) SELECT count(*) FROM n";
+    // Almost as long for it as a look may take: on a slow machine it takes many tenths.
+    let patient = "backup = { every = \"24h\", to = \"backups\", block_max = \"8s\" }";
     let mut scene = Scene::new();
-    scene.database("app", "data/app.db", &format!("canary = \"{slow}\""));
+    scene.database("app", "data/app.db", &format!("canary = \"{slow}\"\n{patient}"));
     scene.commit("wal", 20, &[]);
     let mut daemon = scene.daemon();
     daemon.healthy("app");
