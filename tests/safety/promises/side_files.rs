@@ -76,10 +76,14 @@ fn a_database_torn_by_the_loss_of_its_wal_is_healed_or_left_for_a_person() {
     let mut daemon = scene.daemon();
     daemon.backed_up("app");
     daemon.healthy("app");
-    // A reader pins the WAL in its middle: the checkpoint behind it is a partial one.
+    // A reader pins the WAL in its middle: the checkpoint behind it is a partial one. Nobody looks until it does: whoever closes a
+    // database last moves its WAL into the main file.
+    assert!(daemon.stop().success());
     scene.writer("wal", "30", &["--no-checkpoint", "--die"]).ended();
-    let reader = scene.writer("wal", "0", &["--hold-reader", "600"]);
+    let reader = scene.writer("wal", "0", &["--hold-reader", "3600"]);
     scene.writer("wal", "60", &["--no-checkpoint", "--rows-per-commit", "20", "--die"]).ended();
+    let mut daemon = scene.daemon();
+    daemon.caught_up("app");
     let db = rusqlite::Connection::open(scene.db()).unwrap();
     // A look of the daemon's own may pin an older moment, for as long as it lasts.
     let (frames, done) = daemon.wait_for("a partial checkpoint", |_| {
