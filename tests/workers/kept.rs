@@ -80,9 +80,10 @@ impl Watched {
         // A file that was written just now is looked at in full, for its time stamp could not tell a further write.
         while !self.look(&probe).await.unchanged {
             assert!(began.elapsed() < PATIENCE, "it never came to rest");
-            let print = self.look(&host.probe(path)).await.fingerprint;
-            probe.known = print.clone();
-            probe.last_healthy = print;
+            let facts = self.look(&host.probe(path)).await;
+            probe.known = facts.fingerprint.clone();
+            probe.known_way = facts.place.way;
+            probe.last_healthy = facts.fingerprint;
         }
         (probe, self.last())
     }

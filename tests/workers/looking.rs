@@ -111,7 +111,7 @@ fn an_unchanged_file_costs_a_stat_and_a_changed_one_is_looked_at() {
     std::thread::sleep(Duration::from_millis(30));
     let first = look(host.probe(&path));
     let mut again = host.probe(&path);
-    again.known = first.fingerprint.clone();
+    (again.known, again.known_way) = (first.fingerprint.clone(), first.place.way);
     again.last_healthy = first.fingerprint.clone();
     let second = look(again.clone());
     assert!(second.unchanged && second.open.is_none() && second.header.is_none());
@@ -135,7 +135,7 @@ fn a_look_at_a_wal_database_that_a_program_has_open_leaves_nothing_for_the_next_
     let first = look(host.probe(&path));
     assert!(first.open.is_some() && first.wal_file.file().is_some());
     let mut again = host.probe(&path);
-    again.known = first.fingerprint;
+    (again.known, again.known_way) = (first.fingerprint, first.place.way);
     assert!(look(again).unchanged);
     drop(program);
 }
@@ -148,7 +148,7 @@ fn a_file_that_has_just_changed_is_looked_at_again() {
     let facts = look(host.probe(&path));
     if facts.fingerprint.as_ref().unwrap().locked {
         let mut again = host.probe(&path);
-        again.known = facts.fingerprint;
+        (again.known, again.known_way) = (facts.fingerprint, facts.place.way);
         assert!(!look(again).unchanged);
     }
 }
