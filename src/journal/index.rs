@@ -224,6 +224,27 @@ impl Index {
         Ok(rows.iter().filter_map(|row| remembered(row)).collect())
     }
 
+    /// What targets remember, as the index in `path` has it now, whoever writes to it; nothing where there is none, or it cannot be read.
+    pub fn glance(path: &Path) -> Vec<Remembered> {
+        if !std::fs::symlink_metadata(path).is_ok_and(|facts| facts.is_file()) {
+            return Vec::new();
+        }
+        let patience = std::time::Duration::from_secs(2);
+        let read = || {
+            let store = Database::open(path, Access::Probe, patience, Deadline::after(patience))?;
+            let rows = store.rows("SELECT target, mode, CAST(json AS BLOB) FROM memory", &[])?;
+            store.close()?;
+            Ok::<_, SqliteFault>(rows)
+        };
+        match read() {
+            Ok(rows) => rows.iter().filter_map(|row| remembered(row)).collect(),
+            Err(error) => {
+                tracing::debug!(path = %path.display(), %error, "what targets remember cannot be read");
+                Vec::new()
+            }
+        }
+    }
+
     /// A row that is no incident: what was left out of the list would be taken for never having been.
     fn unreadable(&self, what: &'static str) -> JournalError {
         JournalError::Index { what, path: self.path.clone(), reason: "a row of it is damaged".to_owned() }

@@ -42,6 +42,11 @@ use crate::clock::Clock;
 use crate::model::{Incident, IncidentId};
 use ledger::Ledger;
 
+/// What the targets of a state directory remember, without a word to whoever holds it: for who only looks.
+pub fn glance(root: &Path) -> Vec<Remembered> {
+    index::Index::glance(&root.join("state.db"))
+}
+
 /// Requests that may wait for the thread before a caller has to.
 const QUEUE: usize = 256;
 

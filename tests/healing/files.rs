@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
+use super::support::command::guardiand;
 use super::support::damage::{self, Dice};
 use super::support::scene::Scene;
 use super::support::truth::{self, Content, beside, is_root, ownership};
@@ -172,8 +173,12 @@ fn a_folder_that_its_program_may_not_write_any_more_is_noticed_though_no_file_ha
         fs::set_permissions(&hurt, fs::Permissions::from_mode(mode)).unwrap();
         let incident = daemon.incident("app", 1, "seen", |_| true);
         assert_eq!(incident["kind"], "db_access_denied", "{incident:#}");
+        // Who only looks once goes by what the daemon knew: the program could write before.
+        assert!(daemon.stop().success());
+        let checks = guardiand(&scene.path(""), &["check", "--config", "guardian.toml", "--json"]).json_of(1);
+        assert_eq!(checks[0]["findings"][0]["kind"], "db_access_denied", "{checks:#}");
         fs::set_permissions(&hurt, before).unwrap();
-        daemon.closed("app", 1);
+        scene.daemon().closed("app", 1);
         scene.assert_whole("delete");
     }
 }
