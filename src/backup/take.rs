@@ -259,6 +259,7 @@ fn not_emptied(job: &BackupJob, others: &[BackupEntry], examined: &Examined) -> 
 
 fn enough_space(folder: &Folder, needed: u64, floor: u64) -> Result<(), BackupError> {
     let space = Space::at(folder.path()).map_err(BackupError::host("asking for free space"))?;
+    let floor = space.floor(floor);
     if space.free_bytes >= needed.saturating_add(floor) {
         return Ok(());
     }

@@ -196,6 +196,10 @@ async fn saved(cx: &Context, mut target: Box<dyn Supervised>, name: &str, mode: 
 pub fn approve(scope: &Scope, id: &str) -> Result<HealReport, PassError> {
     block_on(async {
         let mut site = Site::of(scope);
+        // What nothing was ever kept in has no incident, and is not made for the sake of the answer.
+        if !site.state_dir.exists() {
+            return Err(failed(format!("there is no incident {id}: {} does not exist", site.state_dir.display())));
+        }
         let foundation = Foundation::lay(&site.state_dir, site.workers, site.gates, Notices::none())?;
         let cx = &foundation.cx;
         cx.journal.limit(site.limits);

@@ -24,6 +24,11 @@ pub struct Space {
 }
 
 impl Space {
+    /// Of so many bytes that should stay free, what may be asked of a file system of this size: a small one would never have them.
+    pub fn floor(&self, bytes: u64) -> u64 {
+        bytes.min(self.total_bytes / 16)
+    }
+
     /// The room on the file system that holds `path`, which must exist.
     ///
     /// # Errors

@@ -16,7 +16,7 @@ pub struct BackupJob {
     pub target: String,
     /// The folder of this target's backups; created 0700 when missing.
     pub folder: PathBuf,
-    /// Refuse when less than this would stay free on the backup's file system, in bytes.
+    /// Refuse when less than this would stay free on the backup's file system, in bytes; of a small one, less than a sixteenth.
     pub free_floor: u64,
     /// Give up after this many milliseconds.
     pub deadline_ms: u64,

@@ -41,11 +41,22 @@ pub fn canary_problem(sql: &str) -> Option<String> {
     if !is_query(sql) {
         return Some(CANARY.to_owned());
     }
+    if is_several(sql) {
+        return Some("is more than one statement".to_owned());
+    }
     match bare().and_then(|database| database.prepare(sql).map(drop)) {
         // Which tables and columns there are only the database tells.
         Err(rusqlite::Error::SqlInputError { msg, .. }) if msg.contains("syntax error") => Some(msg),
         _ => None,
     }
+}
+
+/// A statement's end may stand at its end alone: within a query in parentheses SQLite takes none.
+fn is_several(sql: &str) -> bool {
+    let within =
+        format!("SELECT * FROM (\n{}\n)", sql.trim_end_matches(|last: char| last == ';' || last.is_whitespace()));
+    let tried = bare().and_then(|database| database.prepare(&within).map(drop));
+    matches!(tried, Err(rusqlite::Error::SqlInputError { msg, .. }) if msg.contains("near \";\""))
 }
 
 fn bare() -> rusqlite::Result<Connection> {

@@ -89,6 +89,11 @@ fn what_cannot_work_is_told_before_it_is_needed() {
     for (line, culprit, why) in [
         ("path = \"a.db-wal\"", "\"a.db-wal\"", "side file"),
         ("path = \"a.db\"\ncanary = \"DELETE FROM t\"", "\"DELETE FROM t\"", "SELECT"),
+        (
+            "path = \"a.db\"\ncanary = \"SELECT count(*) FROM t; DROP TABLE t\"",
+            "\"SELECT count",
+            "more than one statement",
+        ),
         ("path = \"a.db\"\ncanary = \"SELECT FROM WHERE\"", "\"SELECT FROM WHERE\"", "syntax error"),
         ("path = \"a.db\"\nschema = \"typo.sql\"", "\"typo.sql\"", "syntax error"),
         ("path = \"a.db\"\nschema = \"nothing.sql\"", "\"nothing.sql\"", "creates nothing"),
@@ -103,6 +108,6 @@ fn what_cannot_work_is_told_before_it_is_needed() {
     }
     assert!(!folder.path().join("x.db").exists());
     // Which tables there are only the database tells.
-    let sound = "[[database]]\nname = \"a\"\npath = \"a.db\"\ncanary = \"SELECT count(*) FROM t WHERE f(x) > 1\"\n";
+    let sound = "[[database]]\nname = \"a\"\npath = \"a.db\"\ncanary = \"SELECT count(*) FROM t WHERE f(x) > ';' ;\"\n";
     assert_eq!(guardiand(&["config", "check", &write(folder.path(), sound)]).status.code(), Some(0));
 }

@@ -53,6 +53,17 @@ fn commands_to_a_daemon_that_is_not_there_are_1_and_say_where_they_asked() {
 }
 
 #[test]
+fn where_nothing_was_ever_kept_there_is_no_incident_and_none_is_made() {
+    let folder = tempfile::tempdir().unwrap();
+    for command in ["approve", "rollback"] {
+        let ran = crate::support::command::guardiand(folder.path(), &[command, "x", "--state-dir", "state"]);
+        assert_eq!(ran.status, 1, "{ran:?}");
+        assert!(ran.stderr.contains("no incident x"), "{ran:?}");
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn a_healthy_database_is_0_and_left_as_it_was() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("app.db");

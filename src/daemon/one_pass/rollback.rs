@@ -18,6 +18,9 @@ pub fn rollback(
 ) -> Result<RollbackAnswer, PassError> {
     block_on(async {
         let mut site = Site::of(scope);
+        if !site.state_dir.exists() {
+            return Err(failed(format!("there is no incident {id}: {} does not exist", site.state_dir.display())));
+        }
         let foundation = Foundation::lay(&site.state_dir, site.workers, site.gates, Notices::none())?;
         let cx = &foundation.cx;
         cx.journal.limit(site.limits);

@@ -12,7 +12,7 @@ use crate::job::{DatabaseStep, FileFacts, JobFailure, StepJob};
 /// The side files of a database, with the names they have in evidence.
 pub(super) const SIDES: [(&str, &str); 3] = [("-wal", "wal"), ("-shm", "shm"), ("-journal", "journal")];
 
-/// What must stay free beside what a step writes, in bytes: the program needs to go on, and so do we.
+/// What must stay free beside what a step writes, in bytes (on a small file system less): the program needs to go on, and so do we.
 const FLOOR_BYTES: u64 = 16 << 20;
 
 /// The name, for a moment, of what stands for a folder that is gone.
@@ -148,11 +148,12 @@ fn in_its_place(evidence: &Folder) -> Result<Folder, JobFailure> {
 /// Refuses when `folder` has no room for `bytes` more.
 pub(super) fn need_space(folder: &Folder, bytes: u64) -> Result<(), JobFailure> {
     let space = Space::at(folder.path()).map_err(while_("asking for free space"))?;
-    if space.free_bytes >= bytes.saturating_add(FLOOR_BYTES) {
+    let floor = space.floor(FLOOR_BYTES);
+    if space.free_bytes >= bytes.saturating_add(floor) {
         return Ok(());
     }
     Err(refused(format!(
-        "{} has {} bytes free, and {bytes} and a floor of {FLOOR_BYTES} are needed: free space there, then \
+        "{} has {} bytes free, and {bytes} and a floor of {floor} are needed: free space there, then \
          try again",
         folder.path().display(),
         space.free_bytes

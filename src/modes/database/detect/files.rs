@@ -142,7 +142,8 @@ impl Judgement<'_> {
             );
         }
         if !access.ours {
-            self.cannot_tell(format!("guardiand may not read {}: {}", self.config.path.display(), access.detail));
+            let why = if access.detail.is_empty() { "its mode says so" } else { &access.detail };
+            self.cannot_tell(format!("guardiand may not read {}: {why}", self.config.path.display()));
         }
         access.ours
     }
