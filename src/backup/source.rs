@@ -98,6 +98,7 @@ impl Look {
             change_counter: self.header.change_counter,
             schema_cookie: self.header.schema_cookie,
             wal_mode: self.header.is_wal(),
+            copied: None,
             locked: false,
         }
     }

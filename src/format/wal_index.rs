@@ -43,6 +43,8 @@ pub struct WalIndex {
     pub salt2: u32,
     /// Frames that are copied into the database.
     pub backfilled: u32,
+    /// Frames that the last checkpoint set out to copy; more than `backfilled` while it is under way, or when it was cut off.
+    pub attempted: u32,
     /// Frame up to which the reader at lock byte 123 + n reads; [`READ_MARK_UNUSED`] for none.
     pub read_marks: [u32; 5],
 }
@@ -78,6 +80,7 @@ impl WalIndex {
             salt1: be32(head, 32).unwrap_or(0),
             salt2: be32(head, 36).unwrap_or(0),
             backfilled: field(96),
+            attempted: field(128),
             read_marks: std::array::from_fn(|n| field(100 + 4 * n)),
         })
     }

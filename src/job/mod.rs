@@ -17,10 +17,11 @@ mod step;
 pub use backup::{BackupEntry, BackupJob, BackupManifest, Keep, PruneJob, RestoreJob, Restored, WalPosition};
 pub use client::{Answer, Client, ClientOptions};
 pub use database::{
-    Access, Attributes, CutOff, CutOffHolder, DatabaseFacts, DatabaseProbe, DatabaseSite, Diagnosis, DotfileLock,
-    Doubted, FileFacts, FileState, Fingerprint, FormatVersion, HeaderFacts, HeldCopy, HeldLock, HolderFacts,
-    IntegrityFacts, IntegrityLevel, JournalFacts, JournalState, LayerTime, Member, MemberFacts, MendedCopy, OpenFacts,
-    Owner, Place, QueryFacts, SettledCopy, SqliteFault, TableRows, Unread, Users, WalFacts, WalMark, WalState,
+    Access, Attributes, Copied, CutOff, CutOffHolder, DatabaseFacts, DatabaseProbe, DatabaseSite, Diagnosis,
+    DotfileLock, Doubted, FileFacts, FileState, Fingerprint, FormatVersion, HeaderFacts, HeldCopy, HeldLock,
+    HolderFacts, IntegrityFacts, IntegrityLevel, JournalFacts, JournalState, LayerTime, Member, MemberFacts,
+    MendedCopy, OpenFacts, Owner, Place, QueryFacts, SettledCopy, SqliteFault, TableRows, Unread, Users, WalFacts,
+    WalMark, WalState,
 };
 pub use events::WorkerEvents;
 pub use rollback::{KeptFile, KeptFiles, RowsSince, Since, WeighRollback, Weighed, WeighedMember};

@@ -405,6 +405,21 @@ fn a_program_that_cannot_be_started_again_is_a_persons_to_see_to() {
 }
 
 #[test]
+fn a_page_that_rots_under_a_program_that_writes_is_found_by_its_trace() {
+    // No check is due for an hour, and its commits go on all the time.
+    let (scene, mut daemon) = prepared("wal", &format!("when_in_use = \"in-place\"\n{BACKUP}"));
+    let program = scene.writer("wal", "forever", &["--busy-timeout", "10000", "--pause", "20", "--no-checkpoint"]);
+    let commits = || truth::promised(&scene.log_of(&scene.db())).len();
+    daemon.wait_for("it to commit", |_| (commits() > 205).then_some(()));
+    daemon.caught_up("app");
+    daemon.caught_up("app");
+    damage::first_leaf(&scene.db(), "rows", &mut Dice::new());
+    let incident = daemon.closed("app", 1);
+    assert_eq!(incident["outcome"], "healed", "{incident:#}");
+    drop(program);
+}
+
+#[test]
 fn a_start_command_after_which_nothing_runs_is_noticed() {
     let mut scene = Scene::new();
     let service = Service::of(&scene, "wal", &PATIENT);

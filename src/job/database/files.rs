@@ -108,6 +108,15 @@ impl From<&FileFacts> for Owner {
     }
 }
 
+/// How much of a WAL is in the main file, as its index told while no checkpoint was under way and the main file stood still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Copied {
+    /// Salts of the WAL's generation.
+    pub salt: [u32; 2],
+    /// Its first so many frames.
+    pub frames: u32,
+}
+
 /// The state of a database's files: equal means that nothing that `stat` and the header can tell has changed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fingerprint {
@@ -125,6 +134,9 @@ pub struct Fingerprint {
     pub schema_cookie: u32,
     /// The header says WAL (bytes 18 and 19 are 2).
     pub wal_mode: bool,
+    /// What checkpoints had copied into the main file by then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copied: Option<Copied>,
     /// Not to be compared: a lock of SQLite's was held while we looked (`stat` is identical while a file is write-locked,
     /// rule 22), or a file had changed so shortly before that its time stamp could not show a further change. Locks that an
     /// idle program in WAL mode holds all its life do not count.

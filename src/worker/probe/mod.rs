@@ -29,8 +29,8 @@ use self::opening::{Before, Opening};
 use super::sweep::Sweep;
 use crate::host;
 use crate::job::{
-    Access, DatabaseFacts, DatabaseProbe, FileFacts, FileState, Fingerprint, FormatVersion, HeaderFacts, HeldLock,
-    IntegrityLevel, JournalState, LayerTime, SettledCopy, Unread, Users, WalMark, WalState,
+    Access, Copied, DatabaseFacts, DatabaseProbe, FileFacts, FileState, Fingerprint, FormatVersion, HeaderFacts,
+    HeldLock, IntegrityLevel, JournalState, LayerTime, SettledCopy, Unread, Users, WalMark, WalState,
 };
 use crate::model::FaultClass;
 use crate::sqlite::creations_in;
@@ -395,6 +395,7 @@ impl<'a> Look<'a> {
             change_counter: *change_counter,
             schema_cookie: *schema_cookie,
             wal_mode: *wal_mode,
+            copied: self.copied(),
             locked: !self.facts.locks.is_empty()
                 || fresh(main.mtime_ns.max(main.ctime_ns))
                 || sides.into_iter().flatten().any(|side| fresh(side.mtime_ns)),
@@ -410,6 +411,13 @@ impl<'a> Look<'a> {
             self.facts.suspicion = Some(IntegrityLevel::Full);
         }
         self.facts.fingerprint = Some(fingerprint);
+    }
+
+    /// How much of the WAL is in the main file, when that is as it was before the index was read.
+    fn copied(&self) -> Option<Copied> {
+        let index = self.index.filter(|index| index.is_settled() && index.attempted == index.backfilled)?;
+        let stands = Files::look(&self.probe.site.path).main.state == self.files.main.state;
+        stands.then_some(Copied { salt: [index.salt1, index.salt2], frames: index.backfilled })
     }
 
     fn decide(&self) -> Opening {

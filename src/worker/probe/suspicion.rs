@@ -52,6 +52,9 @@ pub(super) fn behind_sqlite(
         return full("the file changed, and its change counter did not".to_owned());
     } else if touched && is_same_wal(before, now) {
         return full("the file changed, and neither its change counter nor its WAL did".to_owned());
+    } else if touched && before.copied.is_some() && before.copied == now.copied {
+        // With a WAL beside it nothing but a checkpoint writes to it.
+        return full("the file changed, and no checkpoint has copied anything into it".to_owned());
     }
     side_file_gone(before, now, touched).or_else(|| {
         // A writer may have died after its commits, and its hot journal may be gone: what it had written of its last transaction
@@ -101,6 +104,7 @@ mod tests {
             change_counter,
             schema_cookie: 1,
             wal_mode: wal.is_some(),
+            copied: None,
             locked: false,
         }
     }
@@ -119,6 +123,11 @@ mod tests {
         let owned = |mtime| {
             let mut print = wal(mtime, 1, 1);
             print.wal.as_mut().unwrap().ctime_ns = 7;
+            print
+        };
+        let copied = |mtime, wal_mtime, frames| {
+            let mut print = wal(mtime, 1, wal_mtime);
+            print.copied = Some(crate::job::Copied { salt: [1, 2], frames });
             print
         };
         let another = |mtime| {
@@ -142,6 +151,9 @@ mod tests {
             ("a checkpoint", wal(1, 1, 1), wal(2, 1, 2), None),
             ("a flipped byte beside a WAL", wal(1, 1, 1), wal(2, 1, 1), Some(Full)),
             ("a flipped byte beside a WAL that root's SQLite gave its owner again", wal(1, 1, 1), owned(2), Some(Full)),
+            ("a flipped byte under a writer", copied(1, 1, 7), copied(2, 2, 7), Some(Full)),
+            ("a checkpoint under a writer", copied(1, 1, 7), copied(2, 2, 9), None),
+            ("a checkpoint under way", copied(1, 1, 7), wal(2, 1, 2), None),
             ("written and closed", closed(1, 1), closed(2, 1), Some(Quick)),
             ("written and closed by two programs", closed(1, 1), closed(2, 2), Some(Quick)),
             ("a flipped byte, and an empty WAL of a reader's", closed(1, 1), looked_into(2, 1), Some(Quick)),

@@ -49,6 +49,7 @@ fn fingerprint() -> Fingerprint {
         change_counter: 7,
         schema_cookie: 1,
         wal_mode: true,
+        copied: None,
         locked: false,
     }
 }
