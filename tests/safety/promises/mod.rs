@@ -32,11 +32,15 @@
 //!
 //! | section 4: in place | promise |
 //! | --- | --- |
-//! | repaired under an idle program | [`in_place::indexes_are_rebuilt_under_a_program_that_goes_on`] |
-//! | a program in a read or write transaction | [`in_place::a_repair_in_place_waits_for_a_transaction_and_takes_nothing_from_it`] |
-//! | a backup copies damaged pages happily | [`in_place::what_is_damaged_is_never_kept_as_a_backup`] |
-//! | SIGKILL midway | `crash::appends::rebuilt_indexes` |
-//! | the rest of the table | what restores in place: its own suite in `healing` |
+//! | healthy, or bad pages; its program idle | [`in_place::indexes_are_rebuilt_under_a_program_that_goes_on`], `worker::step::in_use_tests::damaged_pages_are_restored_under_an_idle_program_that_sees_it_and_goes_on`; one that writes: `healing::in_use::in_place_a_writing_program_goes_on_with_the_backup_and_what_it_wrote_is_kept` |
+//! | a program in a read or write transaction | [`in_place::a_repair_in_place_waits_for_a_transaction_and_takes_nothing_from_it`], `worker::step::in_use_tests::a_program_in_a_transaction_is_waited_for_and_then_left_alone` |
+//! | header smashed, page 1 zeroed | `worker::step::in_use_tests::a_header_that_is_gone_is_restored_where_section_4_says_so_and_refused_elsewhere`; then its program is stopped, if that may be: `healing::in_use::where_in_place_is_impossible_the_program_is_stopped_if_that_may_be_and_else_left_alone` |
+//! | truncated mid-file, or to 0 | `worker::step::in_use_tests::a_cut_file_is_restored_in_place_and_one_without_a_byte_is_never_opened` |
+//! | another page size | `worker::step::in_use_tests::another_page_size_is_converted_first_and_the_database_keeps_its_own` |
+//! | RESET_DATABASE empties it | under the program's own locks, with a verified backup at hand: `sqlite::restore::tests::a_file_whose_header_is_gone_is_emptied_and_filled_under_an_idle_program` |
+//! | SIGKILL midway | `sqlite::restore::tests::killed_in_the_middle_the_program_finds_the_old_content_or_the_new`, `crash::appends::rebuilt_indexes` |
+//! | a backup copies damaged pages happily | [`in_place::what_is_damaged_is_never_kept_as_a_backup`], `worker::step::in_use_tests::a_backup_that_is_damaged_is_restored_over_nothing` |
+//! | a backup taken from a live database | writers are kept out for `block_max` at most: `backup::tests` |
 
 mod in_place;
 mod moved_files;
