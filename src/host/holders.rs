@@ -168,6 +168,32 @@ impl<T: PartialEq> Holders<T> {
     }
 }
 
+/// A process that begins or ends is closed to everybody for a moment, and on a busy host for longer: it is given so many looks to show
+/// what it has open.
+const LOOKS_AT_CLOSED: u32 = 25;
+
+/// Time between two of them.
+const BETWEEN_LOOKS: std::time::Duration = std::time::Duration::from_millis(10);
+
+/// [`find_holders`], where a process that cannot be seen is looked at again before it counts. What is hidden everywhere stays so.
+///
+/// # Errors
+/// As [`find_holders`].
+pub fn find_holders_patiently<T: Clone + PartialEq>(
+    sought: &[Sought<T>],
+    scan: &Scan,
+) -> Result<Holders<T>, HostError> {
+    let mut found = find_holders(sought, scan)?;
+    for _ in 1..LOOKS_AT_CLOSED {
+        if found.blind_for.is_empty() || !found.blind.is_empty() {
+            break;
+        }
+        std::thread::sleep(BETWEEN_LOOKS);
+        found = find_holders(sought, scan)?;
+    }
+    Ok(found)
+}
+
 /// Looks through all processes once for the holders of any of `sought`.
 ///
 /// # Errors

@@ -60,7 +60,7 @@ pub use facts::{Device, FileFacts, FileId, FileKind};
 pub use folder::Folder;
 pub use forked::in_forked_child;
 pub use give::give;
-pub use holders::{Holder, Holders, Scan, Sought, find_holders};
+pub use holders::{Holder, Holders, Scan, Sought, find_holders, find_holders_patiently};
 pub use keeper::{fork_keeper, open_descriptor_of};
 pub use lock_table::{Lock, LockKind, LockMode, LockTable};
 pub use mounts::{Locality, Mount, Mounts};

@@ -7,7 +7,7 @@ use super::content::Content;
 use super::files::{Files, Looked, open_raw};
 use super::{booted_ns, copy, raw};
 use crate::backup;
-use crate::host::{Folder, Holders, HostError, Scan, Sought, find_holders, supervisor_and_siblings};
+use crate::host::{Folder, Scan, Sought, find_holders_patiently, supervisor_and_siblings};
 use crate::job::{
     DatabaseSite, Diagnosis, HolderFacts, IntegrityLevel, Member, MemberFacts, MendedCopy, SettledCopy, Users,
 };
@@ -15,11 +15,6 @@ use crate::sqlite::{Access, Database, Deadline};
 use crate::worker::mend::{Mended, Sources, mend};
 use crate::worker::roll_back::{beyond_sqlite, roll_back};
 use crate::worker::sweep::Sweep;
-
-/// So often a process that cannot be seen is looked at before it counts.
-const LOOKS: u32 = 4;
-/// Time between two looks.
-const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
 
 /// Looks for the holders of the database and its side files, and of `more`; ourselves, our supervisor and its other children
 /// left out. `elsewhere`: why the file system itself hides some.
@@ -34,7 +29,7 @@ pub(super) fn users(
     let sought: Vec<Sought<&'static str>> =
         sides.flat_map(|(tag, looked)| sought(tag, looked, &files.main, sweep)).collect();
     let scan = Scan { maps: false, except: supervisor_and_siblings() };
-    let found = match look_through(&sought, &scan) {
+    let found = match find_holders_patiently(&sought, &scan) {
         Ok(found) => found,
         Err(error) => return Users { blind: vec![error.to_string()], ..Users::default() },
     };
@@ -73,19 +68,6 @@ pub(super) fn users(
     // Of init alone root says nothing: it opens no database.
     let root_unseen = found.root_unseen && !rustix::process::geteuid().is_root();
     Users { holders, blind, root_unseen }
-}
-
-/// A process that begins or ends is closed to everybody for a moment: what cannot be seen is looked at again before it counts.
-fn look_through(sought: &[Sought<&'static str>], scan: &Scan) -> Result<Holders<&'static str>, HostError> {
-    let mut found = find_holders(sought, scan)?;
-    for _ in 1..LOOKS {
-        if found.blind.is_empty() && found.blind_for.is_empty() {
-            break;
-        }
-        std::thread::sleep(BETWEEN_LOOKS);
-        found = find_holders(sought, scan)?;
-    }
-    Ok(found)
 }
 
 /// The file that is there, and any that was there before and lives on in a process.

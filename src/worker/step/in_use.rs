@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use super::install::{OLD_MAIN, Record};
 use super::place::{Place, SIDES};
 use super::{refused, while_};
-use crate::host::{Device, FileId, Holder, Holders, Mounts, Scan, Sought, find_holders, supervisor_and_siblings};
+use crate::host::{
+    Device, FileId, Holder, Holders, Mounts, Scan, Sought, find_holders_patiently, supervisor_and_siblings,
+};
 use crate::job::{FileFacts, JobFailure};
 
 /// The tag of a file that is gone from the target's path.
@@ -145,7 +147,7 @@ fn look_for(place: &Place<'_>, names: &[OsString], look: Look, scan: &Scan) -> R
     if sought.is_empty() {
         return Ok(Holders { found: Vec::new(), blind: Vec::new(), blind_for: Vec::new(), root_unseen: false });
     }
-    find_holders(&sought, scan).map_err(while_("looking for programs that use the database"))
+    find_holders_patiently(&sought, scan).map_err(while_("looking for programs that use the database"))
 }
 
 fn id_of(facts: &FileFacts) -> FileId {
