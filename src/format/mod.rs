@@ -8,11 +8,22 @@
 //! stays free of IO and a scan of a gigabyte holds one window in memory.
 
 mod bytes;
+mod cell;
+mod coverage;
 mod freelist;
+mod geometry;
 pub mod header;
 pub mod journal;
 mod journal_mend;
 mod lost_page;
+mod overflow;
+mod page;
+mod pointer_map;
+mod record;
+mod schema;
+mod text;
+mod tree;
+mod varint;
 pub mod wal;
 mod wal_blind;
 pub mod wal_index;
@@ -20,12 +31,27 @@ mod wal_mend;
 mod wal_scan;
 mod window;
 
-pub use freelist::free_leaves;
+pub use cell::{Cell, CellError, PAYLOAD_MAX};
+pub use coverage::{Coverage, CoverageError};
+pub use freelist::{FreelistFault, FreelistItem, free_leaves, walk_freelist};
+pub use geometry::{Geometry, POINTER_MAP_ENTRY_LEN};
 pub use header::{Encoding, Header, HeaderError, SCHEMA_FORMAT_MAX, SizeVerdict, versions_put_right};
 pub use journal::{JournalError, JournalHeader, JournalScan, JournalState, scan_journal};
 pub use journal_mend::{MendedJournal, PreImage, mend_journal};
 pub use lost_page::lost_page;
+pub use overflow::{ChainError, Link, OverflowChain, Shortfall, assemble};
+pub use page::{BtreePage, FreeblockError, Freeblocks, PageError, PageKind};
+pub use pointer_map::{PointerMapEntry, PointerMapKind, pointer_map_entries};
+pub use record::{
+    Column, Columns, RECORD_HEADER_MAX, Record, RecordError, Soundness, Value, content_len, record_is_sound,
+};
+pub use schema::{PlacedSchemaRow, Schema, SchemaFault, SchemaKind, SchemaRow, read_schema};
+pub use tree::{DEPTH_MAX, TreeFault, walk_tree};
+pub use varint::{VARINT_MAX, read_varint, varint_len};
 pub use wal::{WalHeader, WalHeaderError};
 pub use wal_index::{WalIndex, WalIndexError};
 pub use wal_mend::{FrameState, KeptFrame, MendedWal, Patch, Resum, WalHints, WalVariant, mend_wal};
 pub use wal_scan::{BadFrame, WalHeaderState, WalMark, WalScan, WalScanner, scan_wal};
+
+#[cfg(test)]
+mod tests;
