@@ -70,7 +70,7 @@ impl Geometry {
     }
 
     /// The largest payload, in bytes, that a page of this kind holds without overflow: X of the format's text.
-    #[inline]
+    #[inline(always)]
     pub fn max_local(&self, kind: PageKind) -> u32 {
         match kind {
             PageKind::TableLeaf => self.usable - 35,
@@ -87,7 +87,7 @@ impl Geometry {
 
     /// The bytes of a payload of `payload` bytes that a cell of this kind holds itself. What spills fills whole overflow pages (K of the
     /// format's text) where that fits.
-    #[inline]
+    #[inline(always)]
     pub fn local_len(&self, kind: PageKind, payload: u32) -> u32 {
         let max = self.max_local(kind);
         if payload <= max {

@@ -21,6 +21,7 @@ mod page;
 mod pointer_map;
 mod record;
 mod schema;
+mod scrub;
 mod text;
 mod tree;
 mod varint;
@@ -46,6 +47,9 @@ pub use record::{
     Column, Columns, RECORD_HEADER_MAX, Record, RecordError, Soundness, Value, content_len, record_is_sound,
 };
 pub use schema::{PlacedSchemaRow, Schema, SchemaFault, SchemaKind, SchemaRow, read_schema};
+pub use scrub::{
+    PageSource, PageUse, Scrub, ScrubError, ScrubFault, ScrubFaultKind, ScrubPlan, ScrubbedTree, Watch, scrub,
+};
 pub use tree::{DEPTH_MAX, TreeFault, walk_tree};
 pub use varint::{VARINT_MAX, read_varint, varint_len};
 pub use wal::{WalHeader, WalHeaderError};

@@ -130,11 +130,21 @@ pub fn record_is_sound(local: &[u8], payload_len: u32) -> Result<Soundness, Reco
         && let Some(types) = local.get(1..usize::from(len))
     {
         let mut needed = u64::from(len);
-        for byte in types {
-            match CONTENT_LEN.get(usize::from(*byte)) {
-                Some(len) => needed += u64::from(*len),
-                None => return sound_in_full(local, payload_len),
-            }
+        let mut rest = types;
+        loop {
+            rest = match *rest {
+                [] => break,
+                [small @ ..=0x7f, ref rest @ ..] => {
+                    needed += u64::from(CONTENT_LEN.get(usize::from(small)).copied().unwrap_or(u32::MAX));
+                    rest
+                }
+                // Texts and blobs of up to 8 KiB. A longer form than needed of a small type is not for here.
+                [high @ 0x81..=0xff, low @ ..=0x7f, ref rest @ ..] => {
+                    needed += ((u64::from(high & 0x7f) << 7 | u64::from(low)) - 12) / 2;
+                    rest
+                }
+                _ => return sound_in_full(local, payload_len),
+            };
         }
         if needed == u64::from(payload_len) {
             return Ok(Soundness::Sound);

@@ -38,7 +38,7 @@ impl File {
 }
 
 /// A database with something of all: what the arguments do not choose is always there.
-fn make(path: &Path, page_size: u32, reserved: u8, encoding: &str, auto_vacuum: u8) {
+pub(super) fn make(path: &Path, page_size: u32, reserved: u8, encoding: &str, auto_vacuum: u8) {
     let db = Connection::open(path).unwrap();
     db.execute_batch(&format!(
         "PRAGMA page_size={page_size}; PRAGMA encoding='{encoding}'; PRAGMA auto_vacuum={auto_vacuum};

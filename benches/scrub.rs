@@ -1,0 +1,150 @@
+//! A scrub beside SQLite's `quick_check`, and beside plainly reading the file: a mixed database of 100 MB and of 1 GB.
+//!
+//! Parts, both without arguments: `100mb`, `1gb`. `GUARDIAN_BENCH_FILE` names a database to be measured instead. Warm, all of the
+//! file is in the page cache; cold, the kernel was asked to forget it before each round.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::print_stdout)] // a benchmark
+
+mod support;
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use guardian::format::{Header, PageSource, ScrubPlan, scrub};
+use guardian::host::forget_cached;
+use rusqlite::Connection;
+use support::figures::{Figures, line, met};
+
+/// Times `quick_check`'s throughput, warm.
+const WARM: f64 = 4.0;
+/// Times the time of plainly reading the file, cold.
+const COLD: f64 = 1.3;
+
+fn main() {
+    println!("scrub");
+    let rounds = support::number("GUARDIAN_BENCH_ROUNDS", 9);
+    if let Some(file) = std::env::var_os("GUARDIAN_BENCH_FILE").map(PathBuf::from) {
+        return measure(&file, rounds);
+    }
+    for (part, mib) in [("100mb", 100), ("1gb", 1000)] {
+        if support::wanted(part) {
+            println!(" {part}");
+            let folder = support::folder();
+            let path = folder.path().join("mixed.db");
+            create(&path, mib);
+            measure(&path, rounds);
+        }
+    }
+}
+
+/// Small rows with two indexes, longer rows, rows that spill, a table without rowids, deleted rows.
+fn create(path: &Path, mib: usize) {
+    let db = Connection::open(path).unwrap();
+    db.execute_batch(&format!(
+        "PRAGMA journal_mode=off; PRAGMA synchronous=off; PRAGMA cache_size=-400000; BEGIN;
+         CREATE TABLE small(id INTEGER PRIMARY KEY, k INT, name TEXT, score REAL, flag INT, at INT);
+         CREATE TABLE texts(id INTEGER PRIMARY KEY, title TEXT NOT NULL, body TEXT, tag TEXT);
+         CREATE TABLE blobs(id INTEGER PRIMARY KEY, kind INT, data BLOB);
+         CREATE TABLE pairs(a INT, b TEXT, n INT, PRIMARY KEY(a, b)) WITHOUT ROWID;
+         WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {mib} * 4200)
+           INSERT INTO small SELECT i, i * 7919 % 1000003, 'name ' || (i * 31 % 99991), i / 7.0, i % 2, 1700000000 + i * 13 FROM n;
+         WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {mib} * 750)
+           INSERT INTO texts SELECT i, 'title ' || i, hex(randomblob(150 + i % 220)), 'tag' || (i % 50) FROM n;
+         WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {mib} * 11)
+           INSERT INTO blobs SELECT i, i % 5, randomblob(i * 797 % 30000) FROM n;
+         WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {mib} * 1500)
+           INSERT INTO pairs SELECT i % 1000, 'key ' || i, i FROM n;
+         CREATE INDEX small_k ON small(k); CREATE INDEX texts_tag ON texts(tag, title);
+         DELETE FROM blobs WHERE id % 10 = 0; DELETE FROM small WHERE id % 9 = 0; COMMIT;"
+    ))
+    .unwrap();
+}
+
+struct Pages(File, u32);
+
+impl PageSource for Pages {
+    type Error = std::io::Error;
+
+    fn read(&self, first: u32, into: &mut [u8]) -> std::io::Result<()> {
+        self.0.read_exact_at(into, u64::from(first - 1) * u64::from(self.1))
+    }
+}
+
+fn scrub_once(path: &Path) {
+    let file = File::open(path).unwrap();
+    let mut head = [0; 100];
+    file.read_exact_at(&mut head, 0).unwrap();
+    let header = Header::parse(&head).unwrap();
+    let there = (file.metadata().unwrap().len() / u64::from(header.page_size)) as u32;
+    let threads = std::env::var("THREADS").ok().and_then(|t| t.parse().ok()).unwrap_or(2);
+    let plan = ScrubPlan { header, counted: there, there, threads, faults_max: 100 };
+    let found = scrub(&Pages(file, header.page_size), &plan, &|_| true).unwrap();
+    assert_eq!(found.faults_total, 0, "{:?}", found.faults);
+}
+
+fn read_once(path: &Path) {
+    let file = File::open(path).unwrap();
+    let mut buffer = vec![0; 1 << 20];
+    let mut at = 0;
+    loop {
+        match file.read_at(&mut buffer, at).unwrap() {
+            0 => break,
+            read => at += read as u64,
+        }
+    }
+}
+
+fn check_once(path: &Path) {
+    let db = Connection::open(path).unwrap();
+    let answer: String = db.query_row("PRAGMA quick_check", [], |row| row.get(0)).unwrap();
+    assert_eq!(answer, "ok");
+}
+
+fn timed(into: &mut Figures, work: impl FnOnce()) {
+    let begun = Instant::now();
+    work();
+    into.add(begun.elapsed().as_secs_f64());
+}
+
+fn measure(path: &Path, rounds: usize) {
+    File::open(path).unwrap().sync_all().unwrap();
+    let bytes = path.metadata().unwrap().len() as f64;
+    let rate = |figures: &Figures| bytes / figures.median() / 1e9;
+    println!("  {:.0} MB", bytes / 1e6);
+    let [mut check, mut ours, mut read] = [(); 3].map(|()| Figures::default());
+    read_once(path);
+    for _ in 0..rounds {
+        timed(&mut check, || check_once(path));
+        timed(&mut ours, || scrub_once(path));
+        timed(&mut read, || read_once(path));
+    }
+    line("warm: quick_check", &check, None);
+    line("warm: scrub", &ours, None);
+    line("warm: plain read", &read, None);
+    let times = check.median() / ours.median();
+    println!(
+        "  {:<34} {times:.2} x   ({:.2} and {:.2} GB/s)   target >= {WARM} x: {}",
+        "scrub, as fast as quick_check",
+        rate(&ours),
+        rate(&check),
+        met(times >= WARM)
+    );
+    let [mut check, mut ours, mut read] = [(); 3].map(|()| Figures::default());
+    let cold = || forget_cached(File::open(path).unwrap());
+    for round in 0..rounds.min(5) {
+        cold();
+        timed(&mut ours, || scrub_once(path));
+        cold();
+        timed(&mut read, || read_once(path));
+        if round == 0 {
+            cold();
+            timed(&mut check, || check_once(path));
+        }
+    }
+    line("cold: quick_check", &check, None);
+    line("cold: scrub", &ours, None);
+    line("cold: plain read", &read, None);
+    support::figures::ratio("scrub beside plain read", &ours, &read, COLD);
+}

@@ -1,0 +1,101 @@
+//! The one pass over all pages, in the order of the file, by a few threads.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::super::coverage::Coverage;
+use super::super::geometry::Geometry;
+use super::note::{Head, Note, look};
+use super::{PageSource, ScrubError, Watch};
+
+/// Bytes per read: large enough for the disk, small enough that what was read is still in the processor's own cache when it is
+/// looked at.
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// What the pass leaves.
+pub(super) struct Notes {
+    /// By page number, from page 1.
+    notes: Vec<Note>,
+    /// By chunk, in the order of the owner's number.
+    heads: Vec<Vec<Head>>,
+    per_chunk: usize,
+}
+
+impl Notes {
+    /// Of page `number`.
+    pub(super) fn of(&self, number: u32) -> Note {
+        (number as usize).checked_sub(1).and_then(|at| self.notes.get(at)).copied().unwrap_or_default()
+    }
+
+    /// The overflow chains of page `owner`.
+    pub(super) fn heads(&self, owner: u32) -> &[Head] {
+        let chunk = (owner as usize).saturating_sub(1) / self.per_chunk;
+        let heads = self.heads.get(chunk).map(Vec::as_slice).unwrap_or_default();
+        let from = heads.partition_point(|head| head.owner < owner);
+        let to = heads.partition_point(|head| head.owner <= owner);
+        heads.get(from..to).unwrap_or_default()
+    }
+}
+
+/// Looks at each page once.
+pub(super) fn sweep<S: PageSource>(
+    source: &S,
+    pages: u32,
+    geometry: &Geometry,
+    threads: usize,
+    watch: &Watch<'_>,
+) -> Result<Notes, ScrubError<S::Error>> {
+    let per_chunk = (CHUNK_BYTES / geometry.page_size() as usize).max(1);
+    let mut notes = vec![Note::default(); pages as usize];
+    let heads: Mutex<Vec<Vec<Head>>> = Mutex::new(vec![Vec::new(); notes.len().div_ceil(per_chunk)]);
+    let (failed, stop) = (Mutex::new(None), AtomicBool::new(false));
+    let chunks = Mutex::new(notes.chunks_mut(per_chunk).enumerate());
+    let work = || {
+        let mut buffer = vec![0; per_chunk * geometry.page_size() as usize];
+        let mut coverage = Coverage::new();
+        while !stop.load(Ordering::Relaxed) {
+            let Some((chunk, notes)) = lock(&chunks).next() else { break };
+            let first = (chunk * per_chunk) as u32 + 1;
+            let bytes = buffer.get_mut(..notes.len() * geometry.page_size() as usize).unwrap_or_default();
+            if let Err(error) = source.read(first, bytes) {
+                lock(&failed).get_or_insert(ScrubError::Read { page: first, source: error });
+                stop.store(true, Ordering::Relaxed);
+                break;
+            }
+            let mut found = Vec::new();
+            let pages = bytes.chunks_exact(geometry.page_size() as usize);
+            for ((page, note), number) in pages.zip(notes.iter_mut()).zip(first..) {
+                let before = found.len();
+                *note = look(page, number, geometry, &mut coverage, |head| found.push(head), |_| {});
+                if note.is_bad() {
+                    // It is looked at again if it is anybody's; only sound cells do not overlap, which bounds their number.
+                    found.truncate(before);
+                }
+            }
+            if !found.is_empty() {
+                found.shrink_to_fit();
+                if let Some(slot) = lock(&heads).get_mut(chunk) {
+                    *slot = found;
+                }
+            }
+            if !watch(notes.len() as u32) {
+                lock(&failed).get_or_insert(ScrubError::Stopped);
+                stop.store(true, Ordering::Relaxed);
+            }
+        }
+    };
+    if threads <= 1 {
+        work();
+    } else {
+        std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
+    }
+    match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Some(error) => Err(error),
+        None => Ok(Notes { notes, heads: heads.into_inner().unwrap_or_else(PoisonError::into_inner), per_chunk }),
+    }
+}
+
+/// Nothing is left half done under any of these locks.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,217 @@
+//! The trees, from their roots down, over what the pass has noted. Pages with children are read again: they are few, and keeping
+//! their children would cost more than it saves.
+
+use super::super::coverage::Coverage;
+use super::super::geometry::Geometry;
+use super::super::page::{BtreePage, PageError, PageKind};
+use super::super::record::{Record, Soundness, record_is_sound};
+use super::super::{ChainError, DEPTH_MAX, assemble};
+use super::accounts::{Accounts, Owner};
+use super::fault::{PageUse, ScrubFaultKind};
+use super::note::{Head, Note, look};
+use super::sweep::Notes;
+use super::{PageSource, ScrubError, read_page};
+
+/// Faults that are told of one page.
+const PER_PAGE: usize = 4;
+
+/// What a tree came to.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Totals {
+    pub pages: u32,
+    pub overflow_pages: u32,
+    /// Rows of a table, entries of an index.
+    pub entries: u64,
+    pub depth: u32,
+}
+
+pub(super) struct Walk<'a, S> {
+    pub source: &'a S,
+    pub geometry: &'a Geometry,
+    pub pages: u32,
+    pub notes: &'a Notes,
+    pub accounts: &'a mut Accounts,
+    pub coverage: Coverage,
+}
+
+/// A page that is to be visited, and the rowids that it may have.
+#[derive(Clone, Copy)]
+struct Visit {
+    page: u32,
+    depth: u32,
+    /// All are above this; `None` on the left edge.
+    above: Option<i64>,
+    up_to: i64,
+}
+
+/// The tree that is walked.
+struct Tree {
+    owner: u32,
+    is_table: bool,
+    totals: Totals,
+    leaf_depth: Option<u32>,
+    waiting: Vec<Visit>,
+}
+
+impl<S: PageSource> Walk<'_, S> {
+    /// The tree `owner` at `root`; `is_table`: by the schema its keys are rowids.
+    pub(super) fn tree(&mut self, owner: u32, root: u32, is_table: bool) -> Result<Totals, ScrubError<S::Error>> {
+        if let Err(fault) = self.accounts.claim(root, PageUse::Root, 0) {
+            self.accounts.fault(root, Owner::Tree(owner), fault);
+            return Ok(Totals::default());
+        }
+        let found = self.notes.of(root).kind.map(PageKind::is_table);
+        if found.is_some_and(|found| found != is_table) {
+            self.accounts.fault(root, Owner::Tree(owner), ScrubFaultKind::OtherTree);
+        }
+        let first = Visit { page: root, depth: 1, above: None, up_to: i64::MAX };
+        let is_table = found.unwrap_or(is_table);
+        let mut tree = Tree { owner, is_table, totals: Totals::default(), leaf_depth: None, waiting: vec![first] };
+        // A page waits once at the most: it was claimed.
+        while let Some(visit) = tree.waiting.pop() {
+            self.visit(&mut tree, visit)?;
+        }
+        Ok(tree.totals)
+    }
+
+    fn visit(&mut self, tree: &mut Tree, visit: Visit) -> Result<(), ScrubError<S::Error>> {
+        let (page, note) = (visit.page, self.notes.of(visit.page));
+        tree.totals.pages += 1;
+        tree.totals.depth = tree.totals.depth.max(visit.depth);
+        if visit.depth as usize > DEPTH_MAX {
+            self.fault(tree, page, ScrubFaultKind::TooDeep);
+            return Ok(());
+        }
+        let Some(kind) = note.kind else {
+            let bytes = read_page(self.source, page, self.geometry)?;
+            let error = BtreePage::parse(&bytes, page, self.geometry).err().unwrap_or(PageError::UnknownKind(0));
+            self.fault(tree, page, error.into());
+            return Ok(());
+        };
+        if kind.is_table() != tree.is_table {
+            self.fault(tree, page, ScrubFaultKind::OtherTree);
+            return Ok(());
+        }
+        if kind.is_leaf() || !kind.is_table() {
+            tree.totals.entries += u64::from(note.cells);
+        }
+        let is_within = visit.above.is_none_or(|above| note.least > above) && note.most <= visit.up_to;
+        if kind.is_table() && note.cells > 0 && note.least <= note.most && !is_within {
+            let (least, most, up_to) = (note.least, note.most, visit.up_to);
+            let above = visit.above.unwrap_or(i64::MIN);
+            self.fault(tree, page, ScrubFaultKind::RowidRange { least, most, above, up_to });
+        }
+        if kind.is_leaf() {
+            let expected = *tree.leaf_depth.get_or_insert(visit.depth);
+            if expected != visit.depth {
+                self.fault(tree, page, ScrubFaultKind::Depth { found: visit.depth, expected });
+            }
+            if !(note.is_bad() || note.is_deep()) {
+                if note.spills() {
+                    let notes = self.notes;
+                    self.chains(tree, notes.heads(page));
+                }
+                return Ok(());
+            }
+        }
+        let bytes = read_page(self.source, page, self.geometry)?;
+        self.again(tree, page, &bytes, note)?;
+        if !kind.is_leaf() {
+            self.children(tree, visit, &bytes);
+        }
+        Ok(())
+    }
+
+    /// Looks at a page again: for the words of what is wrong with it, for its chains, for records that go on in them.
+    fn again(&mut self, tree: &mut Tree, page: u32, bytes: &[u8], note: Note) -> Result<(), ScrubError<S::Error>> {
+        let (mut heads, mut faults) = (Vec::new(), Vec::new());
+        let geometry = self.geometry;
+        look(bytes, page, geometry, &mut self.coverage, |head| heads.push(head), |fault| faults.push(fault));
+        self.chains(tree, &heads);
+        if note.is_deep() {
+            for (index, cell) in (0..).zip(BtreePage::parse(bytes, page, geometry).iter().flat_map(BtreePage::cells)) {
+                let Ok(cell) = cell else { continue };
+                if record_is_sound(cell.local, cell.payload_len) != Ok(Soundness::Unknown) {
+                    continue;
+                }
+                // The header alone, which tells its own length.
+                let len = Record::parse(cell.local).map_or(0, |record| record.header_len() as usize);
+                let (mut payload, mut failed) = (Vec::new(), None);
+                let source = |number| match read_page(self.source, number, geometry) {
+                    Ok(bytes) => Some(bytes),
+                    Err(error) => {
+                        failed = Some(error);
+                        None
+                    }
+                };
+                assemble(&cell, self.pages, geometry, len, source, &mut payload);
+                if let Some(error) = failed {
+                    return Err(error);
+                }
+                // A chain that is too short is told as a chain.
+                if payload.len() >= len
+                    && let Err(error) = Record::parse(&payload).and_then(|record| record.check(cell.payload_len))
+                {
+                    faults.push(ScrubFaultKind::Record { cell: index, error });
+                }
+            }
+        }
+        for fault in faults.into_iter().take(PER_PAGE) {
+            self.fault(tree, page, fault);
+        }
+        Ok(())
+    }
+
+    fn children(&mut self, tree: &mut Tree, visit: Visit, bytes: &[u8]) {
+        // Of a page that is hurt, whatever of it can be read.
+        let Some(page) = BtreePage::lenient(bytes, visit.page, self.geometry) else { return };
+        let mut above = visit.above;
+        for cell in page.cells().flatten() {
+            let up_to = cell.rowid.unwrap_or(i64::MAX);
+            if let Some(child) = cell.left_child {
+                self.child(tree, visit, child, above, up_to);
+            }
+            above = cell.rowid.or(above);
+        }
+        if let Some(child) = page.right_child() {
+            self.child(tree, visit, child, above, visit.up_to);
+        }
+    }
+
+    fn child(&mut self, tree: &mut Tree, visit: Visit, page: u32, above: Option<i64>, up_to: i64) {
+        match self.accounts.claim(page, PageUse::Tree, visit.page) {
+            Ok(()) => tree.waiting.push(Visit { page, depth: visit.depth + 1, above, up_to }),
+            Err(fault) => self.fault(tree, visit.page, fault),
+        }
+    }
+
+    fn chains(&mut self, tree: &mut Tree, heads: &[Head]) {
+        for head in heads {
+            if let Err(fault) = self.chain(tree, head) {
+                self.fault(tree, head.owner, fault);
+            }
+        }
+    }
+
+    fn chain(&mut self, tree: &mut Tree, head: &Head) -> Result<(), ScrubFaultKind> {
+        let (mut page, mut parent, mut what) = (head.first, head.owner, PageUse::FirstOverflow);
+        let first = head.first;
+        for done in 0..head.pages {
+            if page == 0 {
+                let missing = (head.pages - done).saturating_mul(self.geometry.overflow_capacity());
+                return Err(ScrubFaultKind::Chain { first, error: ChainError::Ends { missing } });
+            }
+            self.accounts.claim(page, what, parent)?;
+            tree.totals.overflow_pages += 1;
+            (parent, page, what) = (page, self.notes.of(page).next, PageUse::LaterOverflow);
+        }
+        match page {
+            0 => Ok(()),
+            page => Err(ScrubFaultKind::Chain { first, error: ChainError::GoesOn(page) }),
+        }
+    }
+
+    fn fault(&mut self, tree: &Tree, page: u32, what: ScrubFaultKind) {
+        self.accounts.fault(page, Owner::Tree(tree.owner), what);
+    }
+}
