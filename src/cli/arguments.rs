@@ -47,6 +47,8 @@ pub(super) enum Command {
     Backups(Backups),
     /// Restore a backup to a path where nothing is.
     Restore(Restore),
+    /// Look through every page of a database, at the speed of the disk; a path needs no configuration.
+    Scrub(Scrub),
     /// What the running daemon knows of every target, or of one: who has it open, and who locks it.
     Status(Status),
     /// The running daemon's incidents, newest first.
@@ -147,6 +149,21 @@ pub(super) struct Restore {
     pub(super) to: PathBuf,
 
     /// Where backups are kept when the configuration does not say.
+    #[arg(long, value_name = "DIR")]
+    pub(super) state_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Scrub {
+    /// A configured target, or a database file.
+    #[arg(value_name = "TARGET|DB")]
+    pub(super) subject: PathBuf,
+
+    /// Tell at most so many faults; all are counted.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub(super) faults: usize,
+
+    /// Where private copies go when the configuration does not say.
     #[arg(long, value_name = "DIR")]
     pub(super) state_dir: Option<PathBuf>,
 }

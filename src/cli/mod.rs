@@ -19,6 +19,7 @@ mod restore;
 mod resume;
 mod rollback;
 mod run;
+mod scrub;
 mod socket;
 mod status;
 mod subject;
@@ -49,6 +50,7 @@ pub fn main() -> ExitCode {
         Some(Command::Backup(asked)) => backup::run(common, &asked, output),
         Some(Command::Backups(asked)) => backups::run(common, &asked, output),
         Some(Command::Restore(asked)) => restore::run(common, &asked, output),
+        Some(Command::Scrub(asked)) => scrub::run(common, &asked, output),
         Some(Command::Status(asked)) => status::run(common, &asked, output),
         Some(Command::Incidents(asked)) => incidents::run(common, &asked, output),
         Some(Command::Incident(asked)) => incident::run(common, &asked, output),

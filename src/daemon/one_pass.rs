@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::clock::Clock;
 use crate::config::{Config, Environment};
-use crate::job::{BackupEntry, Client, Job, Outcome, RestoreJob, Restored};
+use crate::job::{BackupEntry, Client, Job, Outcome, RestoreJob, Restored, Scrubbed};
 use crate::journal::{LeftOpen, Limits, Remembered};
 use crate::model::{Check, Incident, IncidentState, Playbook, Policy, Resolution, Verdict};
 use crate::modes::database::config::{BackupPlan, DatabaseConfig};
@@ -369,6 +369,28 @@ pub fn restore(scope: &Scope, from: &RestoreFrom, to: &Path) -> Result<Restored,
         }))
     })?
 }
+
+/// Looks through all pages of a database, telling at most so many faults.
+///
+/// # Errors
+/// When no child could do it; what could not be told is a verdict.
+pub fn scrub(scope: &Scope, subject: &Subject, faults_max: usize) -> Result<Scrubbed, PassError> {
+    block_on(async {
+        let site = Site::of(scope);
+        let jobs = foundation::client(site.workers);
+        let databases = site.databases(&jobs, std::slice::from_ref(subject)).await?;
+        let Some(database) = databases.first() else { return Err(failed("nothing matches".to_owned())) };
+        match jobs.run(database.scrub(faults_max), SCRUB_PATIENCE).await {
+            Ok(Outcome::Scrubbed(found)) => Ok(*found),
+            Ok(_) => Err(failed("the scrub's job answered something else".to_owned())),
+            // A child that died or was killed says nothing of the database.
+            Err(failure) => Err(PassError { exit: 3, message: failure.message }),
+        }
+    })?
+}
+
+/// A scrub reads a whole database once, or three times where a program writes to it.
+const SCRUB_PATIENCE: Duration = Duration::from_secs(6 * 3600);
 
 /// A restore reads and writes a whole database; slower than any disk worth supervising.
 const RESTORE_PATIENCE: Duration = Duration::from_secs(3600);

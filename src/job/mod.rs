@@ -12,6 +12,7 @@ mod events;
 mod kept;
 pub mod line;
 mod rollback;
+mod scrub;
 mod step;
 
 pub use backup::{BackupEntry, BackupJob, BackupManifest, Keep, PruneJob, RestoreJob, Restored, WalPosition};
@@ -25,6 +26,7 @@ pub use database::{
 };
 pub use events::WorkerEvents;
 pub use rollback::{KeptFile, KeptFiles, RowsSince, Since, WeighRollback, Weighed, WeighedMember};
+pub use scrub::{ScrubJob, ScrubVerdict, Scrubbed, ScrubbedFault, ScrubbedTable};
 pub use step::{Candidate, DatabaseStep, Phase, Progress, StepJob, StepReport, WalBase};
 
 use std::path::PathBuf;
@@ -48,6 +50,8 @@ pub enum Job {
     },
     /// Restore a backup to a new path.
     Restore(RestoreJob),
+    /// Look through all pages of a database.
+    Scrub(Box<ScrubJob>),
     /// Apply, resume or undo one step of a playbook.
     Step(Box<StepJob>),
     /// Say what putting an incident's evidence back would cost.
@@ -101,6 +105,8 @@ pub enum Outcome {
     },
     /// Of [`Job::Restore`].
     Restored(Restored),
+    /// Of [`Job::Scrub`].
+    Scrubbed(Box<Scrubbed>),
     /// Of [`Job::Step`].
     Stepped(Box<StepReport>),
     /// Of [`Job::WeighRollback`].

@@ -10,6 +10,7 @@ mod endpoints;
 mod promised;
 mod reload;
 mod scrape;
+mod scrubs;
 #[path = "../support/mod.rs"]
 mod support;
 mod systemd;

@@ -21,7 +21,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::clock::Moment;
-use crate::job::{DatabaseFacts, DatabaseProbe, DatabaseSite, FileFacts, IntegrityLevel, Outcome, WalMark};
+use crate::job::{
+    DatabaseFacts, DatabaseProbe, DatabaseSite, FileFacts, IntegrityLevel, Job, Outcome, ScrubJob, WalMark,
+};
 use crate::model::{Check, InUse, Kind, Loss, Policy, Verdict};
 use crate::modes::{Answer, Look, Retry, Settings};
 
@@ -139,6 +141,11 @@ impl Database {
     /// The folder of this target's backups, where backups are configured.
     pub fn backup_folder(&self) -> Option<PathBuf> {
         self.config.backup.as_ref().map(|backup| backup.folder(&self.config.name))
+    }
+
+    /// The job that scrubs it, telling at most so many faults.
+    pub fn scrub(&self, faults_max: usize) -> Job {
+        Job::Scrub(Box::new(ScrubJob { site: self.site(), faults_max }))
     }
 
     fn site(&self) -> DatabaseSite {

@@ -126,7 +126,7 @@ fn sweep_out(scratch: &Path) {
 }
 
 /// SQLite's SHARED, as SQLite takes it: not past a waiting writer's PENDING.
-fn share(main: &File, busy: Duration) -> io::Result<OfdLock> {
+pub(super) fn share(main: &File, busy: Duration) -> io::Result<OfdLock> {
     let until = Instant::now() + busy;
     loop {
         let pending = ask_lock(main, SqliteLock::Pending.bytes(), LockMode::Read).map_err(io::Error::other)?;

@@ -14,6 +14,7 @@ mod likeness;
 mod locks;
 mod opening;
 mod raw;
+mod scrub;
 mod suspicion;
 
 use std::io;
@@ -26,6 +27,7 @@ use rustix::time::{ClockId, clock_gettime};
 pub(super) use self::copy::{of_all as private_copy, put_versions_right};
 use self::files::{Files, Looked};
 use self::opening::{Before, Opening};
+pub(super) use self::scrub::run as scrub;
 use super::sweep::Sweep;
 use crate::host;
 use crate::job::{

@@ -1,0 +1,59 @@
+//! SQLite's word on the schema's statements: whether they can be parsed. It reads them in a private file that has the schema's pages
+//! and holes for all others, so that no lock is taken on the database and the answer is of the same state.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fs::{DirBuilder, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _};
+use std::time::Duration;
+
+use super::view::View;
+use super::{fault, told};
+use crate::format::{Geometry, Header, PageSource as _, read_schema};
+use crate::job::{ScrubJob, Scrubbed};
+use crate::model::FaultClass;
+use crate::sqlite::{Access, Database, Deadline};
+
+/// Adds what SQLite says to what was found.
+pub(super) fn judge(job: &ScrubJob, view: &View, mut scrubbed: Scrubbed) -> Result<Scrubbed, String> {
+    let Ok(header) = Header::parse(&view.head) else { return Ok(scrubbed) };
+    if scrubbed.tables.first().is_none_or(|schema| !schema.sound) {
+        // Told already, and better than by the first error that SQLite meets.
+        return Ok(scrubbed);
+    }
+    if let Some(words) = parsed(job, view, &header).map_err(told("having SQLite read the schema"))? {
+        scrubbed.add(fault("sqlite_schema", &words));
+    }
+    Ok(scrubbed)
+}
+
+fn parsed(job: &ScrubJob, view: &View, header: &Header) -> io::Result<Option<String>> {
+    let Some(geometry) = Geometry::of(header) else { return Ok(None) };
+    let pages = RefCell::new(BTreeMap::new());
+    read_schema(view.there, &geometry, header.encoding, |number| {
+        let mut bytes = vec![0; geometry.page_size() as usize];
+        view.read(number, &mut bytes).ok()?;
+        pages.borrow_mut().insert(number, bytes.clone());
+        Some(bytes)
+    });
+    DirBuilder::new().recursive(true).mode(0o700).create(&job.site.scratch)?;
+    let folder = tempfile::Builder::new().prefix("schema-").tempdir_in(&job.site.scratch)?;
+    let path = folder.path().join("schema.db");
+    let file = File::create_new(&path)?;
+    for (number, bytes) in pages.into_inner() {
+        file.write_all_at(&bytes, geometry.offset_of(number))?;
+    }
+    file.set_len(geometry.offset_of(view.wal_pages.unwrap_or(view.there).min(view.there).saturating_add(1)))?;
+    drop(file);
+    let read = Database::open(&path, Access::Immutable, Duration::ZERO, Deadline::never())
+        .and_then(|database| database.touch_schema());
+    Ok(match read {
+        Ok(_) => None,
+        // A word of a newer SQLite, or of another build of it, is no damage.
+        Err(fault) if fault.class == FaultClass::Corrupt || fault.class == FaultClass::NotADatabase => {
+            Some(fault.message)
+        }
+        Err(fault) => return Err(io::Error::other(fault.message)),
+    })
+}
