@@ -74,3 +74,40 @@ fn what_is_sound_is_never_called_corrupt_and_nothing_is_changed() {
     assert!(sound > 0, "the manifest names nothing sound");
     assert!(wrong.is_empty(), "called corrupt, and sound:\n{}", wrong.join("\n"));
 }
+
+#[test]
+fn a_scrub_calls_nothing_sound_damaged_and_changes_nothing() {
+    let Some(corpus) = std::env::var_os("GUARDIAN_CORPUS").map(PathBuf::from) else {
+        return println!("skipped: needs GUARDIAN_CORPUS");
+    };
+    let manifest = fs::read_to_string(corpus.join("manifest.jsonl")).unwrap();
+    let (mut sound, mut damaged, mut found, mut wrong) = (0, 0, 0, Vec::new());
+    for line in manifest.lines() {
+        let entry: Value = serde_json::from_str(line).unwrap();
+        let path = Path::new(entry["path"].as_str().unwrap());
+        let is_sound = entry["integrity_check_3534"]["cls"] == "ok" && entry["mutation"].is_null();
+        let folder = tempfile::tempdir().unwrap();
+        let db = copy(&corpus, path, folder.path());
+        let before = picture(folder.path());
+        let scratch = tempfile::tempdir().unwrap();
+        let arguments = ["scrub", "--json", db.to_str().unwrap(), "--state-dir", scratch.path().to_str().unwrap()];
+        let document = guardiand(scratch.path(), &arguments).json();
+        assert_same(&before, &picture(folder.path()), &path.display().to_string());
+        let is_damaged = document["verdict"] == "damaged";
+        if is_sound {
+            sound += 1;
+            if is_damaged {
+                wrong.push(format!("{}: {document:#}", path.display()));
+            }
+        } else {
+            damaged += 1;
+            found += usize::from(is_damaged);
+        }
+    }
+    println!(
+        "sound: {sound}, called damaged: {}; not sound to some check: {damaged}, of which damaged: {found}",
+        wrong.len()
+    );
+    assert!(sound > 0 && found > 0, "the manifest names nothing sound, or nothing damaged");
+    assert!(wrong.is_empty(), "called damaged, and sound:\n{}", wrong.join("\n"));
+}

@@ -41,7 +41,7 @@ pub trait PageSource: Sync {
     fn read(&self, first: u32, into: &mut [u8]) -> Result<(), Self::Error>;
 }
 
-/// Is told of so many pages after each read, by any thread; `false` ends the scrub.
+/// Is told of so many pages after each read, by any thread, and of none now and then afterwards; `false` ends the scrub.
 pub type Watch<'a> = dyn Fn(u32) -> bool + Sync + 'a;
 
 /// What to scrub, and how.
@@ -133,8 +133,15 @@ pub fn scrub<S: PageSource>(source: &S, plan: &ScrubPlan, watch: &Watch<'_>) -> 
     let schema = read_schema(pages, &geometry, header.encoding, |number| read_page(source, number, &geometry).ok());
     let rows: Vec<SchemaRow> = schema.rows.into_iter().map(|placed| placed.row).collect();
     let (mut trees, mut partial) = (Vec::new(), BTreeSet::new());
-    let mut walk =
-        Walk { source, geometry: &geometry, pages, notes: &notes, accounts: &mut accounts, coverage: Coverage::new() };
+    let mut walk = Walk {
+        source,
+        geometry: &geometry,
+        pages,
+        notes: &notes,
+        accounts: &mut accounts,
+        coverage: Coverage::new(),
+        watch,
+    };
     let own = SchemaRow {
         kind: SchemaKind::Table,
         name: "sqlite_schema".to_owned(),

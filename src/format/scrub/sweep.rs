@@ -84,11 +84,13 @@ pub(super) fn sweep<S: PageSource>(
             }
         }
     };
-    if threads <= 1 {
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            // Where the system has no thread to give, those that there are do it all.
+            let _ = std::thread::Builder::new().spawn_scoped(scope, work);
+        }
         work();
-    } else {
-        std::thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(work))));
-    }
+    });
     match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
         Some(error) => Err(error),
         None => Ok(Notes { notes, heads: heads.into_inner().unwrap_or_else(PoisonError::into_inner), per_chunk }),

@@ -1,19 +1,23 @@
 //! The trees, from their roots down, over what the pass has noted. Pages with children are read again: they are few, and keeping
 //! their children would cost more than it saves.
 
+use std::collections::BTreeSet;
+
 use super::super::coverage::Coverage;
 use super::super::geometry::Geometry;
 use super::super::page::{BtreePage, PageError, PageKind};
-use super::super::record::{Record, Soundness, record_is_sound};
-use super::super::{ChainError, DEPTH_MAX, assemble};
+use super::super::record::{Record, RecordError, Soundness, record_is_sound};
+use super::super::{Cell, ChainError, DEPTH_MAX, assemble};
 use super::accounts::{Accounts, Owner};
 use super::fault::{PageUse, ScrubFaultKind};
 use super::note::{Head, Note, look};
 use super::sweep::Notes;
-use super::{PageSource, ScrubError, read_page};
+use super::{PageSource, ScrubError, Watch, read_page};
 
 /// Faults that are told of one page.
 const PER_PAGE: usize = 4;
+/// Pages between two looks at the watch.
+const PER_LOOK: u32 = 1024;
 
 /// What a tree came to.
 #[derive(Debug, Clone, Copy, Default)]
@@ -32,6 +36,7 @@ pub(super) struct Walk<'a, S> {
     pub notes: &'a Notes,
     pub accounts: &'a mut Accounts,
     pub coverage: Coverage,
+    pub watch: &'a Watch<'a>,
 }
 
 /// A page that is to be visited, and the rowids that it may have.
@@ -70,6 +75,9 @@ impl<S: PageSource> Walk<'_, S> {
         // A page waits once at the most: it was claimed.
         while let Some(visit) = tree.waiting.pop() {
             self.visit(&mut tree, visit)?;
+            if tree.totals.pages.is_multiple_of(PER_LOOK) && !(self.watch)(0) {
+                return Err(ScrubError::Stopped);
+            }
         }
         Ok(tree.totals)
     }
@@ -106,16 +114,21 @@ impl<S: PageSource> Walk<'_, S> {
             if expected != visit.depth {
                 self.fault(tree, page, ScrubFaultKind::Depth { found: visit.depth, expected });
             }
-            if !(note.is_bad() || note.is_deep()) {
-                if note.spills() {
-                    let notes = self.notes;
-                    self.chains(tree, notes.heads(page));
-                }
-                return Ok(());
-            }
+        }
+        let is_plain = !(note.is_bad() || note.is_deep());
+        if is_plain && note.spills() {
+            let notes = self.notes;
+            notes.heads(page).iter().for_each(|head| {
+                self.chain(tree, head);
+            });
+        }
+        if is_plain && kind.is_leaf() {
+            return Ok(());
         }
         let bytes = read_page(self.source, page, self.geometry)?;
-        self.again(tree, page, &bytes, note)?;
+        if !is_plain {
+            self.again(tree, page, &bytes, note)?;
+        }
         if !kind.is_leaf() {
             self.children(tree, visit, &bytes);
         }
@@ -127,33 +140,15 @@ impl<S: PageSource> Walk<'_, S> {
         let (mut heads, mut faults) = (Vec::new(), Vec::new());
         let geometry = self.geometry;
         look(bytes, page, geometry, &mut self.coverage, |head| heads.push(head), |fault| faults.push(fault));
-        self.chains(tree, &heads);
-        if note.is_deep() {
-            for (index, cell) in (0..).zip(BtreePage::parse(bytes, page, geometry).iter().flat_map(BtreePage::cells)) {
-                let Ok(cell) = cell else { continue };
-                if record_is_sound(cell.local, cell.payload_len) != Ok(Soundness::Unknown) {
-                    continue;
-                }
-                // The header alone, which tells its own length.
-                let len = Record::parse(cell.local).map_or(0, |record| record.header_len() as usize);
-                let (mut payload, mut failed) = (Vec::new(), None);
-                let source = |number| match read_page(self.source, number, geometry) {
-                    Ok(bytes) => Some(bytes),
-                    Err(error) => {
-                        failed = Some(error);
-                        None
-                    }
-                };
-                assemble(&cell, self.pages, geometry, len, source, &mut payload);
-                if let Some(error) = failed {
-                    return Err(error);
-                }
-                // A chain that is too short is told as a chain.
-                if payload.len() >= len
-                    && let Err(error) = Record::parse(&payload).and_then(|record| record.check(cell.payload_len))
-                {
-                    faults.push(ScrubFaultKind::Record { cell: index, error });
-                }
+        let whole: BTreeSet<u32> = heads.iter().filter(|head| self.chain(tree, head)).map(|head| head.first).collect();
+        let cells = BtreePage::parse(bytes, page, geometry).ok().filter(|_| note.is_deep());
+        for (index, cell) in (0..).zip(cells.iter().flat_map(BtreePage::cells)) {
+            let Ok(cell) = cell else { continue };
+            // What is wrong with a chain is told. One that is whole is this cell's alone, so that no page is read for many.
+            let is_whole = cell.first_overflow.is_some_and(|first| whole.contains(&first));
+            if is_whole && record_is_sound(cell.local, cell.payload_len) == Ok(Soundness::Unknown) {
+                let error = self.record(&cell)?.err();
+                faults.extend(error.map(|error| ScrubFaultKind::Record { cell: index, error }));
             }
         }
         for fault in faults.into_iter().take(PER_PAGE) {
@@ -185,15 +180,35 @@ impl<S: PageSource> Walk<'_, S> {
         }
     }
 
-    fn chains(&mut self, tree: &mut Tree, heads: &[Head]) {
-        for head in heads {
-            if let Err(fault) = self.chain(tree, head) {
-                self.fault(tree, head.owner, fault);
+    /// Judges a record whose header goes on in overflow pages.
+    fn record(&self, cell: &Cell<'_>) -> Result<Result<(), RecordError>, ScrubError<S::Error>> {
+        // The header alone, which tells its own length.
+        let len = Record::parse(cell.local).map_or(0, |record| record.header_len() as usize);
+        let (mut payload, mut failed) = (Vec::new(), None);
+        let source = |number| match read_page(self.source, number, self.geometry) {
+            Ok(bytes) => Some(bytes),
+            Err(error) => {
+                failed = Some(error);
+                None
             }
+        };
+        assemble(cell, self.pages, self.geometry, len, source, &mut payload);
+        match failed {
+            Some(error) => Err(error),
+            None => Ok(Record::parse(&payload).and_then(|record| record.check(cell.payload_len))),
         }
     }
 
-    fn chain(&mut self, tree: &mut Tree, head: &Head) -> Result<(), ScrubFaultKind> {
+    /// Follows a chain; false when something is wrong with it, which is told.
+    fn chain(&mut self, tree: &mut Tree, head: &Head) -> bool {
+        let followed = self.follow(tree, head);
+        if let Err(fault) = followed {
+            self.fault(tree, head.owner, fault);
+        }
+        followed.is_ok()
+    }
+
+    fn follow(&mut self, tree: &mut Tree, head: &Head) -> Result<(), ScrubFaultKind> {
         let (mut page, mut parent, mut what) = (head.first, head.owner, PageUse::FirstOverflow);
         let first = head.first;
         for done in 0..head.pages {

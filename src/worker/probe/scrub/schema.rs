@@ -15,6 +15,9 @@ use crate::job::{ScrubJob, Scrubbed};
 use crate::model::FaultClass;
 use crate::sqlite::{Access, Database, Deadline};
 
+/// Bytes of the schema's pages that are kept; no real schema comes near to it.
+const LIMIT: usize = 64 << 20;
+
 /// Adds what SQLite says to what was found.
 pub(super) fn judge(job: &ScrubJob, view: &View, mut scrubbed: Scrubbed) -> Result<Scrubbed, String> {
     let Ok(header) = Header::parse(&view.head) else { return Ok(scrubbed) };
@@ -31,12 +34,19 @@ pub(super) fn judge(job: &ScrubJob, view: &View, mut scrubbed: Scrubbed) -> Resu
 fn parsed(job: &ScrubJob, view: &View, header: &Header) -> io::Result<Option<String>> {
     let Some(geometry) = Geometry::of(header) else { return Ok(None) };
     let pages = RefCell::new(BTreeMap::new());
+    let most = LIMIT / geometry.page_size() as usize;
     read_schema(view.there, &geometry, header.encoding, |number| {
+        if pages.borrow().len() >= most {
+            return None;
+        }
         let mut bytes = vec![0; geometry.page_size() as usize];
         view.read(number, &mut bytes).ok()?;
         pages.borrow_mut().insert(number, bytes.clone());
         Some(bytes)
     });
+    if pages.borrow().len() >= most {
+        return Err(io::Error::other(format!("it has more than {} MiB", LIMIT >> 20)));
+    }
     DirBuilder::new().recursive(true).mode(0o700).create(&job.site.scratch)?;
     let folder = tempfile::Builder::new().prefix("schema-").tempdir_in(&job.site.scratch)?;
     let path = folder.path().join("schema.db");
