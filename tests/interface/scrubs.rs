@@ -110,6 +110,9 @@ fn a_program_that_commits_all_the_time_is_neither_kept_from_it_nor_called_damage
             let document = ran.json();
             assert_ne!(document["verdict"], "damaged", "{document:#}");
             clean += usize::from(ran.status == 0);
+            if let Some(reason) = document["reason"].as_str() {
+                println!("{mode}: {reason}");
+            }
         }
         println!("{mode}: {clean} of 8 were clean, the others could not be told");
         assert!(clean > 0, "{mode}");

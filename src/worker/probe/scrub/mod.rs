@@ -70,6 +70,14 @@ fn attempt(job: &ScrubJob) -> Result<Scrubbed, String> {
         }
         let patience = PATIENCE.max(Duration::from_millis(job.site.busy_ms));
         let held = view::hold(&files, patience).map_err(|error| format!("it could not be locked: {error}"))?;
+        let since = Instant::now();
+        // As they are under the locks: until they were had, programs wrote.
+        let locked = files.main.state.file().map(|main| (main.dev, main.ino));
+        let files = Files::pinned(&job.site.path);
+        if files.main.state.file().map(|main| (main.dev, main.ino)) != locked {
+            "another file took its place while it was locked".clone_into(&mut why);
+            continue;
+        }
         let journal = raw::journal(&files, None, false).map_err(told("reading its journal"))?;
         match journal.state {
             JournalState::Hot => {
@@ -87,9 +95,11 @@ fn attempt(job: &ScrubJob) -> Result<Scrubbed, String> {
         let view = View::open(&files).map_err(told("reading it"))?;
         // Writers wait for SHARED, unless they write to a WAL.
         let is_wal = view.wal_pages.is_some() || files.shm.state.size() > 0;
-        let until = (!is_wal).then(|| Instant::now() + Duration::from_millis(job.site.block_max_ms));
-        let result = look_through(job, &view, until);
-        let wal = files.wal.again();
+        let until = (!is_wal).then(|| since + Duration::from_millis(job.site.block_max_ms));
+        // What SQLite reads is a private file's: its locks and ours never meet.
+        let result = look_through(job, &view, until)
+            .and_then(|scrubbed| schema::judge(job, &view, scrubbed).map_err(Stop::Words));
+        let is_still_so = files.main.is_still_so() && files.wal.again().state.size() >= files.wal.state.size();
         drop(held);
         match result {
             Err(Stop::Time) if !warmed => {
@@ -104,9 +114,7 @@ fn attempt(job: &ScrubJob) -> Result<Scrubbed, String> {
                 return Err(format!("it would keep its programs from writing for longer than {most:?}"));
             }
             Err(Stop::Words(words)) => return Err(words),
-            Ok(scrubbed) if files.main.is_still_so() && wal.state.size() >= files.wal.state.size() => {
-                return schema::judge(job, &view, scrubbed);
-            }
+            Ok(scrubbed) if is_still_so => return Ok(scrubbed),
             Ok(_) => "it was written while it was read, past the locks that SQLite takes".clone_into(&mut why),
         }
     }
