@@ -73,6 +73,10 @@ impl View {
         let length = main.metadata()?.len();
         let mut view =
             View { main, wal: None, frames: BTreeMap::new(), page_size: 0, head, wal_pages: None, there: 0, wal_facts };
+        if view.wal_facts.state == WalState::Sound && view.wal_facts.mark.is_none() {
+            // Without its pages the main file alone would look damaged.
+            return Err(io::Error::other(format!("the WAL could not be read: {}", view.wal_facts.detail)));
+        }
         let mark = match view.wal_facts.state {
             WalState::Sound | WalState::Damaged => view.wal_facts.mark.filter(|mark| mark.last_commit > 0),
             _ => None,
