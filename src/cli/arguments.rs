@@ -49,6 +49,8 @@ pub(super) enum Command {
     Restore(Restore),
     /// Look through every page of a database, at the speed of the disk; a path needs no configuration.
     Scrub(Scrub),
+    /// Rescue the rows of a damaged database into a new one; the damaged one is only read.
+    Salvage(Salvage),
     /// What the running daemon knows of every target, or of one: who has it open, and who locks it.
     Status(Status),
     /// The running daemon's incidents, newest first.
@@ -166,6 +168,25 @@ pub(super) struct Scrub {
     /// Where private copies go when the configuration does not say.
     #[arg(long, value_name = "DIR")]
     pub(super) state_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Salvage {
+    /// The damaged database, its WAL and journal beside it; or an incident's evidence folder.
+    #[arg(value_name = "SRC")]
+    pub(super) source: PathBuf,
+
+    /// The new database; nothing may be there.
+    #[arg(value_name = "DST")]
+    pub(super) to: PathBuf,
+
+    /// A schema as SQL, for what of its own cannot be read.
+    #[arg(long, value_name = "FILE")]
+    pub(super) schema: Option<PathBuf>,
+
+    /// Also what was deleted and is still there, into lost_and_found.
+    #[arg(long)]
+    pub(super) deleted: bool,
 }
 
 #[derive(Debug, Args)]

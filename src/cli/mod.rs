@@ -19,6 +19,7 @@ mod restore;
 mod resume;
 mod rollback;
 mod run;
+mod salvage;
 mod scrub;
 mod socket;
 mod status;
@@ -51,6 +52,7 @@ pub fn main() -> ExitCode {
         Some(Command::Backups(asked)) => backups::run(common, &asked, output),
         Some(Command::Restore(asked)) => restore::run(common, &asked, output),
         Some(Command::Scrub(asked)) => scrub::run(common, &asked, output),
+        Some(Command::Salvage(asked)) => salvage::run(&asked, output),
         Some(Command::Status(asked)) => status::run(common, &asked, output),
         Some(Command::Incidents(asked)) => incidents::run(common, &asked, output),
         Some(Command::Incident(asked)) => incident::run(common, &asked, output),

@@ -1,6 +1,7 @@
 //! One pass for the command line: no loop, no HTTP, no socket. Plain values in, documents out.
 
 mod rollback;
+mod salvage;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,6 +21,7 @@ use crate::supervisor::{
 };
 
 pub use rollback::rollback;
+pub use salvage::salvage;
 
 use super::foundation::{self, Foundation};
 use super::{DaemonError, block_on, targets};

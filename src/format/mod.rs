@@ -20,6 +20,7 @@ mod overflow;
 mod page;
 mod pointer_map;
 mod record;
+pub mod salvage;
 mod schema;
 mod scrub;
 mod text;

@@ -23,7 +23,7 @@ const SCHEMA_LIMIT: usize = 64 << 20;
 const FAULTS_MAX: usize = 1000;
 
 /// What a schema row describes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SchemaKind {
     /// A table, also a virtual one.
     Table,

@@ -12,6 +12,7 @@ mod events;
 mod kept;
 pub mod line;
 mod rollback;
+mod salvage;
 mod scrub;
 mod step;
 
@@ -26,6 +27,7 @@ pub use database::{
 };
 pub use events::WorkerEvents;
 pub use rollback::{KeptFile, KeptFiles, RowsSince, Since, WeighRollback, Weighed, WeighedMember};
+pub use salvage::{SalvageJob, Salvaged, SalvagedTable};
 pub use scrub::{ScrubJob, ScrubVerdict, Scrubbed, ScrubbedFault, ScrubbedTable};
 pub use step::{Candidate, DatabaseStep, Phase, Progress, StepJob, StepReport, WalBase};
 
@@ -52,6 +54,8 @@ pub enum Job {
     Restore(RestoreJob),
     /// Look through all pages of a database.
     Scrub(Box<ScrubJob>),
+    /// Rescue the rows of a wreck into a new database.
+    Salvage(SalvageJob),
     /// Apply, resume or undo one step of a playbook.
     Step(Box<StepJob>),
     /// Say what putting an incident's evidence back would cost.
@@ -107,6 +111,8 @@ pub enum Outcome {
     Restored(Restored),
     /// Of [`Job::Scrub`].
     Scrubbed(Box<Scrubbed>),
+    /// Of [`Job::Salvage`].
+    Salvaged(Box<Salvaged>),
     /// Of [`Job::Step`].
     Stepped(Box<StepReport>),
     /// Of [`Job::WeighRollback`].

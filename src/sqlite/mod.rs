@@ -16,6 +16,7 @@ mod probe;
 mod rebuild;
 mod restore;
 mod rows;
+pub mod salvage;
 mod schema;
 mod store;
 

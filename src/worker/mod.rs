@@ -10,6 +10,7 @@ mod expand;
 mod mend;
 mod probe;
 mod roll_back;
+mod salvage;
 mod step;
 mod sweep;
 
@@ -134,6 +135,7 @@ fn dispatch(job: Job, sweep: &Sweep) -> Result<Outcome, JobFailure> {
         Job::ListBackups { folder } => backup::list(&folder),
         Job::Restore(job) => backup::restore(&job).map(Outcome::Restored),
         Job::Scrub(job) => probe::scrub(&job).map(|found| Outcome::Scrubbed(Box::new(found))),
+        Job::Salvage(job) => salvage::run(&job).map(|salvaged| Outcome::Salvaged(Box::new(salvaged))),
     }
 }
 

@@ -1,0 +1,31 @@
+//! `guardiand salvage`: the rows of a wreck into a new database.
+
+use std::process::ExitCode;
+
+use super::Done;
+use super::arguments::Salvage as Asked;
+use super::output::{Failure, Output, table};
+use crate::daemon::one_pass;
+use crate::job::SalvagedTable;
+
+pub(super) fn run(asked: &Asked, output: Output) -> Done {
+    let read = |file: &std::path::PathBuf| {
+        std::fs::read_to_string(file).map_err(|error| Failure::usage(format!("reading {}: {error}", file.display())))
+    };
+    let schema = asked.schema.as_ref().map(read).transpose()?;
+    let salvaged = one_pass::salvage(&asked.source, &asked.to, schema, asked.deleted)?;
+    output.facts(&salvaged, || {
+        let header = ["TABLE", "KEPT", "LOST", "REBUILT", "UNCERTAIN", "ADOPTED", "REFUSED"];
+        let row = |table: &SalvagedTable| {
+            let figures = [table.kept, table.lost, table.rebuilt, table.uncertain, table.adopted, table.refused];
+            std::iter::once(table.table.clone()).chain(figures.map(|figure| figure.to_string())).collect()
+        };
+        let mut text = table(&header, salvaged.tables.iter().map(row));
+        for line in &salvaged.damage {
+            text.push('\n');
+            text.push_str(line);
+        }
+        format!("{}\n{text}", salvaged.path.display())
+    });
+    Ok(if salvaged.clean { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}

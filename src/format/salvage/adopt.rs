@@ -1,0 +1,339 @@
+//! Whose the pages are that no tree leads to.
+//!
+//! A sound database has none: every page has an owner, or is free. So what is left over after all trees have claimed theirs belongs to
+//! trees that lack something: below a page that is gone, behind a child's number that is hurt, under a root that nobody knows. Which one
+//! it is, tells what is missing (rowids between neighbours), what may be in the table's columns, and what its other rows look like.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::super::page::{BtreePage, PageKind};
+use super::super::record::Record;
+use super::claim::{Claimed, Claims, Gap};
+use super::named::Sample;
+use super::{Pages, Survey, Tree, TreeUse};
+
+/// A page of a table, to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Piece {
+    /// Which.
+    pub page: u32,
+    /// Nothing led to it.
+    pub orphan: bool,
+}
+
+/// Who owns which pages.
+#[derive(Debug, Default)]
+pub struct Assignment {
+    /// Of each tree, in the order in which they were given: pages to read, the surest first.
+    pub pieces: Vec<Vec<Piece>>,
+    /// Trees that lack something which was not found.
+    pub lacking: Vec<bool>,
+    /// Pages that fit nowhere: the topmost page that led to them, and the page.
+    pub lost: Vec<(u32, u32)>,
+    /// Orphans that only repeat what a tree has.
+    pub repeated: u32,
+    /// The roots that were found to be right; 0 for none.
+    pub roots: Vec<u32>,
+}
+
+/// Rows of a component that are looked at.
+const SAMPLE_PAGES: usize = 12;
+const SAMPLE_ROWS: usize = 12;
+/// Being where something is missing speaks for a tree as much as this much likeness of each row.
+const IN_A_GAP: f64 = 4.0;
+/// Nothing missing there speaks against it.
+const COMPLETE: f64 = 12.0;
+
+/// Gives every page with rows an owner.
+pub fn assign(pages: &dyn Pages, survey: &Survey, trees: &[Tree], taken: &BTreeSet<u32>) -> Assignment {
+    let owners = vec![0; survey.notes.len()];
+    let mut claims = Claims { pages, survey, owners };
+    // The schema's own pages are nobody else's.
+    taken.iter().for_each(|page| {
+        claims.take(*page, usize::MAX - 1);
+    });
+    let roots = right_roots(&claims, trees);
+    let mut claimed: Vec<Claimed> = trees.iter().map(|_| Claimed::default()).collect();
+    for (at, (tree, root)) in trees.iter().zip(&roots).enumerate() {
+        let Some(mine) = claimed.get_mut(at) else { continue };
+        if *root == 0 {
+            mine.gaps.push(Gap { low: None, high: None });
+            continue;
+        }
+        claims.claim(at, *root, &tree.shape, mine);
+    }
+    for mine in &mut claimed {
+        claims.learn(mine);
+    }
+    let mut adoption = Adoption::new(&mut claims, trees, &claimed);
+    let (adopted, lost, repeated) = adoption.run();
+    let mut assignment = Assignment { lost, repeated, roots, ..Assignment::default() };
+    for (mine, adopted) in claimed.iter().zip(adopted) {
+        let live = mine.live.iter().chain(&mine.doubtful).map(|page| Piece { page: *page, orphan: false });
+        let orphans = adopted.into_iter().map(|page| Piece { page, orphan: true });
+        assignment.pieces.push(live.chain(orphans).collect());
+        assignment.lacking.push(mine.lacks());
+    }
+    assignment
+}
+
+/// The trees' roots, without those that cannot be theirs: of another kind, or another tree's by what stands there.
+fn right_roots(claims: &Claims<'_>, trees: &[Tree]) -> Vec<u32> {
+    let mut roots: Vec<u32> = trees
+        .iter()
+        .map(|tree| {
+            let kind = claims.survey.note(tree.root).kind;
+            if kind.is_some_and(|kind| kind.is_table() == tree.shape.has_rowids) { tree.root } else { 0 }
+        })
+        .collect();
+    let mut sharing: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+    for (at, root) in roots.iter().enumerate().filter(|(_, root)| **root != 0) {
+        sharing.entry(*root).or_default().push(at);
+    }
+    for (root, sharers) in sharing {
+        let rows = rows_below(claims, root);
+        let fit = |at: &usize| {
+            let shape = trees.get(*at).map(|tree| &tree.shape);
+            let records = rows.iter().filter_map(|row| Record::parse(row).ok());
+            let fitting = records.clone().filter(|record| shape.is_none_or(|shape| shape.fits(record))).count();
+            let profile = super::Profile::default();
+            let like: f64 = records.filter_map(|record| shape.map(|shape| profile.likeness(shape, &record))).sum();
+            (fitting, like)
+        };
+        let fits: Vec<(usize, f64)> = sharers.iter().map(fit).collect();
+        let best = (0..fits.len()).max_by(|a, b| {
+            let (a, b) = (fits[*a], fits[*b]);
+            a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))
+        });
+        for (at, sharer) in sharers.iter().enumerate() {
+            // Alone, it keeps a root of which at least some rows fit.
+            let misfit = !rows.is_empty() && fits[at].0 * 4 < rows.len();
+            if (Some(at) != best || misfit)
+                && let Some(slot) = roots.get_mut(*sharer)
+            {
+                *slot = 0;
+            }
+        }
+    }
+    roots
+}
+
+/// Some rows of the tree at `root`: down its left edge, and on over the children of the lowest interior page.
+fn rows_below(claims: &Claims<'_>, root: u32) -> Vec<Vec<u8>> {
+    let mut rows = Vec::new();
+    let mut waiting = vec![root];
+    let mut seen = BTreeSet::new();
+    while let Some(page) = waiting.pop() {
+        if seen.len() > 40 || rows.len() >= 60 || !seen.insert(page) {
+            continue;
+        }
+        match claims.survey.note(page).kind {
+            Some(PageKind::TableInterior) => waiting.extend(children_of(claims, page).into_iter().take(12)),
+            Some(kind) => {
+                claims.each_row(page, SAMPLE_ROWS, |record| rows.push(record.payload().to_vec()));
+                if !kind.is_leaf() {
+                    waiting.extend(children_of(claims, page).into_iter().take(6));
+                }
+            }
+            None => {}
+        }
+    }
+    rows
+}
+
+fn children_of(claims: &Claims<'_>, page: u32) -> Vec<u32> {
+    let Some(bytes) = claims.pages.page(page) else { return Vec::new() };
+    let Some(read) = BtreePage::lenient(&bytes, page, &claims.survey.geometry) else { return Vec::new() };
+    if read.kind().is_leaf() {
+        return Vec::new();
+    }
+    let left = read.cells().flatten().filter_map(|cell| cell.left_child);
+    left.chain(read.right_child()).collect()
+}
+
+/// Pages that hang together below one that nothing leads to.
+struct Component {
+    top: u32,
+    /// With rows.
+    pages: Vec<u32>,
+    has_rowids: bool,
+}
+
+struct Adoption<'a, 'b> {
+    claims: &'a mut Claims<'b>,
+    trees: &'a [Tree],
+    claimed: &'a [Claimed],
+    /// Of each tree: the rowids of its leaves, from, to.
+    occupied: Vec<BTreeMap<i64, i64>>,
+    /// Contents that a tree has.
+    known: BTreeSet<u64>,
+}
+
+type Adopted = (Vec<Vec<u32>>, Vec<(u32, u32)>, u32);
+
+impl<'a, 'b> Adoption<'a, 'b> {
+    fn new(claims: &'a mut Claims<'b>, trees: &'a [Tree], claimed: &'a [Claimed]) -> Adoption<'a, 'b> {
+        Adoption { claims, trees, claimed, occupied: Vec::new(), known: BTreeSet::new() }
+    }
+
+    fn is_orphan(&self, page: u32) -> bool {
+        let note = self.claims.survey.note(page);
+        note.kind.is_some() && note.cells > 0 && !note.free && self.claims.owner(page) == 0
+    }
+
+    fn run(&mut self) -> Adopted {
+        let mut adopted: Vec<Vec<u32>> = self.trees.iter().map(|_| Vec::new()).collect();
+        let (mut lost, mut repeated) = (Vec::new(), 0);
+        let counted = self.claims.survey.header.and_then(|header| header.counted_pages()).unwrap_or(u32::MAX);
+        let last = self.claims.survey.pages().min(counted);
+        let orphans: Vec<u32> = (2..=last).filter(|page| self.is_orphan(*page)).collect();
+        if orphans.is_empty() {
+            return (adopted, lost, repeated);
+        }
+        let notes = |page: &u32| self.claims.survey.note(*page);
+        for mine in self.claimed {
+            let leaves = mine.live.iter().map(notes).filter(|note| note.cells > 0);
+            self.occupied.push(leaves.clone().map(|note| (note.low, note.high)).collect());
+            self.known.extend(leaves.map(|note| note.hash));
+        }
+        let mut components = self.components(&orphans);
+        // The largest says the most about where it belongs, and then about what is left for the others.
+        components.sort_by_key(|component| std::cmp::Reverse(component.pages.len()));
+        for component in components {
+            let fresh: Vec<u32> = component.pages.iter().copied().filter(|page| !self.is_known(*page)).collect();
+            repeated += (component.pages.len() - fresh.len()) as u32;
+            if fresh.is_empty() {
+                continue;
+            }
+            match self.named(&component, &fresh).or_else(|| self.best(&component, &fresh)) {
+                Some(tree) => {
+                    for page in &fresh {
+                        let note = self.claims.survey.note(*page);
+                        self.known.insert(note.hash);
+                        self.claims.take(*page, tree);
+                        if let Some(occupied) = self.occupied.get_mut(tree) {
+                            occupied.insert(note.low, note.high);
+                        }
+                    }
+                    adopted.get_mut(tree).into_iter().for_each(|pages| pages.extend(&fresh));
+                }
+                None => lost.extend(fresh.iter().map(|page| (component.top, *page))),
+            }
+        }
+        (adopted, lost, repeated)
+    }
+
+    fn is_known(&self, page: u32) -> bool {
+        self.known.contains(&self.claims.survey.note(page).hash)
+    }
+
+    fn components(&self, orphans: &[u32]) -> Vec<Component> {
+        let mut below = BTreeSet::new();
+        let mut children: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+        for page in orphans {
+            let kind = self.claims.survey.note(*page).kind;
+            if kind.is_none_or(|kind| kind.is_leaf()) {
+                continue;
+            }
+            let mine: Vec<u32> = children_of(self.claims, *page)
+                .into_iter()
+                .filter(|child| child != page && self.is_orphan(*child) && below.insert(*child))
+                .collect();
+            children.insert(*page, mine);
+        }
+        let mut components = Vec::new();
+        let mut seen = BTreeSet::new();
+        // Tops first; then what only a circle leads to.
+        for top in orphans.iter().filter(|page| !below.contains(page)).chain(orphans) {
+            let mut waiting = vec![*top];
+            let mut pages = Vec::new();
+            while let Some(page) = waiting.pop() {
+                if !seen.insert(page) {
+                    continue;
+                }
+                let kind = self.claims.survey.note(page).kind;
+                if kind.is_some_and(|kind| kind != PageKind::TableInterior) {
+                    pages.push(page);
+                }
+                waiting.extend(children.get(&page).into_iter().flatten().rev());
+            }
+            let has_rowids = self.claims.survey.note(*top).kind.is_some_and(PageKind::is_table);
+            pages.retain(|page| self.claims.survey.note(*page).kind.is_some_and(|kind| kind.is_table() == has_rowids));
+            if !pages.is_empty() {
+                components.push(Component { top: *top, pages, has_rowids });
+            }
+        }
+        components
+    }
+
+    /// The table that its indexes say a component belongs to.
+    fn named(&self, component: &Component, pages: &[u32]) -> Option<usize> {
+        let mut told = self.trees.iter().enumerate().filter(|(_, tree)| !tree.told_by.is_empty()).peekable();
+        told.peek()?;
+        let sample = Sample::of(self.claims, pages, component.has_rowids);
+        let is_in = |index: &usize| self.claimed.get(*index).is_some_and(|index| sample.is_in(self.claims, index));
+        told.find(|(_, tree)| tree.told_by.iter().any(is_in)).map(|(at, _)| at)
+    }
+
+    /// The tree that a component belongs to.
+    fn best(&self, component: &Component, pages: &[u32]) -> Option<usize> {
+        let step = pages.len().div_ceil(SAMPLE_PAGES).max(1);
+        let mut rows = Vec::new();
+        for page in pages.iter().step_by(step) {
+            self.claims.each_row(*page, SAMPLE_ROWS, |record| rows.push(record.payload().to_vec()));
+        }
+        let records: Vec<Record<'_>> = rows.iter().filter_map(|row| Record::parse(row).ok()).collect();
+        let mut best: Option<(f64, usize)> = None;
+        for (at, (tree, mine)) in self.trees.iter().zip(self.claimed).enumerate() {
+            // Of what only its indexes tell, nothing is known to compare with.
+            if tree.shape.has_rowids != component.has_rowids || !tree.shape.known && mine.profile.rows() == 0.0 {
+                continue;
+            }
+            let fitting = records.iter().filter(|record| tree.shape.fits(record)).count();
+            if fitting * 10 < records.len() * 9 || records.is_empty() {
+                continue;
+            }
+            let mut score: f64 = records.iter().map(|record| mine.profile.likeness(&tree.shape, record)).sum();
+            score /= records.len() as f64;
+            if component.has_rowids {
+                let clashing = pages.iter().filter(|page| self.clashes(at, **page)).count();
+                if clashing * 2 > pages.len() {
+                    continue;
+                }
+                if pages.iter().all(|page| self.is_in_a_gap(mine, *page)) {
+                    score += IN_A_GAP;
+                }
+            }
+            if !mine.lacks() {
+                score -= COMPLETE;
+            }
+            if best.is_none_or(|(most, _)| score > most) {
+                best = Some((score, at));
+            }
+        }
+        let (_, at) = best?;
+        // What is like a table that lacks nothing is a leftover of it, or of a table that the schema does not tell of any more.
+        self.claimed.get(at).filter(|mine| mine.lacks()).map(|_| at)
+    }
+
+    /// Whether a tree has rowids of this page elsewhere.
+    fn clashes(&self, tree: usize, page: u32) -> bool {
+        let note = self.claims.survey.note(page);
+        let Some(occupied) = self.occupied.get(tree) else { return false };
+        occupied.range(..=note.high).next_back().is_some_and(|(_, high)| *high >= note.low)
+    }
+
+    fn is_in_a_gap(&self, mine: &Claimed, page: u32) -> bool {
+        let note = self.claims.survey.note(page);
+        mine.gaps
+            .iter()
+            .any(|gap| gap.low.is_none_or(|low| note.low > low) && gap.high.is_none_or(|high| note.high <= high))
+    }
+}
+
+impl Tree {
+    /// Rows of its own.
+    pub fn has_rows(&self) -> bool {
+        self.use_ == TreeUse::Table
+    }
+}

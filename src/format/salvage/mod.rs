@@ -1,0 +1,38 @@
+//! Rows out of a wreck, from bytes alone: what the file's measures are when its header lies, which pages belong to which table when
+//! nothing leads to them, and which cells can be read on a page that is hurt.
+//!
+//! The way of one salvage:
+//! 1. [`measure`]: page size, reserved bytes and encoding, by the pages that come out whole under them.
+//! 2. [`Survey::of`]: one pass over all pages: what each is, and which rowids a table's leaf has; then the freelist.
+//! 3. [`Survey::schema`]: rows of `sqlite_schema`, of its tree and of leaves that nothing leads to.
+//! 4. [`assign`]: each tree claims its pages from the root down, as far as it holds; what is left over goes to the table that its
+//!    rows look like and that lacks such a part.
+//! 5. [`Leaf::read`]: the rows of a page, each cell by itself.
+//!
+//! Whoever has the file gives its pages through [`Pages`], the newest committed version of each. Memory is bounded by a fixed number of
+//! bytes per page; rows are not kept.
+
+mod adopt;
+mod claim;
+mod leaf;
+mod likeness;
+mod measure;
+mod named;
+mod stray;
+mod survey;
+
+pub use adopt::{Assignment, Piece, assign};
+pub use claim::{Tree, TreeUse};
+pub use leaf::{Leaf, RowCell, Whole, values_of};
+pub use likeness::{Affinity, ColumnShape, Profile, TableShape};
+pub use measure::{Measures, encoding_of, has_pointer_maps, header_of, measure};
+pub use stray::FoundSchema;
+pub use survey::{Note, Survey};
+
+/// The pages of a database: of each the newest committed version.
+pub trait Pages {
+    /// How many there are; page numbers go from 1 to it.
+    fn count(&self) -> u32;
+    /// All bytes of a page, zeros behind the file's end; `None` where it cannot be read.
+    fn page(&self, number: u32) -> Option<Vec<u8>>;
+}

@@ -1,0 +1,176 @@
+//! One pass over all pages: what each is by its own bytes. Then what the freelist owns.
+
+use super::super::bytes::be32;
+use super::super::coverage::Coverage;
+use super::super::freelist::{FreelistItem, walk_freelist};
+use super::super::page::{BtreePage, PageKind};
+use super::super::pointer_map::{PointerMapKind, pointer_map_entries};
+use super::super::{Encoding, Geometry, Header};
+use super::measure::is_sound;
+use super::{Leaf, Pages};
+
+/// What is known of a page from its own bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Note {
+    /// A b-tree page's kind.
+    pub kind: Option<PageKind>,
+    /// It adds up to the byte.
+    pub sound: bool,
+    /// The freelist or a pointer map says that nothing uses it.
+    pub free: bool,
+    /// It could not be read.
+    pub unreadable: bool,
+    /// Cells that can be read.
+    pub cells: u16,
+    /// Columns of its first readable record; 0 where there is none.
+    pub columns: u16,
+    /// Of a table's leaf: the lowest rowid; of an interior page, the lowest key.
+    pub low: i64,
+    /// The highest.
+    pub high: i64,
+    /// Equal for pages of equal content.
+    pub hash: u64,
+}
+
+/// What is known of every page.
+#[derive(Debug)]
+pub struct Survey {
+    /// How the pages are read.
+    pub geometry: Geometry,
+    /// How texts are.
+    pub encoding: Encoding,
+    /// The header, where it can be believed.
+    pub header: Option<Header>,
+    /// Page 1 first.
+    pub notes: Vec<Note>,
+}
+
+impl Survey {
+    /// Looks at all pages.
+    pub fn of(pages: &dyn Pages, geometry: Geometry, encoding: Encoding, header: Option<Header>) -> Survey {
+        let mut coverage = Coverage::new();
+        let notes = (1..=pages.count()).map(|number| note(pages, number, &geometry, &mut coverage)).collect();
+        let mut survey = Survey { geometry, encoding, header, notes };
+        survey.mark_free(pages);
+        survey
+    }
+
+    /// Of page `number`; of one that is not there, nothing is known.
+    pub fn note(&self, number: u32) -> Note {
+        let at = (number as usize).checked_sub(1);
+        at.and_then(|at| self.notes.get(at)).copied().unwrap_or_default()
+    }
+
+    /// Pages.
+    pub fn pages(&self) -> u32 {
+        u32::try_from(self.notes.len()).unwrap_or(u32::MAX)
+    }
+
+    fn free(&mut self, number: u32) {
+        if let Some(note) = (number as usize).checked_sub(1).and_then(|at| self.notes.get_mut(at)) {
+            note.free = true;
+        }
+    }
+
+    /// By the header's list; by pointer maps; and without a header by what can only be a trunk page.
+    fn mark_free(&mut self, pages: &dyn Pages) {
+        let (count, geometry) = (self.pages(), self.geometry);
+        let mut heads: Vec<u32> = self.header.iter().map(|header| header.freelist_head).collect();
+        if self.header.is_none() {
+            heads = (2..=count).filter(|number| self.is_trunk(pages, *number)).collect();
+        }
+        for head in heads {
+            let page = |number| Ok::<_, ()>(pages.page(number).unwrap_or_default());
+            let mut listed = Vec::new();
+            let walked = walk_freelist(head, count, &geometry, page, |item| match item {
+                FreelistItem::Trunk(page) | FreelistItem::Leaf { page, .. } => listed.push(page),
+                FreelistItem::Fault(_) => {}
+            });
+            // A closure that never fails.
+            if walked.is_ok() {
+                listed.into_iter().for_each(|number| self.free(number));
+            }
+        }
+        for map in (2..=count).filter(|number| geometry.is_pointer_map(*number)) {
+            let Some(bytes) = pages.page(map) else { continue };
+            for (number, entry) in pointer_map_entries(&bytes, map, count, &geometry) {
+                if entry.is_some_and(|entry| entry.kind == PointerMapKind::Free) {
+                    self.free(number);
+                }
+            }
+        }
+    }
+
+    /// A next page and leaves that are all in bounds, and more than none of them, and nothing behind.
+    fn is_trunk(&self, pages: &dyn Pages, number: u32) -> bool {
+        if self.note(number).kind.is_some() {
+            return false;
+        }
+        let Some(bytes) = pages.page(number) else { return false };
+        let (Some(next), Some(leaves)) = (be32(&bytes, 0), be32(&bytes, 4)) else { return false };
+        let count = self.pages();
+        if next > count || next == 1 || next == number || leaves == 0 || leaves > self.geometry.max_trunk_leaves() {
+            return false;
+        }
+        let mut listed: Vec<u32> = (0..leaves as usize).filter_map(|at| be32(&bytes, 8 + 4 * at)).collect();
+        let in_bounds = listed.iter().all(|leaf| (2..=count).contains(leaf) && *leaf != number);
+        listed.sort_unstable();
+        listed.dedup();
+        in_bounds && listed.len() == leaves as usize
+    }
+}
+
+fn note(pages: &dyn Pages, number: u32, geometry: &Geometry, coverage: &mut Coverage) -> Note {
+    let Some(bytes) = pages.page(number) else { return Note { unreadable: true, ..Note::default() } };
+    if number == geometry.lock_byte_page() || geometry.is_pointer_map(number) {
+        return Note::default();
+    }
+    let Some(page) = BtreePage::lenient(&bytes, number, geometry) else { return Note::default() };
+    let sound = is_sound(&bytes, number, geometry, coverage);
+    let mut note = Note { kind: Some(page.kind()), sound, hash: hash(&bytes), ..Note::default() };
+    let mut keys: Option<(i64, i64)> = None;
+    let mut widen = |rowid: i64| {
+        keys = Some(keys.map_or((rowid, rowid), |(low, high)| (low.min(rowid), high.max(rowid))));
+    };
+    if page.kind() == PageKind::TableInterior {
+        for cell in page.cells().flatten() {
+            note.cells += 1;
+            cell.rowid.into_iter().for_each(&mut widen);
+        }
+        // One without cells has a right child all the same.
+        note.cells = note.cells.max(u16::from(page.right_child().is_some()));
+    } else {
+        let leaf = Leaf::read(&bytes, number, geometry, None);
+        // Without one good pointer: only a page whose header is plausible is worth the search.
+        let hurt = leaf.cells.is_empty() && page.cell_count() > 0 && has_plausible_header(&page);
+        let leaf = if hurt { Leaf::read(&bytes, number, geometry, Some(0)) } else { leaf };
+        for cell in &leaf.cells {
+            note.columns = if note.cells == 0 { cell.columns } else { note.columns };
+            note.cells += 1;
+            cell.rowid.into_iter().for_each(&mut widen);
+        }
+        if note.cells == 0 && (page.cell_count() > 0 || !sound_empty(&page)) {
+            note.kind = None;
+        }
+    }
+    (note.low, note.high) = keys.unwrap_or((0, -1));
+    note
+}
+
+fn has_plausible_header(page: &BtreePage<'_>) -> bool {
+    let behind = (page.kind().header_len() + 2 * usize::from(page.cell_count())) as u32;
+    (behind..page.geometry().usable()).contains(&page.content_start()) && page.fragmented() <= 60
+}
+
+/// A leaf without cells, as SQLite leaves one behind: the last row of a table is gone.
+fn sound_empty(page: &BtreePage<'_>) -> bool {
+    page.cell_count() == 0 && page.content_start() == page.geometry().usable() && page.kind().is_leaf()
+}
+
+fn hash(bytes: &[u8]) -> u64 {
+    // FNV-1a over words: it only tells pages apart that are there by accident.
+    bytes.chunks(8).fold(0xcbf2_9ce4_8422_2325, |hash, word| {
+        let word = word.iter().fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
+        (hash ^ word).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23)
+    })
+}
