@@ -184,7 +184,7 @@ pub(super) struct Salvage {
     #[arg(long, value_name = "FILE")]
     pub(super) schema: Option<PathBuf>,
 
-    /// Also what was deleted and is still there, into lost_and_found.
+    /// Also rows on pages that were freed, into lost_and_found (with rootpgno 0).
     #[arg(long)]
     pub(super) deleted: bool,
 }

@@ -32,6 +32,9 @@ pub struct Salvaged {
     pub tables: Vec<SalvagedTable>,
     /// Rows of which nobody can tell the table, in `lost_and_found`.
     pub lost_and_found: u64,
+    /// Rows of pages that were freed, in `lost_and_found` with the root page 0; only where they were asked for.
+    #[serde(default)]
+    pub deleted: u64,
     /// Bytes per page.
     pub page_size: u32,
     /// Pages of the source.
@@ -59,6 +62,9 @@ pub struct SalvagedTable {
     pub refused: u64,
     /// Of the rows kept: from pages that nothing led to, given to the table by what they look like.
     pub adopted: u64,
+    /// Of the rows kept: found by their own bytes on pages whose pointers to them are gone.
+    #[serde(default)]
+    pub carved: u64,
     /// A part of its tree is missing and was not found: more rows may be lost than are counted.
     pub incomplete: bool,
     /// Its definition could not be read: names and types of its columns were made up.

@@ -17,6 +17,7 @@ mod reclaim;
 mod rollback;
 mod rollback_in_use;
 mod rules;
+mod salvage;
 #[path = "../support/mod.rs"]
 mod support;
 mod wal;

@@ -32,8 +32,8 @@ pub struct Assignment {
     pub lost: Vec<(u32, u32)>,
     /// Orphans that only repeat what a tree has.
     pub repeated: u32,
-    /// The roots that were found to be right; 0 for none.
-    pub roots: Vec<u32>,
+    /// Pages of trees that the freelist or a pointer map calls free.
+    pub free_in_use: u32,
 }
 
 /// Rows of a component that are looked at.
@@ -67,7 +67,9 @@ pub fn assign(pages: &dyn Pages, survey: &Survey, trees: &[Tree], taken: &BTreeS
     }
     let mut adoption = Adoption::new(&mut claims, trees, &claimed);
     let (adopted, lost, repeated) = adoption.run();
-    let mut assignment = Assignment { lost, repeated, roots, ..Assignment::default() };
+    let in_use = claims.owners.iter().zip(&survey.notes).filter(|(owner, note)| **owner != 0 && note.free);
+    let free_in_use = in_use.count() as u32;
+    let mut assignment = Assignment { lost, repeated, free_in_use, ..Assignment::default() };
     for (mine, adopted) in claimed.iter().zip(adopted) {
         let live = mine.live.iter().chain(&mine.doubtful).map(|page| Piece { page: *page, orphan: false });
         let orphans = adopted.into_iter().map(|page| Piece { page, orphan: true });

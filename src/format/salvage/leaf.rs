@@ -14,6 +14,8 @@ use super::Pages;
 const ROW_MAX: u32 = 1_000_000_000;
 /// Chains from one page, in bytes together: many cells can point to one long chain.
 const PAGE_ROWS_MAX: usize = 256 << 20;
+/// What a disk writes whole, in bytes.
+const SECTOR: u32 = 512;
 
 /// A cell with a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +51,8 @@ pub struct Whole {
     pub len: u32,
     /// Some of it may not be what was written: an overflow page is missing, or was guessed.
     pub uncertain: bool,
+    /// It was found by its own bytes.
+    pub carved: bool,
 }
 
 impl Whole {
@@ -85,6 +89,9 @@ impl<'a> Leaf<'a> {
                 None => leaf.lost += 1,
             }
         }
+        if leaf.lost > 0 {
+            leaf.leave_out_torn(&taken);
+        }
         if let Some(columns) = columns.filter(|_| leaf.lost > 0) {
             leaf.carve(columns, taken);
             if columns == 0 {
@@ -92,6 +99,21 @@ impl<'a> Leaf<'a> {
             }
         }
         leaf
+    }
+
+    /// A write that was cut leaves zeros from a sector's beginning to the page's end. The cell across it has a sound header, and zeros
+    /// for values that it had.
+    fn leave_out_torn(&mut self, taken: &[(u32, u32)]) {
+        let bytes = self.page.bytes();
+        let zeros_from = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u32 + 1);
+        let sector = zeros_from.next_multiple_of(SECTOR);
+        if sector + SECTOR > self.page.geometry().page_size() {
+            return;
+        }
+        let is_torn = |(start, end): &(u32, u32)| *start < sector && sector < *end;
+        let torn: Vec<u32> = taken.iter().filter(|cell| is_torn(cell)).map(|(start, _)| *start).collect();
+        self.cells.retain(|cell| !torn.contains(&u32::from(cell.at)));
+        self.lost += torn.len() as u32;
     }
 
     /// Of cells that were found by their bytes, those with as many columns as most.
@@ -152,7 +174,8 @@ impl<'a> Leaf<'a> {
         let mut room = PAGE_ROWS_MAX;
         self.cells.iter().filter_map(move |known| {
             let cell = self.page.cell_at(known.at).ok()?;
-            let row = whole(&cell, pages, self.page.geometry(), is_overflow, room)?;
+            let mut row = whole(&cell, pages, self.page.geometry(), is_overflow, room)?;
+            row.carved = known.carved;
             if cell.first_overflow.is_some() {
                 room = room.saturating_sub(row.payload.len());
             }
@@ -183,7 +206,13 @@ fn whole(
     is_overflow: &dyn Fn(u32) -> bool,
     room: usize,
 ) -> Option<Whole> {
-    let mut row = Whole { rowid: cell.rowid, payload: cell.local.to_vec(), len: cell.payload_len, uncertain: false };
+    let mut row = Whole {
+        rowid: cell.rowid,
+        payload: cell.local.to_vec(),
+        len: cell.payload_len,
+        uncertain: false,
+        carved: false,
+    };
     let Some(mut first) = cell.first_overflow else { return Some(row) };
     if cell.payload_len as usize > room {
         return None;

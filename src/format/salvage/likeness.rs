@@ -75,42 +75,45 @@ const PRIOR_ROWS: f64 = 2.0;
 /// A class that never was, in a column that may hold it.
 const RARE: f64 = 1e-3;
 
-fn class(value: &Value<'_>) -> usize {
-    match value {
-        Value::Null => 0,
-        Value::Integer(_) => 1,
-        Value::Real(_) => 2,
-        Value::Text(_) => 3,
-        Value::Blob(_) => 4,
-    }
+/// A value as far as it is seen: of one on overflow pages the kind and the length are known all the same.
+struct Seen<'a> {
+    class: usize,
+    /// On a scale on which ids, times and lengths lie apart.
+    size: f64,
+    value: Option<Value<'a>>,
 }
 
-/// The size of a value, on a scale on which ids, times and lengths lie apart.
-fn magnitude(value: &Value<'_>) -> f64 {
-    let size = match value {
-        Value::Null => 0.0,
-        Value::Integer(number) => number.unsigned_abs() as f64,
-        Value::Real(number) if number.is_finite() => number.abs(),
-        Value::Real(_) => f64::MAX,
-        Value::Text(bytes) | Value::Blob(bytes) => bytes.len() as f64,
-    };
-    size.ln_1p()
+fn seen<'a>(record: &Record<'a>) -> impl Iterator<Item = Seen<'a>> + use<'a> {
+    let payload = record.payload();
+    record.columns().map_while(Result::ok).map(move |column| {
+        let value = column.value(payload);
+        let (class, size) = match (column.serial_type, value) {
+            (0, _) | (_, Some(Value::Null)) => (0, 0.0),
+            (_, Some(Value::Integer(number))) => (1, number.unsigned_abs() as f64),
+            (_, Some(Value::Real(number))) => (2, if number.is_finite() { number.abs() } else { f64::MAX }),
+            (7, _) => (2, 1.0),
+            (blob @ 12.., _) if blob % 2 == 0 => (4, column.len as f64),
+            (12.., _) => (3, column.len as f64),
+            _ => (1, 1.0),
+        };
+        Seen { class, size: size.ln_1p(), value }
+    })
 }
 
 impl TableShape {
     /// Whether a record can be a row of it.
     pub fn fits(&self, record: &Record<'_>) -> bool {
         let mut count = 0;
-        for (at, value) in record.values().enumerate() {
+        for (at, seen) in seen(record).enumerate() {
             count += 1;
-            // What stands on overflow pages is not here, and not judged.
-            let Ok(value) = value else { return count > 1 };
             let Some(column) = self.columns.get(at) else { return !self.known };
-            let fits = match (column.affinity, &value) {
-                (_, value) if column.is_rowid => *value == Value::Null,
-                (_, Value::Null) => !column.not_null,
-                (Affinity::Text, Value::Integer(_) | Value::Real(_)) => false,
-                (Affinity::Integer | Affinity::Real | Affinity::Numeric, Value::Text(text)) => !is_number(text),
+            let fits = match (column.affinity, seen.class) {
+                (_, class) if column.is_rowid => class == 0,
+                (_, 0) => !column.not_null,
+                (Affinity::Text, 1 | 2) => false,
+                (Affinity::Integer | Affinity::Real | Affinity::Numeric, 3) => {
+                    !matches!(seen.value, Some(Value::Text(text)) if is_number(text))
+                }
                 _ => true,
             };
             if !fits && self.known {
@@ -151,13 +154,11 @@ impl Profile {
     /// Takes a row as an example.
     pub fn learn(&mut self, record: &Record<'_>) {
         let mut count = 0;
-        for (at, value) in record.values().enumerate() {
+        for (at, Seen { class, size, .. }) in seen(record).enumerate() {
             count += 1;
-            let Ok(value) = value else { continue };
             if self.columns.len() <= at {
                 self.columns.resize(at + 1, Learned::default());
             }
-            let (class, size) = (class(&value), magnitude(&value));
             if let Some(column) = self.columns.get_mut(at) {
                 column.seen[class] += 1.0;
                 column.sum[class] += size;
@@ -172,9 +173,8 @@ impl Profile {
     pub fn likeness(&self, shape: &TableShape, record: &Record<'_>) -> f64 {
         let mut likeness = 0.0;
         let mut count = 0;
-        for (at, value) in record.values().enumerate() {
+        for (at, Seen { class, size, .. }) in seen(record).enumerate() {
             count += 1;
-            let Ok(value) = value else { continue };
             let declared = shape.columns.get(at);
             let mut expected = declared.map_or(Affinity::Blob, |column| column.affinity).expected();
             if let Some(column) = declared.filter(|_| shape.known) {
@@ -185,9 +185,8 @@ impl Profile {
                 }
             }
             let learned = self.columns.get(at).copied().unwrap_or_default();
-            let (class, size) = (class(&value), magnitude(&value));
-            let seen = learned.seen.iter().sum::<f64>();
-            let share = (learned.seen[class] + PRIOR_ROWS * expected[class]) / (seen + PRIOR_ROWS);
+            let rows = learned.seen.iter().sum::<f64>();
+            let share = (learned.seen[class] + PRIOR_ROWS * expected[class]) / (rows + PRIOR_ROWS);
             likeness += share.max(RARE).ln();
             if class > 0 {
                 likeness += learned.density(class, size);

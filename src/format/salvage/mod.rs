@@ -36,3 +36,6 @@ pub trait Pages {
     /// All bytes of a page, zeros behind the file's end; `None` where it cannot be read.
     fn page(&self, number: u32) -> Option<Vec<u8>>;
 }
+
+#[cfg(test)]
+mod tests;

@@ -43,6 +43,8 @@ pub struct Survey {
     pub header: Option<Header>,
     /// Page 1 first.
     pub notes: Vec<Note>,
+    /// The freelist is not what the header says.
+    pub freelist_hurt: bool,
 }
 
 impl Survey {
@@ -50,7 +52,7 @@ impl Survey {
     pub fn of(pages: &dyn Pages, geometry: Geometry, encoding: Encoding, header: Option<Header>) -> Survey {
         let mut coverage = Coverage::new();
         let notes = (1..=pages.count()).map(|number| note(pages, number, &geometry, &mut coverage)).collect();
-        let mut survey = Survey { geometry, encoding, header, notes };
+        let mut survey = Survey { geometry, encoding, header, notes, freelist_hurt: false };
         survey.mark_free(pages);
         survey
     }
@@ -64,6 +66,15 @@ impl Survey {
     /// Pages.
     pub fn pages(&self) -> u32 {
         u32::try_from(self.notes.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Pages that nothing uses, and that have a table's rows all the same: SQLite does not wipe what it frees.
+    pub fn deleted(&self) -> Vec<u32> {
+        let is_leaf = |number: &u32| {
+            let note = self.note(*number);
+            note.free && note.cells > 0 && note.kind == Some(PageKind::TableLeaf)
+        };
+        (2..=self.pages()).filter(is_leaf).collect()
     }
 
     fn free(&mut self, number: u32) {
@@ -82,10 +93,13 @@ impl Survey {
         for head in heads {
             let page = |number| Ok::<_, ()>(pages.page(number).unwrap_or_default());
             let mut listed = Vec::new();
+            let mut faults = 0;
             let walked = walk_freelist(head, count, &geometry, page, |item| match item {
                 FreelistItem::Trunk(page) | FreelistItem::Leaf { page, .. } => listed.push(page),
-                FreelistItem::Fault(_) => {}
+                FreelistItem::Fault(_) => faults += 1,
             });
+            let promised = self.header.map(|header| header.freelist_count as usize);
+            self.freelist_hurt |= promised.is_some_and(|promised| faults > 0 || promised != listed.len());
             // A closure that never fails.
             if walked.is_ok() {
                 listed.into_iter().for_each(|number| self.free(number));

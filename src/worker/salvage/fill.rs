@@ -23,6 +23,7 @@ pub(super) fn fill(
     survey: &Survey,
     plan: &mut Plan,
     assignment: &Assignment,
+    deleted: &[u32],
     report: &mut Salvaged,
 ) -> Result<(), SqliteFault> {
     for table in plan.tables.iter().filter(|table| table.layout.is_some()) {
@@ -31,15 +32,15 @@ pub(super) fn fill(
         }
     }
     report.damage.append(&mut plan.damage);
-    let lost_layout = lost_layout(plan, survey, assignment);
-    let is_needed = lost_rows_may_come(plan, assignment);
+    let lost_layout = lost_layout(plan, survey, assignment, deleted);
+    let is_needed = lost_rows_may_come(plan, assignment, deleted);
     if is_needed {
         new.define(SchemaKind::Table, &lost_sql(&lost_layout))?;
     }
     let filling = Filling { view, survey };
     new.begin_rows()?;
     let mut lost = is_needed.then(|| new.inserter(&lost_layout));
-    let mut lost_count = 0;
+    let (mut lost_count, mut deleted_count) = (0, 0);
     for (at, table) in plan.tables.iter().enumerate() {
         let (Some(layout), Some(pieces)) = (&table.layout, assignment.pieces.get(at)) else { continue };
         let mut told = SalvagedTable {
@@ -54,15 +55,19 @@ pub(super) fn fill(
         }
         report.tables.push(told);
     }
-    for (top, page) in &assignment.lost {
-        if let Some(lost) = lost.as_mut() {
+    if let Some(lost) = lost.as_mut() {
+        for (top, page) in &assignment.lost {
             filling.lost_page(*top, *page, lost, &mut lost_count)?;
+        }
+        for page in deleted {
+            // No tree is at page 0: what was deleted is told by it.
+            filling.lost_page(0, *page, lost, &mut deleted_count)?;
         }
     }
     drop(lost);
     new.end_rows()?;
-    report.lost_and_found = lost_count;
-    if is_needed && lost_count == 0 {
+    (report.lost_and_found, report.deleted) = (lost_count, deleted_count);
+    if is_needed && lost_count + deleted_count == 0 {
         new.batch("DROP TABLE lost_and_found")?;
     }
     finish(new, &filling, plan, assignment, report)
@@ -108,6 +113,7 @@ impl Filling<'_> {
                     told.kept += 1;
                     told.uncertain += u64::from(row.uncertain);
                     told.adopted += u64::from(piece.orphan);
+                    told.carved += u64::from(row.carved);
                 }
                 Inserted::Repeated => told.repeated += 1,
                 Inserted::Refused => {
@@ -148,13 +154,14 @@ impl Filling<'_> {
 }
 
 /// A refused row goes there as well, so that it is made before rows come; and dropped when none did.
-fn lost_rows_may_come(plan: &Plan, assignment: &Assignment) -> bool {
+fn lost_rows_may_come(plan: &Plan, assignment: &Assignment, deleted: &[u32]) -> bool {
     !plan.tables.iter().any(|table| table.row.name.eq_ignore_ascii_case("lost_and_found"))
-        && (!plan.tables.is_empty() || !assignment.lost.is_empty())
+        && (!plan.tables.is_empty() || !assignment.lost.is_empty() || !deleted.is_empty())
 }
 
-fn lost_layout(plan: &Plan, survey: &Survey, assignment: &Assignment) -> Layout {
-    let of_pages = assignment.lost.iter().map(|(_, page)| usize::from(survey.note(*page).columns)).max();
+fn lost_layout(plan: &Plan, survey: &Survey, assignment: &Assignment, deleted: &[u32]) -> Layout {
+    let pages = assignment.lost.iter().map(|(_, page)| page).chain(deleted);
+    let of_pages = pages.map(|page| usize::from(survey.note(*page).columns)).max();
     let of_tables =
         plan.tables.iter().filter_map(|table| table.layout.as_ref()).map(|layout| layout.columns.len()).max();
     // A page's later rows may be wider than its first: SQLite takes as many as there are.
@@ -236,7 +243,7 @@ fn finish(
             header.user_version, header.application_id
         ))?;
     }
-    told(assignment, report);
+    told(filling.survey, plan, assignment, report);
     Ok(())
 }
 
@@ -248,7 +255,7 @@ fn define(new: &mut NewDatabase, row: &crate::format::SchemaRow, report: &mut Sa
 }
 
 /// What the tables' figures mean, in words.
-fn told(assignment: &Assignment, report: &mut Salvaged) {
+fn told(survey: &Survey, plan: &Plan, assignment: &Assignment, report: &mut Salvaged) {
     let mut damage = Vec::new();
     for table in &report.tables {
         let mut parts = Vec::new();
@@ -260,6 +267,7 @@ fn told(assignment: &Assignment, report: &mut Salvaged) {
         say(table.lost, "rows lost");
         say(table.uncertain, "rows uncertain");
         say(table.adopted, "rows on pages that nothing led to");
+        say(table.carved, "rows found without a pointer to them");
         say(table.refused, "rows refused by a constraint");
         say(table.repeated, "rows repeated");
         if table.incomplete {
@@ -271,6 +279,13 @@ fn told(assignment: &Assignment, report: &mut Salvaged) {
     }
     if report.lost_and_found > 0 {
         damage.push(format!("{} rows of which no table can be told are in lost_and_found", report.lost_and_found));
+    }
+    if survey.freelist_hurt || assignment.free_in_use > 0 {
+        damage.push("the freelist is damaged".to_owned());
+    }
+    let others = assignment.lacking.iter().skip(plan.tables.len()).filter(|lacks| **lacks).count();
+    if others > 0 {
+        damage.push(format!("{others} indexes are damaged; they were made anew from their tables"));
     }
     if assignment.repeated > 0 {
         damage.push(format!("{} pages only repeat others", assignment.repeated));

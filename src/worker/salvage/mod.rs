@@ -74,11 +74,13 @@ fn build(job: &SalvageJob, view: &View<'_>, to: &Folder, temporary: &str) -> Res
         damage: view.damage.clone(),
         tables: Vec::new(),
         lost_and_found: 0,
+        deleted: 0,
         page_size: view.geometry.page_size(),
         pages: survey.pages(),
         size: 0,
     };
-    fill::fill(&mut new, view, &survey, &mut plan, &assignment, &mut report)
+    let deleted = if job.deleted { survey.deleted() } else { Vec::new() };
+    fill::fill(&mut new, view, &survey, &mut plan, &assignment, &deleted, &mut report)
         .map_err(|fault| failed(fault.to_string()))?;
     new.close().map_err(|fault| failed(fault.to_string()))?;
 

@@ -140,6 +140,10 @@ impl<'a> View<'a> {
             }
             overlay = wal.overlay;
         } else if let Some(journal) = read_journal(files, measured.as_ref(), &mut damage)? {
+            if geometry.is_none() {
+                geometry = Geometry::new(journal.page_size, 0);
+                count = u32::try_from(main_len.div_ceil(u64::from(journal.page_size.max(1)))).unwrap_or(u32::MAX);
+            }
             count = journal.initial_pages.unwrap_or(count);
             for image in &journal.pre_images {
                 overlay.entry(image.page).or_insert(Origin::Journal(image.at));
@@ -304,19 +308,16 @@ fn read_journal(
     damage: &mut Vec<String>,
 ) -> io::Result<Option<MendedJournal>> {
     let (Some(file), Some(main)) = (&files.journal, &files.main) else { return Ok(None) };
-    let Some(measured) = measured else { return Ok(None) };
     let length = file.metadata()?.len();
-    let page_size = measured.geometry.page_size();
+    let page_size = measured.map(|measured| measured.geometry.page_size());
     let read = |at: u64, into: &mut [u8]| file.read_exact_at(into, at);
-    let scan = scan_journal(length, Some(page_size), read)?;
+    let scan = scan_journal(length, page_size, read)?;
     // A transaction over several files that ended: its super-journal is gone.
     if scan.super_journal.as_ref().is_some_and(|name| !Path::new(name).exists()) {
         return Ok(None);
     }
-    let Some(journal) = mend_journal(length, Some(page_size), read)?.filter(|journal| journal.page_size == page_size)
-    else {
-        return Ok(None);
-    };
+    let fits = |journal: &MendedJournal| page_size.is_none_or(|size| journal.page_size == size);
+    let Some(journal) = mend_journal(length, page_size, read)?.filter(fits) else { return Ok(None) };
     if journal.header_hurt {
         // SQLite itself zeroes the header of a transaction that is over (journal_mode=PERSIST); but such a transaction has written a
         // page 1 with the next change counter, and one that was cut off has not.
