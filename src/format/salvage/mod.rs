@@ -2,7 +2,7 @@
 //! nothing leads to them, and which cells can be read on a page that is hurt.
 //!
 //! The way of one salvage:
-//! 1. [`measure`]: page size, reserved bytes and encoding, by the pages that come out whole under them.
+//! 1. [`measure()`]: page size, reserved bytes and encoding, by the pages that come out whole under them.
 //! 2. [`Survey::of`]: one pass over all pages: what each is, and which rowids a table's leaf has; then the freelist.
 //! 3. [`Survey::schema`]: rows of `sqlite_schema`, of its tree and of leaves that nothing leads to.
 //! 4. [`assign`]: each tree claims its pages from the root down, as far as it holds; what is left over goes to the table that its
