@@ -23,7 +23,7 @@ pub use database::{
     DotfileLock, Doubted, FileFacts, FileState, Fingerprint, FormatVersion, HeaderFacts, HeldCopy, HeldLock,
     HolderFacts, IntegrityFacts, IntegrityLevel, JournalFacts, JournalState, LayerTime, Member, MemberFacts,
     MendedCopy, OpenFacts, Owner, Place, QueryFacts, SettledCopy, SqliteFault, TableRows, Unread, Users, WalFacts,
-    WalMark, WalState,
+    WalMark, WalState, WalUnread,
 };
 pub use events::WorkerEvents;
 pub use rollback::{KeptFile, KeptFiles, RowsSince, Since, WeighRollback, Weighed, WeighedMember};

@@ -347,6 +347,22 @@ fn after_the_wal_reset_bug_the_programs_are_killed_and_not_asked_to_end() {
 /// As it ends in order it would write the damage back, and delete the WAL that has the rest.
 #[test]
 fn a_program_with_a_damaged_wal_is_killed_and_the_wal_mended() {
+    mended_under_a_program(|page, frames| {
+        // In what guardiand has not read yet, and not the last: what is behind it was promised too.
+        let frame = (frames.start + frames.end) / 2;
+        (32 + frame * (24 + page) + 24 + 100, 1)
+    });
+}
+
+#[test]
+fn damage_in_what_was_read_of_a_wal_is_found_while_its_program_writes_on() {
+    // A salt: nothing but that field is hurt, and SQLite would throw away whatever was committed from there on.
+    mended_under_a_program(|page, frames| (32 + frames.start / 2 * (24 + page) + 8, 4));
+}
+
+/// `hurt` says where, and how many bytes: of a WAL with pages of so many bytes, whose frames up to the start of the range were read
+/// while they were sound.
+fn mended_under_a_program(hurt: impl Fn(usize, std::ops::Range<usize>) -> (usize, usize)) {
     let mut scene = Scene::new();
     let service = Service::of(&scene, "wal", &["--no-checkpoint", "--busy-timeout", "10000", "--pause", "20"]);
     scene.database("app", "data/app.db", &format!("when_in_use = \"stop-app\"\n{}\n{BACKUP}", service.app()));
@@ -357,16 +373,16 @@ fn a_program_with_a_damaged_wal_is_killed_and_the_wal_mended() {
     service.wait_for("its commits", || promised() >= enough);
     daemon.caught_up("app");
     let (arguments, pid) = (service.arguments(), service.pid());
-    // In what guardiand has not read yet, and not the last: what is behind it was promised too.
     daemon.signal(Signal::STOP);
     let wal = beside(&scene.db(), "-wal");
     let (read, enough) = (fs::metadata(&wal).unwrap().len() as usize, promised() + 40);
     service.wait_for("its commits", || promised() >= enough);
     let bytes = fs::read(&wal).unwrap();
     let page = u32::from_be_bytes(bytes[8..12].try_into().unwrap()) as usize;
-    let frame = (read + bytes.len()) / 2 / (24 + page);
-    let at = 32 + frame * (24 + page) + 24 + 100;
-    damage::overwrite(&wal, at, &[bytes[at] ^ 0x40]);
+    let frames = read / (24 + page)..bytes.len() / (24 + page);
+    let (at, length) = hurt(page, frames);
+    let flipped = bytes[at..at + length].iter().map(|byte| byte ^ 0x40).collect::<Vec<_>>();
+    damage::overwrite(&wal, at, &flipped);
     daemon.signal(Signal::CONT);
 
     let incident = daemon.closed("app", 1);

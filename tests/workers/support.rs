@@ -50,6 +50,7 @@ impl Host {
             inline_max_bytes: 64 << 20,
             known: None,
             known_way: 0,
+            wal_unread: guardian::job::WalUnread::Nothing,
             unwatched: false,
             last_healthy: None,
             wal_mark: None,

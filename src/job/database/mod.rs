@@ -77,6 +77,9 @@ pub struct DatabaseProbe {
     /// The WAL as it was when the scan got there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wal_marked: Option<FileFacts>,
+    /// Frames before the mark were read by looks before the last, and may have been hurt since.
+    #[serde(default)]
+    pub wal_unread: WalUnread,
     /// A read-only query that must succeed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub canary: Option<String>,
@@ -100,6 +103,20 @@ pub struct DatabaseProbe {
     /// What an earlier look found damaged: read from the disk anew, past the page cache, as far as the kernel lets go of it.
     #[serde(default, skip_serializing_if = "Doubted::is_nothing")]
     pub doubted: Doubted,
+}
+
+/// Whether a WAL is due to be read from its beginning again, beyond the mark of an earlier look: who writes to the file in its middle
+/// leaves no trace that a commit would not leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WalUnread {
+    /// It was read in full as it is.
+    #[default]
+    Nothing,
+    /// When nobody writes to it any more.
+    AtRest,
+    /// Now.
+    Now,
 }
 
 /// Bytes whose cached content is not believed.

@@ -9,12 +9,15 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Moment;
 use crate::job::{
     BackupEntry, DatabaseFacts, FileFacts, FileState, Fingerprint, HeaderFacts, HeldLock, OpenFacts, Owner, TableRows,
-    WalFacts, WalMark, WalState,
+    WalFacts, WalMark, WalState, WalUnread,
 };
 use crate::model::FaultClass;
 
 /// No file system's time stamps are coarser (FAT).
 const MTIME_TICK_NS: i128 = 2_000_000_000;
+
+/// A large WAL that is written to all the time is read from its beginning so often.
+const WAL_READ_EVERY: Duration = Duration::from_secs(60);
 
 /// A write within this time after the one that made the stamp `mtime_ns` may not show, in nanoseconds: the clock's tick where the file
 /// system keeps fractions of a second, and otherwise the coarsest one's.
@@ -78,6 +81,9 @@ pub struct Memory {
     /// The WAL as it was when every frame of it had been read and was sound.
     #[serde(skip)]
     pub wal_verified: Option<FileFacts>,
+    /// When it was last read from its beginning.
+    #[serde(skip)]
+    pub wal_read_at: Option<Moment>,
     /// Since when SQLite has answered BUSY without a break.
     #[serde(skip)]
     pub busy_since: Option<Moment>,
@@ -273,6 +279,7 @@ impl Memory {
             pending,
             wal_mark: _,
             wal_verified: _,
+            wal_read_at: _,
             busy_since: _,
             locks: _,
             blocked: _,
@@ -299,6 +306,17 @@ impl Memory {
             && *backup == saved.backup
             && *restored == saved.restored
             && *pending == saved.pending
+    }
+
+    /// Whether frames that earlier looks verified are to be read again: what is hurt in the middle of a WAL is lost to everybody with all
+    /// that was committed behind it, once its program ends in no order.
+    pub fn wal_unread(&self) -> WalUnread {
+        let has_wal = self.last_healthy.as_ref().is_some_and(|print| print.wal.is_some_and(|wal| wal.size > 0));
+        if !has_wal || self.wal_mark.is_none() || self.wal_verified.is_some() {
+            return WalUnread::Nothing;
+        }
+        let read = self.noted_at.zip(self.wal_read_at).map(|(now, read)| now.since(read));
+        if read.is_some_and(|ago| ago < WAL_READ_EVERY) { WalUnread::AtRest } else { WalUnread::Now }
     }
 
     /// When this lock was first seen, if it was there at the last look.
@@ -371,6 +389,7 @@ impl Memory {
         }
         if let Some(wal) = &facts.wal {
             self.wal_mark = wal.mark;
+            self.wal_read_at = if wal.whole { Some(now) } else { self.wal_read_at };
             self.wal_verified = self.verified_wal(facts, wal);
         }
     }

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use crate::clock::Moment;
 use crate::job::{
-    DatabaseFacts, DatabaseProbe, DatabaseSite, FileFacts, IntegrityLevel, Job, Outcome, ScrubJob, WalMark,
+    DatabaseFacts, DatabaseProbe, DatabaseSite, FileFacts, IntegrityLevel, Job, Outcome, ScrubJob, WalMark, WalUnread,
 };
 use crate::model::{Check, InUse, Kind, Loss, Policy, Verdict};
 use crate::modes::{Answer, Look, Retry, Settings};
@@ -173,6 +173,8 @@ impl Database {
         let first = !self.memory.ever_healthy && !self.backups_listed;
         let marked = self.verified_wal(look);
         let healthy = self.memory.last_healthy.as_ref();
+        let wal_unread = if sweep { self.memory.wal_unread() } else { WalUnread::Nothing };
+        let trust = trust && wal_unread == WalUnread::Nothing;
         DatabaseProbe {
             site: self.site(),
             integrity,
@@ -183,6 +185,7 @@ impl Database {
             last_healthy: healthy.filter(|_| look != Look::Prove && !trust).cloned(),
             wal_mark: marked.map(|(mark, _)| mark),
             wal_marked: marked.and_then(|(_, file)| file),
+            wal_unread,
             canary: self.config.canary.clone(),
             diagnose: look == Look::Confirm || first,
             schema: self.memory.schema.clone().filter(|_| look == Look::Confirm),

@@ -32,7 +32,7 @@ use super::sweep::Sweep;
 use crate::host;
 use crate::job::{
     Access, Copied, DatabaseFacts, DatabaseProbe, FileFacts, FileState, Fingerprint, FormatVersion, HeaderFacts,
-    HeldLock, IntegrityLevel, JournalState, LayerTime, SettledCopy, Unread, Users, WalMark, WalState,
+    HeldLock, IntegrityLevel, JournalState, LayerTime, SettledCopy, Unread, Users, WalMark, WalState, WalUnread,
 };
 use crate::model::FaultClass;
 use crate::sqlite::creations_in;
@@ -78,7 +78,7 @@ pub(super) fn who_locks(path: &Path) -> WhoLocks {
 /// # Errors
 /// When it cannot be read.
 pub(super) fn wal_damage(path: &Path) -> io::Result<Option<String>> {
-    let wal = raw::wal(&Files::pinned(path), None, booted_ns())?.facts;
+    let wal = raw::wal(&Files::pinned(path), None, WalUnread::Nothing, booted_ns())?.facts;
     Ok((wal.state == WalState::Damaged).then_some(wal.detail))
 }
 
@@ -272,7 +272,7 @@ impl<'a> Look<'a> {
         self.time("readable", started);
 
         let started = Instant::now();
-        match raw::wal(&self.files, self.verified_wal(), booted_ns()) {
+        match raw::wal(&self.files, self.verified_wal(), self.probe.wal_unread, booted_ns()) {
             Ok(wal) => {
                 self.index = wal.index;
                 self.facts.wal = Some(wal.facts);

@@ -15,6 +15,7 @@ use crate::format::{
 use crate::host::{self, LockMode, SqliteLock, ask_lock, fill, read_up_to};
 use crate::job::{
     FileFacts, FileState, FormatVersion, HeaderFacts, JournalFacts, JournalState, WalFacts, WalMark, WalState,
+    WalUnread,
 };
 use crate::sqlite::sqlite_version_number;
 use crate::worker::mend::believed_index;
@@ -140,11 +141,16 @@ pub(super) struct RawWal {
     pub(super) index: Option<WalIndex>,
 }
 
-/// Scans the WAL, on from where it was `verified` to if that still fits; with the mark comes the file as it was then.
-/// `booted_ns`: when this boot began, on the wall clock.
+/// A WAL of at most so many bytes is read from its beginning each time that it has changed: SQLite lets it grow to half of that by
+/// default, and it takes a few milliseconds.
+const WAL_READ_WHOLE: u64 = 8 << 20;
+
+/// Scans the WAL, on from where it was `verified` to if that still fits and what comes before is not due again; with the mark comes the
+/// file as it was then. `booted_ns`: when this boot began, on the wall clock.
 pub(super) fn wal(
     files: &Files,
     verified: Option<(&WalMark, Option<&FileFacts>)>,
+    unread: WalUnread,
     booted_ns: i64,
 ) -> io::Result<RawWal> {
     let without = |state, detail: String| RawWal {
@@ -169,9 +175,15 @@ pub(super) fn wal(
         FileState::Other { what } => return Ok(without(WalState::NotAFile, format!("it is {what}"))),
         FileState::Unreadable { errno, message } => return Err(unreadable(*errno, message)),
     }
-    let mark = verified.map(|(mark, _)| to_format(mark));
     let was = verified.and_then(|(_, was)| was).map(|was| (was.size, was.mtime_ns));
     let touched = was != files.wal.state.file().map(|now| (now.size, now.mtime_ns));
+    let due = match unread {
+        WalUnread::Nothing => false,
+        WalUnread::AtRest => !touched,
+        WalUnread::Now => true,
+    };
+    let small = files.wal.state.size() <= WAL_READ_WHOLE;
+    let mark = verified.filter(|_| !(due || small && touched)).map(|(mark, _)| to_format(mark));
     let mut seen = None;
     for look in 0..LOOKS {
         // The index first: what it promises must then be in the WAL, which only grows.

@@ -12,7 +12,7 @@ use crate::format::header::HEADER_LEN;
 use crate::format::wal::{FRAME_HEADER_LEN, WAL_HEADER_LEN};
 use crate::format::{Header, PageSource};
 use crate::host::{HostError, OfdLock, SqliteLock, fill, read_up_to};
-use crate::job::{WalFacts, WalState};
+use crate::job::{WalFacts, WalState, WalUnread};
 use crate::worker::probe::booted_ns;
 
 /// What keeps it as it is: no program writes to the main file while these are held, and none writes over the frames.
@@ -67,7 +67,7 @@ impl View {
     /// Opens the files as they are now. A WAL whose end is damaged is taken as SQLite takes it: up to its last sound commit.
     pub(super) fn open(files: &Files) -> io::Result<View> {
         let main = open_raw(&files.main)?;
-        let wal_facts = raw::wal(files, None, booted_ns())?.facts;
+        let wal_facts = raw::wal(files, None, WalUnread::Nothing, booted_ns())?.facts;
         let mut head = [0; HEADER_LEN];
         fill(&main, 0, &mut head)?;
         let length = main.metadata()?.len();
