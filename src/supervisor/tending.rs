@@ -100,6 +100,10 @@ impl Supervisor {
         slot.errand = None;
         let Some(target) = slot.target.as_mut() else { return };
         let result = target.errand_done(name, &answer, now);
+        // A backup that was taken just before a stop is not taken again at the next start.
+        if let Some(memory) = target.memory() {
+            self.unsaved.push(Remembered { target: slot.name.clone(), mode: slot.mode.to_owned(), memory });
+        }
         if let Some(reply) = reply {
             let _ = reply.send(answer);
         }

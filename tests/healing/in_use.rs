@@ -318,7 +318,7 @@ fn after_the_wal_reset_bug_the_programs_are_killed_and_not_asked_to_end() {
     let mut scene = Scene::new();
     let flags = ["--no-checkpoint", "--busy-timeout", "10000", "--pause", "20"];
     let service = Service::of(&scene, "wal", &flags);
-    scene.database("app", "data/app.db", &format!("when_in_use = \"stop-app\"\n{}\n{BACKUP}", service.app()));
+    scene.database("app", "data/app.db", &format!("when_in_use = \"stop-app\"\n{}\n{BACKUP}\n{OFTEN}", service.app()));
     let mut daemon = prepare(&scene, "wal");
     service.start();
     let other = scene.writer("wal", "0", &["--no-checkpoint", "--hold-reader", "3600"]);
@@ -418,6 +418,28 @@ fn a_program_that_cannot_be_started_again_is_a_persons_to_see_to() {
     // The database itself is well.
     daemon.healthy("app");
     scene.assert_whole("wal");
+}
+
+#[test]
+fn a_program_is_started_again_though_another_of_its_name_has_the_file_open_all_along() {
+    let mut scene = Scene::new();
+    let service = Service::of(&scene, "delete", &PATIENT);
+    scene.database("app", "data/app.db", &format!("when_in_use = \"stop-app\"\n{}\n{BACKUP}", service.app()));
+    let mut daemon = prepare(&scene, "delete");
+    service.start();
+    let other = scene.writer("delete", "0", &["--open-idle"]);
+    let (arguments, pid) = (service.arguments(), service.pid());
+    damage::first_leaf(&scene.db(), "rows", &mut Dice::new());
+    let incident = daemon.escalated("app", 1);
+    let outcome_of = |step: &str| {
+        let taken = incident["steps"].as_array().unwrap().iter().rfind(|taken| taken["step"] == step);
+        taken.unwrap_or_else(|| panic!("{incident:#}"))["outcome"].clone()
+    };
+    assert_eq!((outcome_of("stop_app"), outcome_of("start_app")), ("failed".into(), "ok".into()), "{incident:#}");
+    assert_ne!(service.pid(), pid, "it was not stopped: {incident:#}");
+    service.wait_for("the program to run again", || service.arguments() == arguments);
+    assert!(incident["reason"].as_str().unwrap().contains(&format!("process {}", other.pid())), "{incident:#}");
+    drop(other);
 }
 
 #[test]

@@ -324,6 +324,7 @@ fn a_group_that_was_restored_together_comes_back_together() {
     let refused = rollback(&scene, &id(&incident), &[]).json_of(1);
     let detail = refused["detail"].as_str().unwrap();
     assert!(detail.contains("`stock`: ") && detail.contains("--accept-loss"), "{refused:#}");
+    assert!(detail.contains("commits 70 → 75") && !detail.contains("stock.commits"), "{refused:#}");
     let later = both();
     let report = rollback(&scene, &id(&incident), &["--accept-loss"]).json_of(0);
     assert_eq!(report["outcome"], "rolled_back", "{report:#}");

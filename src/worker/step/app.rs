@@ -12,10 +12,12 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::evidence::{read_json, write_json};
-use super::in_use::users;
+use super::in_use::{User, users};
 use super::place::Place;
 use super::{done, failed, nothing, refused, undone, while_};
-use crate::host::{Folder, HostError, OfdLock, Starting, UnitState, boot_id, boot_ms, runs_since, start_app, stop_app};
+use crate::host::{
+    Folder, HostError, OfdLock, ProcessFacts, Starting, UnitState, boot_id, boot_ms, runs_since, start_app, stop_app,
+};
 use crate::job::{JobFailure, Phase, StepReport};
 use crate::model::App;
 
@@ -42,13 +44,31 @@ struct Record {
     ran: bool,
     /// Its state then, in words.
     before: String,
-    /// The names of the programs that had the files open.
+    /// Who had the files open: the program, and perhaps others.
     #[serde(default)]
-    programs: Vec<String>,
+    holders: Vec<Was>,
+    /// Its stop command, or systemd, said that it is stopped.
+    #[serde(default)]
+    told: bool,
     /// It has ended, and nobody has the files any more.
     stopped_at: Option<Timestamp>,
     /// It was started again, or that was left to whoever needs it stopped still: the record is closed.
     started_at: Option<Timestamp>,
+}
+
+/// A process that had one of the files open before.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Was {
+    pid: i32,
+    started_boot_ms: u64,
+    comm: String,
+}
+
+impl Was {
+    fn is_gone(&self) -> bool {
+        let same = |now: ProcessFacts| now.started_boot_ms == self.started_boot_ms && !matches!(now.state, 'Z' | 'X');
+        !ProcessFacts::of(self.pid).is_ok_and(same)
+    }
 }
 
 /// Stops it; with `kill` all that use the database are killed first, so that none of them closes the database in order.
@@ -69,8 +89,9 @@ pub(super) fn stop(place: &Place<'_>, app: &App, limit: Duration, kill: bool) ->
     if !record.ran {
         return match users(place)?.found.first() {
             None => Ok(nothing(&format!("it does not run ({})", record.before))),
-            Some((_, user)) => Err(refused(format!(
-                "{user}, and that is not the configured program, which does not run ({}): end it, then {}",
+            Some(user) => Err(refused(format!(
+                "{}, and that is not the configured program, which does not run ({}): end it, then {}",
+                user.words,
                 record.before,
                 place.again()
             ))),
@@ -88,6 +109,8 @@ pub(super) fn stop(place: &Place<'_>, app: &App, limit: Duration, kill: bool) ->
         Err(error) if kill => tracing::debug!(%error, "stopping a program that was killed"),
         stopped => stopped.map_err(|error| refused(format!("its program was not stopped: {error}")))?,
     }
+    record.told = true;
+    write_json(&place.evidence, RECORD, &record)?;
     wait_until_let_go(place)?;
     record.stopped_at = Some(Timestamp::now());
     write_json(&place.evidence, RECORD, &record)?;
@@ -132,13 +155,10 @@ pub(super) fn start(place: &Place<'_>, app: &App, limit: Duration, phase: Phase)
         register.leave(place)?;
         return Ok(report);
     }
-    // A supervisor was faster: a second one beside it is nobody's wish.
-    let again = |(program, _): &&(String, String)| record.programs.contains(program);
-    if let (App::Commands { .. }, Some((_, user))) = (app, users(place)?.found.iter().find(again)) {
-        let report = done(format!("it runs again by itself: {user}"));
+    if let (App::Commands { .. }, Some(why)) = (app, runs(place, &record)?) {
         close(place, &mut record)?;
         register.leave(place)?;
-        return Ok(report);
+        return Ok(done(why));
     }
     if let Some(why) = must_not_run(place, app)? {
         // After a crash its playbook is taken up again at once, and that starts it.
@@ -169,16 +189,37 @@ pub(super) fn start(place: &Place<'_>, app: &App, limit: Duration, phase: Phase)
     Ok(done(format!("{how}; it was {} before", record.before)))
 }
 
+/// Why it need not be started, if so: a second one beside it is nobody's wish. Another program of its name may have had the files open
+/// all along, and is not it.
+fn runs(place: &Place<'_>, record: &Record) -> Result<Option<String>, JobFailure> {
+    let found = users(place)?.found;
+    let of_its_name = |user: &User| record.holders.iter().any(|was| was.comm == user.comm);
+    let new = |user: &&User| user.started_boot_ms >= record.recorded_boot_ms && of_its_name(user);
+    if let Some(user) = found.iter().find(new) {
+        return Ok(Some(format!("it runs again by itself: {}", user.words)));
+    }
+    let stayed = record.holders.iter().all(|was| !was.is_gone());
+    match record.holders.first() {
+        Some(was) if stayed && !record.told => {
+            Ok(Some(format!("it was not stopped: process {} ({}) runs on", was.pid, was.comm)))
+        }
+        _ => Ok(None),
+    }
+}
+
 /// That its start command was found, or ended well, says nothing of the program: one of the name that it had has come up since.
 fn wait_until_it_runs(record: &Record, limit: Duration) -> Result<(), JobFailure> {
     let until = Instant::now() + limit;
-    while !record.programs.is_empty() && runs_since(&record.programs, record.recorded_boot_ms) == Some(false) {
+    let ended = record.holders.iter().filter(|was| was.is_gone());
+    let mut names = ended.map(|was| was.comm.clone()).collect::<Vec<_>>();
+    names.dedup();
+    while !names.is_empty() && runs_since(&names, record.recorded_boot_ms) == Some(false) {
         if Instant::now() >= until {
             return Err(failed(format!(
                 "the program ran before, and was not seen to run again within {} s of its start command: no `{}` has been started \
                  since. Start it by hand (`start_timeout` says how long it may take)",
                 limit.as_secs_f64(),
-                record.programs.join("`, `")
+                names.join("`, `")
             )));
         }
         std::thread::sleep(BETWEEN_LOOKS);
@@ -220,13 +261,14 @@ fn look(place: &Place<'_>, app: &App, register: &Register) -> Result<Record, Job
             (state.runs, state.words)
         }
         (None, App::Commands { .. }) => match (users.found.first(), users.blind) {
-            (Some((_, user)), _) => (true, user.clone()),
+            (Some(user), _) => (true, user.words.clone()),
             (None, Some(why)) => (true, format!("taken to run, for it cannot be told: {why}")),
             (None, None) => (false, "nobody has the files open".to_owned()),
         },
     };
-    let mut programs: Vec<String> = users.found.into_iter().map(|(program, _)| program).collect();
-    programs.dedup();
+    let was = |user: User| Was { pid: user.pid, started_boot_ms: user.started_boot_ms, comm: user.comm };
+    let mut holders: Vec<Was> = users.found.into_iter().map(was).collect();
+    holders.dedup();
     Ok(Record {
         version: 1,
         recorded_at: Timestamp::now(),
@@ -234,7 +276,8 @@ fn look(place: &Place<'_>, app: &App, register: &Register) -> Result<Record, Job
         boot_id: boot_id().map_err(while_("asking which boot this is"))?,
         ran,
         before,
-        programs,
+        holders,
+        told: false,
         stopped_at: None,
         started_at: None,
     })
@@ -244,11 +287,12 @@ fn wait_until_let_go(place: &Place<'_>) -> Result<(), JobFailure> {
     let until = Instant::now() + LET_GO;
     loop {
         let users = users(place)?;
-        let Some((_, user)) = users.found.first() else { return Ok(()) };
+        let Some(user) = users.found.first() else { return Ok(()) };
         if Instant::now() >= until {
             return Err(refused(format!(
-                "its program was stopped, and {user}: a supervisor may have started it again, or it is another program. Stop that, \
+                "its program was stopped, and {}: a supervisor may have started it again, or it is another program. Stop that, \
                  then {}",
+                user.words,
                 place.again()
             )));
         }

@@ -70,10 +70,20 @@ pub(super) fn lasting_holders(place: &Place<'_>, names: &[OsString]) -> Result<V
 /// Who uses the database now.
 #[derive(Debug)]
 pub(super) struct Users {
-    /// Program names and words, one for each process and file.
-    pub found: Vec<(String, String)>,
+    /// One for each process and file.
+    pub found: Vec<User>,
     /// Why there may be more, or some although none was found.
     pub blind: Option<String>,
+}
+
+/// A process that has one of its files open.
+#[derive(Debug, Clone)]
+pub(super) struct User {
+    pub pid: i32,
+    pub started_boot_ms: u64,
+    /// The program's name.
+    pub comm: String,
+    pub words: String,
 }
 
 /// Who has the main file or a side file open, guardiand's own children left out.
@@ -82,10 +92,13 @@ pub(super) fn users(place: &Place<'_>) -> Result<Users, JobFailure> {
     names.extend(SIDES.map(|(suffix, _)| place.side(suffix)));
     let scan = Scan { maps: false, except: supervisor_and_siblings() };
     let holders = look_for(place, &names, Look::Complete, &scan)?;
-    let words = |holder: &Holder<String>| {
-        (holder.comm.clone(), format!("process {} ({}) has {} open", holder.pid, holder.comm, holder.what))
+    let user = |holder: &Holder<String>| User {
+        pid: holder.pid,
+        started_boot_ms: holder.started_boot_ms,
+        comm: holder.comm.clone(),
+        words: format!("process {} ({}) has {} open", holder.pid, holder.comm, holder.what),
     };
-    Ok(Users { found: holders.found.iter().map(words).collect(), blind: blind_to(&holders) })
+    Ok(Users { found: holders.found.iter().map(user).collect(), blind: blind_to(&holders) })
 }
 
 /// The processes that have the WAL's index, as every connection has that uses a database in WAL mode; guardiand's own children

@@ -255,7 +255,7 @@ fn a_stop_that_was_interrupted_or_failed_ends_with_the_program_running() {
     let refused = scene.run(stop(&failing), Phase::Apply).unwrap_err();
     assert!(refused.kind == FailureKind::Refused && refused.message.contains("`false`"), "{}", refused.message);
     let report = scene.run(start(&failing), Phase::Apply).unwrap();
-    assert!(running(&scene) && report.detail.contains("runs again by itself"), "{}", report.detail);
+    assert!(running(&scene) && report.detail.contains("was not stopped"), "{}", report.detail);
 
     assert_eq!(scene.run(stop(&app), Phase::Apply).unwrap().progress, Progress::Done);
     // Died now: the next process finds it stopped, and the last step starts it.

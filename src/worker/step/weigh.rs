@@ -15,8 +15,8 @@ use crate::backup::hash;
 use crate::format::{WalHeaderState, scan_wal};
 use crate::host::Folder;
 use crate::job::{
-    DatabaseStep, FailureKind, FileFacts, JobFailure, KeptFile, KeptFiles, Phase, RowsSince, Since, StepJob, TableRows,
-    WeighRollback, Weighed, WeighedMember,
+    DatabaseStep, FailureKind, FileFacts, JobFailure, KeptFile, KeptFiles, Member, Phase, RowsSince, Since, StepJob,
+    TableRows, WeighRollback, Weighed, WeighedMember,
 };
 use crate::sqlite::{Access, Database, Deadline};
 use crate::worker::probe::private_copy;
@@ -42,7 +42,12 @@ pub fn list_evidence(folder: &Path) -> Result<Vec<KeptFiles>, JobFailure> {
 /// [`FailureKind::Refused`] when there is nothing to put back; [`FailureKind::Failed`] when the evidence is not what its
 /// manifest says.
 pub fn weigh(ask: &WeighRollback) -> Result<Weighed, JobFailure> {
-    let mut weighed = weigh_one(ask)?;
+    // The tables of another database of the group were counted under its name.
+    let of =
+        |member: &Member, table: &TableRows| table.table.strip_prefix(&format!("{}.", member.name)).map(str::to_owned);
+    let is_own = |table: &&TableRows| !ask.members.iter().any(|member| of(member, table).is_some());
+    let healed = ask.healed.iter().filter(is_own).cloned().collect();
+    let mut weighed = weigh_one(&WeighRollback { healed, ..ask.clone() })?;
     for member in &ask.members {
         let Own { site, incident, evidence } = Own::of(member, &ask.site, &ask.incident, &ask.evidence);
         let Some(generation) = of_restored(&evidence, ask.generation.map(|_| weighed.source.preserved_at))? else {
@@ -53,7 +58,11 @@ pub fn weigh(ask: &WeighRollback) -> Result<Weighed, JobFailure> {
             incident,
             evidence: evidence.clone(),
             generation: Some(generation),
-            healed: Vec::new(),
+            healed: ask
+                .healed
+                .iter()
+                .filter_map(|rows| Some(TableRows { table: of(member, rows)?, ..*rows }))
+                .collect(),
             members: Vec::new(),
         };
         let named =
