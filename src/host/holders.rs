@@ -150,6 +150,8 @@ pub struct Holders<T> {
     pub blind: Vec<String>,
     /// Why it is incomplete for one file, in words.
     pub blind_for: Vec<(T, String)>,
+    /// A process that we may see could not be seen, as it is while it begins or ends; what other users run is closed for good.
+    pub passing: bool,
     /// Processes of root were not looked at: any, when we are not root; init alone, when we are. Apart, for this is so
     /// on every host.
     pub root_unseen: bool,
@@ -170,12 +172,12 @@ impl<T: PartialEq> Holders<T> {
 
 /// A process that begins or ends is closed to everybody for a moment, and on a busy host for longer: it is given so many looks to show
 /// what it has open.
-const LOOKS_AT_CLOSED: u32 = 25;
+const LOOKS_AT_CLOSED: u32 = 15;
 
 /// Time between two of them.
 const BETWEEN_LOOKS: std::time::Duration = std::time::Duration::from_millis(10);
 
-/// [`find_holders`], where a process that cannot be seen is looked at again before it counts. What is hidden everywhere stays so.
+/// [`find_holders`], where a process that could be seen but for the moment is looked at again before it counts.
 ///
 /// # Errors
 /// As [`find_holders`].
@@ -185,7 +187,7 @@ pub fn find_holders_patiently<T: Clone + PartialEq>(
 ) -> Result<Holders<T>, HostError> {
     let mut found = find_holders(sought, scan)?;
     for _ in 1..LOOKS_AT_CLOSED {
-        if found.blind_for.is_empty() || !found.blind.is_empty() {
+        if !found.passing {
             break;
         }
         std::thread::sleep(BETWEEN_LOOKS);
@@ -440,9 +442,12 @@ impl<'a, T: Clone + PartialEq> Search<'a, T> {
             );
             Some((self.sought.get(*index)?.tag().clone(), why))
         });
+        let own = rustix::process::geteuid().as_raw();
+        let passing = self.closed.keys().any(|(_, uid)| self.we_are_root || *uid == own);
         Holders {
             blind: blind_everywhere(self.we_are_root),
             blind_for: blind_for.collect(),
+            passing,
             root_unseen: self.root_unseen,
             found: self.found,
         }

@@ -158,7 +158,13 @@ fn look_for(place: &Place<'_>, names: &[OsString], look: Look, scan: &Scan) -> R
         }
     }
     if sought.is_empty() {
-        return Ok(Holders { found: Vec::new(), blind: Vec::new(), blind_for: Vec::new(), root_unseen: false });
+        return Ok(Holders {
+            found: Vec::new(),
+            blind: Vec::new(),
+            blind_for: Vec::new(),
+            passing: false,
+            root_unseen: false,
+        });
     }
     find_holders_patiently(&sought, scan).map_err(while_("looking for programs that use the database"))
 }
