@@ -316,3 +316,22 @@ fn somebody_else_who_has_the_files_is_named_and_the_program_runs_on() {
     has_it_open(&scene);
     crate::host::stop_app(&app, "test-stop", Duration::from_secs(30)).unwrap();
 }
+
+#[test]
+fn a_program_is_started_again_though_another_of_its_name_has_the_file_open_all_along() {
+    let scene = Scene::new("delete");
+    let app = program(&scene);
+    launch(&scene, &app);
+    let before = std::fs::read_to_string(scene.folder().with_file_name("pid")).unwrap();
+    let other = std::fs::File::options().read(true).write(true).open(scene.path()).unwrap();
+    let mut stranger = std::process::Command::new("sleep").arg("1000").stdin(other).spawn().unwrap();
+    let refused = scene.run(stop(&app), Phase::Apply).unwrap_err();
+    assert!(refused.message.contains(&format!("process {}", stranger.id())), "{}", refused.message);
+    assert!(!running(&scene));
+    assert_eq!(scene.run(start(&app), Phase::Apply).unwrap().progress, Progress::Done);
+    has_it_open(&scene);
+    assert_ne!(std::fs::read_to_string(scene.folder().with_file_name("pid")).unwrap(), before);
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
+    crate::host::stop_app(&app, "test-stop", Duration::from_secs(30)).unwrap();
+}
