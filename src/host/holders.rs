@@ -150,7 +150,7 @@ pub struct Holders<T> {
     pub blind: Vec<String>,
     /// Why it is incomplete for one file, in words.
     pub blind_for: Vec<(T, String)>,
-    /// A process that we may see could not be seen, as it is while it begins or ends; what other users run is closed for good.
+    /// A process of our own user, which is not root, could not be seen: as it is while it begins or ends.
     pub passing: bool,
     /// Processes of root were not looked at: any, when we are not root; init alone, when we are. Apart, for this is so
     /// on every host.
@@ -172,7 +172,10 @@ impl<T: PartialEq> Holders<T> {
 
 /// A process that begins or ends is closed to everybody for a moment, and on a busy host for longer: it is given so many looks to show
 /// what it has open.
-const LOOKS_AT_CLOSED: u32 = 15;
+const LOOKS_AT_PASSING: u32 = 15;
+
+/// What may be closed for good is given these.
+const LOOKS_AT_CLOSED: u32 = 4;
 
 /// Time between two of them.
 const BETWEEN_LOOKS: std::time::Duration = std::time::Duration::from_millis(10);
@@ -186,12 +189,14 @@ pub fn find_holders_patiently<T: Clone + PartialEq>(
     scan: &Scan,
 ) -> Result<Holders<T>, HostError> {
     let mut found = find_holders(sought, scan)?;
-    for _ in 1..LOOKS_AT_CLOSED {
-        if !found.passing {
-            break;
-        }
+    let mut looks = 1;
+    while !found.blind_for.is_empty()
+        && found.blind.is_empty()
+        && looks < if found.passing { LOOKS_AT_PASSING } else { LOOKS_AT_CLOSED }
+    {
         std::thread::sleep(BETWEEN_LOOKS);
         found = find_holders(sought, scan)?;
+        looks += 1;
     }
     Ok(found)
 }
@@ -443,7 +448,7 @@ impl<'a, T: Clone + PartialEq> Search<'a, T> {
             Some((self.sought.get(*index)?.tag().clone(), why))
         });
         let own = rustix::process::geteuid().as_raw();
-        let passing = self.closed.keys().any(|(_, uid)| self.we_are_root || *uid == own);
+        let passing = self.closed.keys().any(|(_, uid)| !self.we_are_root && *uid == own);
         Holders {
             blind: blind_everywhere(self.we_are_root),
             blind_for: blind_for.collect(),

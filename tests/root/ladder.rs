@@ -16,10 +16,10 @@ fn too_little_room_for_the_backup_is_no_reason_to_start_empty() {
     let mut daemon = scene.daemon();
     daemon.backed_up("app");
     daemon.healthy("app");
-    // Above the floor of 16 MiB there is room for an empty database, and not for this one.
+    // Above the floor, a sixteenth of it, there is room for an empty database, and not for this one of 8 MB.
     let filler = disk.fill();
     let file = fs::File::options().write(true).open(&filler).unwrap();
-    file.set_len(file.metadata().unwrap().len() - (20 << 20)).unwrap();
+    file.set_len(file.metadata().unwrap().len() - (6 << 20)).unwrap();
     drop(file);
     damage::header(&scene.db(), &mut Dice::new());
     let damaged = scene.bytes();
