@@ -13,20 +13,11 @@ use crate::job::{
 };
 use crate::model::FaultClass;
 
-/// No file system's time stamps are coarser (FAT).
-const MTIME_TICK_NS: i128 = 2_000_000_000;
+/// No file system's time stamps are coarser (FAT), and no guest's clock lags further behind: a busy host keeps a machine's ticks back.
+pub const MTIME_TICK_NS: i128 = 2_000_000_000;
 
 /// A large WAL that is written to all the time is read from its beginning so often.
 const WAL_READ_EVERY: Duration = Duration::from_secs(60);
-
-/// A write within this time after the one that made the stamp `mtime_ns` may not show, in nanoseconds: the clock's tick where the file
-/// system keeps fractions of a second, and otherwise the coarsest one's.
-pub fn tick_of(mtime_ns: i64) -> i128 {
-    match mtime_ns % 1_000_000_000 {
-        0 => MTIME_TICK_NS,
-        _ => i128::from(FileFacts::WRITE_TICK_NS),
-    }
-}
 
 /// The memory of one database. The default is the cautious one: never seen healthy.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -244,8 +235,7 @@ impl Memory {
         let pending = self.pending?;
         let (known, now) = (self.last_healthy.as_ref()?.main, facts.main.file()?);
         // A write within one tick of the clock after the look would not show.
-        let settled =
-            self.healthy_at.is_some_and(|at| at.as_nanosecond() > i128::from(known.mtime_ns) + tick_of(known.mtime_ns));
+        let settled = self.healthy_at.is_some_and(|at| at.as_nanosecond() > i128::from(known.mtime_ns) + MTIME_TICK_NS);
         let wal = facts.wal.as_ref()?;
         let gone = match (wal.state, wal.mark) {
             (WalState::Absent | WalState::Unused, _) => true,
