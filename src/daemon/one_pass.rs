@@ -126,10 +126,7 @@ pub fn check(scope: &Scope, subjects: &[Subject]) -> Result<Vec<Check>, PassErro
         let clock = Clock::system();
         let mut checks = Vec::new();
         for mut target in site.targets(&jobs, subjects).await? {
-            let (name, mode) = (target.settings().target.clone(), target.settings().mode);
-            if let Some(known) = remembered.iter().find(|known| known.target == name && known.mode == mode) {
-                target.remember(known.memory.clone(), clock.now());
-            }
+            remind(target.as_mut(), &remembered, &clock);
             let job = target.ask(Look::Inspect, clock.now());
             let answer = jobs.run(job, target.patience(Look::Inspect)).await;
             checks.push(target.judge(Look::Inspect, &answer, clock.now()));
@@ -168,10 +165,7 @@ pub fn heal(scope: &Scope, subject: &Subject, dry_run: bool) -> Result<HealRepor
             return Err(PassError { exit: 2, message: "name one target: several match".to_owned() });
         }
         let (name, mode) = (target.settings().target.clone(), target.settings().mode);
-        let known = remembered.into_iter().find(|memory| memory.target == name && memory.mode == mode);
-        if let Some(known) = known {
-            target.remember(known.memory, cx.clock.now());
-        }
+        remind(target.as_mut(), &remembered, &cx.clock);
         let mut case = None;
         let of_target = |incident: &Incident| incident.target == name && incident.mode == mode;
         if let Some(left) = left_open.into_iter().find(|left| of_target(&left.replayed.incident)) {
@@ -182,6 +176,14 @@ pub fn heal(scope: &Scope, subject: &Subject, dry_run: bool) -> Result<HealRepor
         saved(cx, attended.target, &name, mode).await?;
         Ok(report(answer, dry_run))
     })?
+}
+
+/// Gives a target what earlier processes remembered of it.
+fn remind(target: &mut dyn Supervised, remembered: &[Remembered], clock: &Clock) {
+    let of_it = |known: &&Remembered| known.target == target.settings().target && known.mode == target.settings().mode;
+    if let Some(memory) = remembered.iter().find(of_it).map(|known| known.memory.clone()) {
+        target.remember(memory, clock.now());
+    }
 }
 
 /// Saves what a target has learnt.
@@ -197,11 +199,7 @@ async fn saved(cx: &Context, mut target: Box<dyn Supervised>, name: &str, mode: 
 /// When there is no such incident, it waits for no yes, or the plan costs more by now than what it asked for.
 pub fn approve(scope: &Scope, id: &str) -> Result<HealReport, PassError> {
     block_on(async {
-        let mut site = Site::of(scope);
-        // What nothing was ever kept in has no incident, and is not made for the sake of the answer.
-        if !site.state_dir.exists() {
-            return Err(failed(format!("there is no incident {id}: {} does not exist", site.state_dir.display())));
-        }
+        let mut site = Site::with_incidents(scope, id)?;
         let foundation = Foundation::lay(&site.state_dir, site.workers, site.gates, Notices::none())?;
         let cx = &foundation.cx;
         cx.journal.limit(site.limits);
@@ -219,11 +217,7 @@ pub fn approve(scope: &Scope, id: &str) -> Result<HealReport, PassError> {
         };
         let mut targets = site.targets(&cx.jobs, std::slice::from_ref(&subject)).await?;
         let Some(mut target) = targets.pop() else { return Err(failed("nothing matches".to_owned())) };
-        let known =
-            remembered.into_iter().find(|memory| memory.target == incident.target && memory.mode == incident.mode);
-        if let Some(known) = known {
-            target.remember(known.memory, cx.clock.now());
-        }
+        remind(target.as_mut(), &remembered, &cx.clock);
         let attended = resume(cx, target, left).await;
         let Attended { target, case: Some(case), .. } = attended else {
             return Err(failed(format!("incident {id} could not be taken up")));
@@ -262,10 +256,7 @@ pub fn finish_interrupted(scope: &Scope) -> Result<Vec<Incident>, PassError> {
                 continue;
             };
             let mut target = targets.swap_remove(at);
-            let known = remembered.iter().find(|one| one.target == incident.target && one.mode == incident.mode);
-            if let Some(known) = known {
-                target.remember(known.memory.clone(), cx.clock.now());
-            }
+            remind(target.as_mut(), &remembered, &cx.clock);
             let attended = resume(cx, target, left).await;
             saved(cx, attended.target, &incident.target, &incident.mode).await?;
             incidents.push(attended.case.map_or(incident, |case| case.incident().clone()));
@@ -446,6 +437,15 @@ impl Site<'_> {
             defaults,
             known: Vec::new(),
         }
+    }
+
+    /// Where incident `id` should be. What nothing was ever kept in has no incident, and is not made for the sake of the answer.
+    fn with_incidents<'s>(scope: &'s Scope, id: &str) -> Result<Site<'s>, PassError> {
+        let site = Site::of(scope);
+        if !site.state_dir.exists() {
+            return Err(failed(format!("there is no incident {id}: {} does not exist", site.state_dir.display())));
+        }
+        Ok(site)
     }
 
     async fn targets(&self, jobs: &Client, subjects: &[Subject]) -> Result<Vec<Box<dyn Supervised>>, PassError> {

@@ -65,9 +65,7 @@ pub fn runs_since(names: &[String], since_boot_ms: u64) -> Option<bool> {
     if !blind_everywhere(rustix::process::geteuid().is_root()).is_empty() {
         return None;
     }
-    let entries = std::fs::read_dir("/proc").ok()?.filter_map(Result::ok);
-    let mut pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    Some(pids.any(|pid| {
+    Some(procfs::pids().any(|pid| {
         ProcessFacts::of(pid).is_ok_and(|process| {
             !matches!(process.state, 'Z' | 'X')
                 && process.started_boot_ms >= since_boot_ms

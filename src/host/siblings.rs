@@ -2,6 +2,8 @@
 
 use rustix::process::getppid;
 
+use super::procfs;
+
 /// Our parent, when it is the same program as we are, and its other children. Empty when we were started by hand: then the
 /// children of a shell are anybody.
 pub fn supervisor_and_siblings() -> Vec<i32> {
@@ -10,9 +12,7 @@ pub fn supervisor_and_siblings() -> Vec<i32> {
     if program("self").is_none() || program("self") != program(&parent.to_string()) {
         return Vec::new();
     }
-    let processes = std::fs::read_dir("/proc").into_iter().flatten().filter_map(Result::ok);
-    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    std::iter::once(parent).chain(pids.filter(|pid| parent_of(*pid) == Some(parent))).collect()
+    std::iter::once(parent).chain(procfs::pids().filter(|pid| parent_of(*pid) == Some(parent))).collect()
 }
 
 /// The second field behind the command's name, which may hold spaces and parentheses itself (proc(5)).

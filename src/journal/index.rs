@@ -231,18 +231,16 @@ impl Index {
         }
         let patience = std::time::Duration::from_secs(2);
         let read = || {
-            let store = Database::open(path, Access::Probe, patience, Deadline::after(patience))?;
-            let rows = store.rows("SELECT target, mode, CAST(json AS BLOB) FROM memory", &[])?;
-            store.close()?;
-            Ok::<_, SqliteFault>(rows)
+            let store = Database::open(path, Access::Probe, patience, Deadline::after(patience));
+            let index = Index { store: store.map_err(failed(path, "open"))?, path: path.to_owned() };
+            let memories = index.load_memory()?;
+            index.store.close().map_err(failed(path, "close"))?;
+            Ok::<_, JournalError>(memories)
         };
-        match read() {
-            Ok(rows) => rows.iter().filter_map(|row| remembered(row)).collect(),
-            Err(error) => {
-                tracing::debug!(path = %path.display(), %error, "what targets remember cannot be read");
-                Vec::new()
-            }
-        }
+        read().unwrap_or_else(|error| {
+            tracing::debug!(path = %path.display(), %error, "what targets remember cannot be read");
+            Vec::new()
+        })
     }
 
     /// A row that is no incident: what was left out of the list would be taken for never having been.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::task::AbortHandle;
 
 use crate::clock::Moment;
+use crate::journal::Remembered;
 use crate::model::{Check, IncidentState};
 use crate::modes::Supervised;
 
@@ -104,6 +105,12 @@ impl Slot {
         self.prove_at = Some(now.after(self.prove_gap));
         self.prove_gap = (self.prove_gap * 2).min(PROVE_GAP_MAX);
         true
+    }
+
+    /// What its target has learnt and nobody has saved yet.
+    pub(super) fn learnt(&mut self) -> Option<Remembered> {
+        let memory = self.target.as_mut()?.memory()?;
+        Some(Remembered { target: self.name.clone(), mode: self.mode.to_owned(), memory })
     }
 
     /// The open incident, if any.

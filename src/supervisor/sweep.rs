@@ -325,9 +325,7 @@ impl Supervisor {
         if !matches!(check.verdict, Verdict::Unhealthy(_)) {
             slot.suspicion = None;
         }
-        if let Some(memory) = slot.target.as_mut().and_then(|target| target.memory()) {
-            self.unsaved.push(Remembered { target: slot.name.clone(), mode: slot.mode.to_owned(), memory });
-        }
+        self.unsaved.extend(slot.learnt());
         if slot.target.as_mut().is_some_and(|target| target.turned()) {
             slot.recheck(now);
         }

@@ -3,12 +3,12 @@
 use tokio::sync::oneshot;
 
 use crate::clock::Moment;
-use crate::journal::Remembered;
 use crate::model::{Check, Verdict};
 use crate::modes::{Answer, Errand};
 
 use super::attend::{Mandate, close_if_proven};
 use super::inbox::SlotId;
+use super::slot::Slot;
 use super::sweep::{Supervisor, observe};
 use super::{Attended, Case, Message, attend};
 
@@ -67,11 +67,7 @@ impl Supervisor {
         let asked = std::mem::take(&mut slot.asked_meanwhile);
         observe(&self.board, &check, slot_is_open && check.verdict == Verdict::Healthy);
         self.swap_in_replacement(id);
-        if let Some(slot) = self.slots.get_mut(&id)
-            && let Some(memory) = slot.target.as_mut().and_then(|target| target.memory())
-        {
-            self.unsaved.push(Remembered { target: slot.name.clone(), mode: slot.mode.to_owned(), memory });
-        }
+        self.unsaved.extend(self.slots.get_mut(&id).and_then(Slot::learnt));
         self.show(id);
         asked.into_iter().for_each(|command| self.obey(command));
     }
@@ -101,9 +97,7 @@ impl Supervisor {
         let Some(target) = slot.target.as_mut() else { return };
         let result = target.errand_done(name, &answer, now);
         // A backup that was taken just before a stop is not taken again at the next start.
-        if let Some(memory) = target.memory() {
-            self.unsaved.push(Remembered { target: slot.name.clone(), mode: slot.mode.to_owned(), memory });
-        }
+        self.unsaved.extend(slot.learnt());
         if let Some(reply) = reply {
             let _ = reply.send(answer);
         }

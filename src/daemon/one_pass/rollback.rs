@@ -1,6 +1,6 @@
 //! `rollback` where no daemon runs: from the evidence folder and its log alone.
 
-use super::{PassError, Scope, Site, Subject, failed, saved};
+use super::{PassError, Scope, Site, Subject, failed, remind, saved};
 use crate::daemon::block_on;
 use crate::daemon::foundation::Foundation;
 use crate::model::{Incident, IncidentId};
@@ -17,10 +17,7 @@ pub fn rollback(
     (accept_loss, dry_run): (bool, bool),
 ) -> Result<RollbackAnswer, PassError> {
     block_on(async {
-        let mut site = Site::of(scope);
-        if !site.state_dir.exists() {
-            return Err(failed(format!("there is no incident {id}: {} does not exist", site.state_dir.display())));
-        }
+        let mut site = Site::with_incidents(scope, id)?;
         let foundation = Foundation::lay(&site.state_dir, site.workers, site.gates, Notices::none())?;
         let cx = &foundation.cx;
         cx.journal.limit(site.limits);
@@ -37,10 +34,7 @@ pub fn rollback(
         site.recall(&remembered, &left_open);
         let mut targets = site.targets(&cx.jobs, std::slice::from_ref(&subject)).await?;
         let Some(mut target) = targets.pop() else { return Err(failed("nothing matches".to_owned())) };
-        let known = remembered.into_iter().find(|memory| memory.target == of.target && memory.mode == of.mode);
-        if let Some(known) = known {
-            target.remember(known.memory, cx.clock.now());
-        }
+        remind(target.as_mut(), &remembered, &cx.clock);
         let mut case = None;
         let of_target = |incident: &Incident| incident.target == of.target && incident.mode == of.mode;
         if let Some(left) = left_open.into_iter().find(|left| of_target(&left.replayed.incident)) {

@@ -33,10 +33,16 @@ const TRIES: u32 = 3;
 /// # Errors
 /// None but a bug's: what keeps it from being told is a verdict.
 pub(in crate::worker) fn run(job: &ScrubJob) -> Result<Scrubbed, JobFailure> {
-    let unknown = |reason: String| Scrubbed {
+    let unknown = |reason| Scrubbed { reason: Some(reason), ..unread(job, ScrubVerdict::Unknown) };
+    Ok(attempt(job).unwrap_or_else(unknown))
+}
+
+/// What is said of a database none of whose pages was looked at.
+fn unread(job: &ScrubJob, verdict: ScrubVerdict) -> Scrubbed {
+    Scrubbed {
         path: job.site.path.clone(),
-        verdict: ScrubVerdict::Unknown,
-        reason: Some(reason),
+        verdict,
+        reason: None,
         pages: 0,
         page_size: 0,
         seconds: 0.0,
@@ -45,8 +51,7 @@ pub(in crate::worker) fn run(job: &ScrubJob) -> Result<Scrubbed, JobFailure> {
         faults_total: 0,
         free_pages: 0,
         tables: Vec::new(),
-    };
-    Ok(attempt(job).unwrap_or_else(unknown))
+    }
 }
 
 /// Where it ends without a word on the database.
@@ -179,19 +184,7 @@ fn headless(job: &ScrubJob, view: &View, error: &str) -> Result<Scrubbed, String
     if like.is_none_or(|(like, of)| like * 3 < of * 2) {
         return Err(format!("{error}, and nothing in it looks like a database's pages: encrypted, or no database"));
     }
-    let mut scrubbed = Scrubbed {
-        path: job.site.path.clone(),
-        verdict: ScrubVerdict::Damaged,
-        reason: None,
-        pages: 0,
-        page_size: 0,
-        seconds: 0.0,
-        bytes_per_second: 0.0,
-        faults: Vec::new(),
-        faults_total: 0,
-        free_pages: 0,
-        tables: Vec::new(),
-    };
+    let mut scrubbed = unread(job, ScrubVerdict::Damaged);
     scrubbed.add(ScrubbedFault { page: 1, ..fault("database header", error) });
     Ok(scrubbed)
 }
