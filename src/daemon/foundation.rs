@@ -48,7 +48,8 @@ impl Foundation {
         // With one worker, the lane kept for probes is what keeps looking alive; a heal still needs one that no errand holds.
         let workers = workers.max(2);
         let errands = Arc::new(Semaphore::new(workers - 1));
-        let cx = Context { clock, jobs: client(workers), errands, journal, gates, notices, stopping };
+        let board = Arc::default();
+        let cx = Context { clock, jobs: client(workers), errands, journal, gates, notices, board, stopping };
         Ok(Foundation { cx, stop, lock })
     }
 

@@ -8,7 +8,7 @@ mod systemd;
 mod targets;
 mod watching;
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use thiserror::Error;
@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use crate::config::Config;
 use crate::journal::StateError;
 use crate::notify;
-use crate::supervisor::status::{Pulse, StatusBoard};
+use crate::supervisor::status::Pulse;
 use crate::supervisor::{Notices, Supervisor};
 use crate::telemetry;
 
@@ -77,13 +77,12 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     let (state_dir, notices) = (&config.guardian.state_dir, Notices::into_queue(notices));
     let mut foundation = Foundation::lay(state_dir, config.guardian.workers, targets::gates(&config), notices)?;
     let (channels, channels_now) = watch::channel(targets::channels(&config));
-    let board = Arc::new(RwLock::new(StatusBoard::default()));
     let pulse = Arc::new(Pulse::default());
     let (outbox, inbox) = mpsc::unbounded_channel();
     let (wanted, watches) = watch::channel(Default::default());
 
-    let mut supervisor = Supervisor::new(foundation.cx.clone(), (outbox.clone(), inbox), wanted, Arc::clone(&board));
-    supervisor.on_beat(systemd::beat_interval().unwrap_or(BEAT).min(BEAT), beat(&board, &pulse, &foundation));
+    let mut supervisor = Supervisor::new(foundation.cx.clone(), (outbox.clone(), inbox), wanted);
+    supervisor.on_beat(systemd::beat_interval().unwrap_or(BEAT).min(BEAT), beat(&pulse, &foundation));
     foundation.cx.journal.limit(targets::limits(&config));
     let reloader = Reloader::new(config.clone(), outbox.clone(), foundation.cx.journal.clone(), channels);
     // Before anything answers: who sees HTTP may send a signal, and one that nobody waits for kills.
@@ -93,7 +92,7 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     supervisor.plant(targets::plant(&config));
     // Last of all: the first scrape has every series already, and the first `/healthz` a pulse.
     pulse.beat(foundation.cx.clock.now());
-    serve::listen(&config, &foundation.cx, (&board, &pulse), &outbox, reloader).await?;
+    serve::listen(&config, &foundation.cx, &pulse, &outbox, reloader).await?;
     foundation.announce(&config.guardian.control);
     tokio::spawn(watching::watch_files(watches, outbox.clone()));
     tokio::spawn(expire(foundation.cx.journal.clone()));
@@ -108,12 +107,8 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     Ok(())
 }
 
-fn beat(
-    board: &Arc<RwLock<StatusBoard>>,
-    pulse: &Arc<Pulse>,
-    foundation: &Foundation,
-) -> impl FnMut(bool) + Send + 'static {
-    let (board, pulse, clock) = (Arc::clone(board), Arc::clone(pulse), foundation.cx.clock.clone());
+fn beat(pulse: &Arc<Pulse>, foundation: &Foundation) -> impl FnMut(bool) + Send + 'static {
+    let (board, pulse, clock) = (Arc::clone(&foundation.cx.board), Arc::clone(pulse), foundation.cx.clock.clone());
     let (mut told, mut watchdog) = (String::new(), systemd::Watchdog::new());
     move |swept| {
         pulse.beat(clock.now());

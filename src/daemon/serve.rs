@@ -1,7 +1,7 @@
 //! HTTP and the control socket: what they read, and what they may ask the supervisor.
 
 use std::pin::Pin;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use serde_json::json;
@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::job::{Job, Outcome};
 use crate::journal::{Filter, History, Journal};
 use crate::model::{Incident, IncidentId, Verdict};
-use crate::supervisor::status::{Pulse, StatusBoard};
+use crate::supervisor::status::Pulse;
 use crate::supervisor::{Command, Context, Message, RollbackAsk};
 
 use super::{DaemonError, one_pass, reload::Reloader};
@@ -29,7 +29,7 @@ const LIST_PATIENCE: Duration = Duration::from_secs(30);
 pub(super) async fn listen(
     config: &Config,
     cx: &Context,
-    (board, pulse): (&Arc<RwLock<StatusBoard>>, &Arc<Pulse>),
+    pulse: &Arc<Pulse>,
     outbox: &mpsc::UnboundedSender<Message>,
     reloader: Reloader,
 ) -> Result<(), DaemonError> {
@@ -41,7 +41,7 @@ pub(super) async fn listen(
         let bound = listener.local_addr().map_err(cannot)?;
         tracing::info!(address = %bound, "HTTP listens");
         let shared = Shared {
-            board: Arc::clone(board),
+            board: Arc::clone(&cx.board),
             pulse: Arc::clone(pulse),
             clock: cx.clock.clone(),
             incidents: Arc::clone(&incidents),
@@ -57,7 +57,7 @@ pub(super) async fn listen(
             }
         });
     }
-    let desk = Arc::new(Desk { cx: cx.clone(), board: Arc::clone(board), incidents, outbox: outbox.clone(), reloader });
+    let desk = Arc::new(Desk { cx: cx.clone(), incidents, outbox: outbox.clone(), reloader });
     let handler: Handler = Arc::new(move |request, peer| {
         let desk = Arc::clone(&desk);
         Box::pin(async move { desk.answer(request, peer).await }) as Pin<Box<dyn Future<Output = ControlReply> + Send>>
@@ -108,7 +108,6 @@ fn story(past: History) -> Story {
 /// Answers what the control socket is asked.
 struct Desk {
     cx: Context,
-    board: Arc<RwLock<StatusBoard>>,
     incidents: Arc<dyn IncidentSource>,
     outbox: mpsc::UnboundedSender<Message>,
     reloader: Reloader,
@@ -192,7 +191,7 @@ impl Desk {
         let named = match targets.is_empty() {
             false => targets,
             true => {
-                let board = self.board.read().unwrap_or_else(PoisonError::into_inner);
+                let board = self.cx.board.read().unwrap_or_else(PoisonError::into_inner);
                 board.targets().map(|target| target.name.clone()).collect()
             }
         };
@@ -221,7 +220,7 @@ impl Desk {
     async fn status_of(&self, target: String) -> Result<(u8, serde_json::Value), String> {
         let named = target.clone();
         let looked = self.ask(|reply| Command::Who { target, reply }).await?;
-        let board = self.board.read().unwrap_or_else(PoisonError::into_inner);
+        let board = self.cx.board.read().unwrap_or_else(PoisonError::into_inner);
         match board.target(&named) {
             Some(target) => Ok((0, json!(target))),
             None => Err(looked
@@ -253,7 +252,7 @@ impl Desk {
     }
 
     fn status(&self) -> (u8, serde_json::Value) {
-        let board = self.board.read().unwrap_or_else(PoisonError::into_inner);
+        let board = self.cx.board.read().unwrap_or_else(PoisonError::into_inner);
         let targets = board.targets().collect::<Vec<_>>();
         (0, json!({ "totals": board.totals(), "targets": targets }))
     }

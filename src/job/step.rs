@@ -131,6 +131,9 @@ pub enum DatabaseStep {
         /// Whoever uses it is killed first: where what programs do as they end in order would tear the database.
         #[serde(default)]
         kill: bool,
+        /// The incident whose heal is taken back, if it is stopped for that.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rollback_of: Option<String>,
     },
     /// Start the program again, if [`DatabaseStep::StopApp`] of this incident stopped it.
     StartApp {

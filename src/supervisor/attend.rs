@@ -402,15 +402,19 @@ impl Visit<'_> {
                     case.held = true;
                     break;
                 }
+                Ended::Stands(check, why) => {
+                    self.check = check;
+                    case.held = true;
+                    tried.push(why);
+                    let reason = format!("{}{}", tried.join("; "), kept(case));
+                    case.escalate(self.cx, reason).await?;
+                    return Ok(Then::Done);
+                }
                 Ended::Parked => return Ok(Then::Done),
             }
         }
         let seen = describe(&self.check.verdict);
-        let kept = match &case.incident().evidence {
-            Some(folder) => format!("; the files as they were are in {folder}"),
-            None => String::new(),
-        };
-        let tried = tried.join("; ");
+        let (tried, kept) = (tried.join("; "), kept(case));
         let reason = match case.story().replaced {
             true => format!("{tried}; the detector says {seen}{kept}"),
             false => format!("nothing that was tried healed it ({tried}); it is still {seen}{kept}"),
@@ -432,6 +436,12 @@ impl Visit<'_> {
             emit_deferred(case, DeferReason::Journal, &error.to_string());
         }
     }
+}
+
+/// Where the files are as they were.
+fn kept(case: &Case) -> String {
+    let folder = case.incident().evidence.as_ref();
+    folder.map(|folder| format!("; the files as they were are in {folder}")).unwrap_or_default()
 }
 
 async fn defer(cx: &Context, case: &mut Case, reason: DeferReason, words: String) -> Result<(), JournalError> {

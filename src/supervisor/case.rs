@@ -109,6 +109,8 @@ impl Case {
             // The journal checks the same before it writes, so this cannot be; said rather than trusted.
             tracing::error!(incident = %id, error = %illegal, "the story and its log have parted");
         }
+        // A person sees what goes on while it goes on, and not once it has ended.
+        cx.with_board(|board| board.incident(&self.story.incident));
         Ok(())
     }
 

@@ -27,6 +27,8 @@ pub(super) enum Ended {
     Left(Check),
     /// Something outside of the playbook forbids it now, and no reason to take a rung that loses more.
     Held(String),
+    /// What it did stays, and a person is needed all the same; what the detector says of it, and why.
+    Stands(Check, String),
     /// guardiand is stopping; the rest is the next start's.
     Parked,
 }
@@ -53,7 +55,7 @@ pub(super) async fn run_playbook(
     let ended = take_steps(cx, target, case, index, playbook).await?;
     let outcome = match &ended {
         Ended::Proved(_) | Ended::Left(_) => PlaybookOutcome::Ok,
-        Ended::NotHealed(_) | Ended::Outdated(_) | Ended::Held(_) => PlaybookOutcome::Failed,
+        Ended::NotHealed(_) | Ended::Outdated(_) | Ended::Held(_) | Ended::Stands(..) => PlaybookOutcome::Failed,
         Ended::Parked => return Ok(ended),
     };
     let incident = case.incident();
@@ -109,7 +111,7 @@ async fn take_steps(
         if let Err(late) = finished {
             // The database is well and its program is not: that is for a person, and never a reason to take anything back.
             case.tell(cx, Entry::Disproved { check: told }).await?;
-            return Ok(Ended::Held(format!("the database is healed and proven, but {late}")));
+            return Ok(Ended::Stands(check, format!("the database is healed and proven, but {late}")));
         }
         case.tell(cx, Entry::Proved { check: told }).await?;
         return Ok(Ended::Proved(check));
@@ -122,7 +124,7 @@ async fn take_steps(
         if let Err(late) = finished {
             why = format!("{why}; and {late}");
         }
-        return Ok(if cx.is_stopping() { Ended::Parked } else { Ended::Held(why) });
+        return Ok(if cx.is_stopping() { Ended::Parked } else { Ended::Stands(check, why) });
     }
     let stays = done.iter().any(|(_, spec)| target.leaves_a_trace(spec)) && is_mild(target, &check.verdict);
     if stays && finished.is_ok() {

@@ -43,7 +43,7 @@ pub use resume::resume;
 pub use rollback::{RollbackAnswer, RollbackAsk, RollbackOutcome, rollback_on_demand};
 pub use sweep::{Plant, Supervisor};
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
@@ -53,6 +53,8 @@ use crate::job::{Client, Job};
 use crate::journal::Journal;
 use crate::model::Check;
 use crate::modes::{Answer, Look, Supervised};
+
+use status::StatusBoard;
 
 /// What every part of the supervisor works with.
 #[derive(Clone)]
@@ -69,6 +71,8 @@ pub struct Context {
     pub gates: Arc<Mutex<Gates>>,
     /// Tells people.
     pub notices: Notices,
+    /// What anybody who asks is shown.
+    pub board: Arc<RwLock<StatusBoard>>,
     /// True once guardiand shall stop: nothing new begins, what runs is parked at its next durable point.
     pub stopping: watch::Receiver<bool>,
 }
@@ -80,6 +84,10 @@ impl Context {
 
     fn is_stopping(&self) -> bool {
         *self.stopping.borrow()
+    }
+
+    fn with_board<T>(&self, ask: impl FnOnce(&mut StatusBoard) -> T) -> T {
+        ask(&mut self.board.write().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn with_gates<T>(&self, ask: impl FnOnce(&mut Gates) -> T) -> T {

@@ -3,7 +3,6 @@
 use std::collections::{BTreeSet, HashMap};
 use std::hash::BuildHasher as _;
 use std::path::PathBuf;
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use crate::journal::LeftOpen;
@@ -168,7 +167,7 @@ impl Supervisor {
             if std::mem::take(&mut slot.gone) {
                 // It left the configuration while it was attended, and is in it again before it came back.
                 register_target(&name, mode);
-                self.board.write().unwrap_or_else(PoisonError::into_inner).add(&name, mode);
+                self.cx.with_board(|board| board.add(&name, mode));
             }
             slot.watches = target.settings().watches.clone();
             slot.replacement = Some(target);
@@ -194,7 +193,7 @@ impl Supervisor {
             target.remember(memory, now);
         }
         register_target(&name, mode);
-        self.board.write().unwrap_or_else(PoisonError::into_inner).add(&name, mode);
+        self.cx.with_board(|board| board.add(&name, mode));
         self.show_pause(&name);
         let due = Due::first(index, of, target.settings().interval, now, self.seed.hash_one(&key));
         let id = self.next_id;
@@ -258,7 +257,7 @@ impl Supervisor {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         forget_target(&slot.name, slot.mode);
         self.alarm.failing.forget(id);
-        self.board.write().unwrap_or_else(PoisonError::into_inner).remove(&slot.name);
+        self.cx.with_board(|board| board.remove(&slot.name));
         slot.give_up_errand();
         match slot.target {
             Some(_) => drop(self.slots.remove(&id)),

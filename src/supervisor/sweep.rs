@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::RandomState;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -20,7 +19,6 @@ use super::aside::Aside;
 use super::inbox::SlotId;
 use super::schedule::Urgency;
 use super::slot::Slot;
-use super::status::StatusBoard;
 use super::{Context, Message};
 
 /// Events of a folder full of globbed files are gathered for this long before it is listed again…
@@ -65,7 +63,6 @@ pub struct Supervisor {
     /// The folders that the watched paths are in.
     pub(super) folders: HashMap<PathBuf, Vec<SlotId>>,
     pub(super) watches: watch::Sender<BTreeSet<PathBuf>>,
-    pub(super) board: Arc<RwLock<StatusBoard>>,
     pub(super) seed: RandomState,
     pub(super) aside: Aside,
     pub(super) beat: Beat,
@@ -87,7 +84,6 @@ impl Supervisor {
         cx: Context,
         (outbox, inbox): (mpsc::UnboundedSender<Message>, mpsc::UnboundedReceiver<Message>),
         watches: watch::Sender<BTreeSet<PathBuf>>,
-        board: Arc<RwLock<StatusBoard>>,
     ) -> Supervisor {
         Supervisor {
             cx,
@@ -102,7 +98,6 @@ impl Supervisor {
             watched: HashMap::new(),
             folders: HashMap::new(),
             watches,
-            board,
             seed: RandomState::new(),
             aside: Aside::default(),
             beat: Beat { every: IDLE, tell: Box::new(|_| {}) },
@@ -307,7 +302,7 @@ impl Supervisor {
                 (true, Some(target)) => {
                     let check = target.judge(Look::Sweep, answer, now);
                     self.alarm.failing.saw(*id, &check.verdict, target.seen_healthy(), Some(&ground), now);
-                    observe(&self.board, &check, false);
+                    observe(&self.cx, &check, false);
                 }
                 _ => slot.due.now(now),
             }
@@ -318,7 +313,7 @@ impl Supervisor {
     pub(super) fn judged(&mut self, id: SlotId, check: &Check, now: Moment) {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         // A look that sees nothing ends no incident: only a full one does, and says so when it comes back.
-        observe(&self.board, check, slot.open_case().is_some() && check.verdict == Verdict::Healthy);
+        observe(&self.cx, check, slot.open_case().is_some() && check.verdict == Verdict::Healthy);
         if let Some(target) = &slot.target {
             self.alarm.failing.saw(id, &check.verdict, target.seen_healthy(), target.ground(), now);
         }
@@ -349,13 +344,14 @@ impl Supervisor {
 
     pub(super) fn show(&self, id: SlotId) {
         let Some(slot) = self.slots.get(&id) else { return };
-        let mut board = self.board.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(case) = &slot.case {
-            board.incident(case.incident());
-        }
-        if let Some(target) = &slot.target {
-            board.measured(&slot.name, target.vitals());
-        }
+        self.cx.with_board(|board| {
+            if let Some(case) = &slot.case {
+                board.incident(case.incident());
+            }
+            if let Some(target) = &slot.target {
+                board.measured(&slot.name, target.vitals());
+            }
+        });
     }
 
     pub(super) fn flush_later(&mut self) {
@@ -374,11 +370,11 @@ impl Supervisor {
 }
 
 /// Takes a check into account, and says it. `unproven`: it says healthy of a target whose incident is open.
-pub(super) fn observe(board: &RwLock<StatusBoard>, check: &Check, unproven: bool) {
-    let mut board = board.write().unwrap_or_else(PoisonError::into_inner);
-    let changed = board.checked(check.clone(), unproven);
-    let consecutive_failures = board.target(&check.target).map_or(0, |target| target.consecutive_failures);
-    drop(board);
+pub(super) fn observe(cx: &Context, check: &Check, unproven: bool) {
+    let (changed, consecutive_failures) = cx.with_board(|board| {
+        let changed = board.checked(check.clone(), unproven);
+        (changed, board.target(&check.target).map_or(0, |target| target.consecutive_failures))
+    });
     CheckDone { check, consecutive_failures, changed, unproven }.emit();
 }
 

@@ -65,7 +65,7 @@ impl Supervisor {
         self.alarm.failing.saw(id, &check.verdict, target.seen_healthy(), target.ground(), now);
         slot.target = Some(target);
         let asked = std::mem::take(&mut slot.asked_meanwhile);
-        observe(&self.board, &check, slot_is_open && check.verdict == Verdict::Healthy);
+        observe(&self.cx, &check, slot_is_open && check.verdict == Verdict::Healthy);
         self.swap_in_replacement(id);
         self.unsaved.extend(self.slots.get_mut(&id).and_then(Slot::learnt));
         self.show(id);

@@ -1,6 +1,5 @@
 //! A person's word on what may be healed: approve, pause, resume.
 
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -10,6 +9,7 @@ use crate::model::{IncidentId, IncidentState};
 use super::inbox::SlotId;
 use super::pause::PAUSES;
 use super::slot::Slot;
+use super::status::StatusBoard;
 use super::sweep::Supervisor;
 use super::{Case, Command, HealAnswer, Message, Pause, Resumed, approve_on_demand, lift_hold};
 
@@ -21,8 +21,11 @@ impl Supervisor {
         reply: oneshot::Sender<Result<HealAnswer, String>>,
     ) {
         let shown = |slot: &Slot| {
-            let board = self.board.read().unwrap_or_else(PoisonError::into_inner);
-            board.target(&slot.name).and_then(|target| target.incident.as_ref()).is_some_and(|open| open.id == incident)
+            let is_it = |board: &mut StatusBoard| {
+                let open = board.target(&slot.name).and_then(|target| target.incident.as_ref());
+                open.is_some_and(|open| open.id == incident)
+            };
+            self.cx.with_board(is_it)
         };
         let here = |slot: &Slot| slot.open_case().is_some_and(|case| *case.id() == incident);
         let found = self.slots.iter().find(|(_, slot)| here(slot) || slot.target.is_none() && shown(slot));
@@ -195,7 +198,7 @@ impl Supervisor {
 
     pub(super) fn show_pause(&self, name: &str) {
         let pause = self.cx.with_gates(|gates| gates.pauses.of(name).cloned());
-        self.board.write().unwrap_or_else(PoisonError::into_inner).paused(name, pause);
+        self.cx.with_board(|board| board.paused(name, pause));
     }
 
     /// Makes what is paused durable, in the order of the commands, and tells `done` how that went.

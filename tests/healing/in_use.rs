@@ -415,6 +415,9 @@ fn a_program_that_cannot_be_started_again_is_a_persons_to_see_to() {
     let start = incident["steps"].as_array().unwrap().iter().find(|step| step["step"] == "start_app").unwrap();
     assert_eq!(start["outcome"], "failed", "{incident:#}");
     assert!(start["detail"].as_str().unwrap().contains("start it by hand"), "{incident:#}");
+    let reason = incident["reason"].as_str().unwrap();
+    assert!(reason.contains("the database is healed and proven, but"), "{reason}");
+    assert!(!reason.contains("nothing that was tried") && !reason.contains("the detector says"), "{reason}");
     // The database itself is well.
     daemon.healthy("app");
     scene.assert_whole("wal");

@@ -270,6 +270,22 @@ fn a_program_that_holds_on_is_restarted_where_that_is_wished() {
 }
 
 #[test]
+fn a_person_who_wishes_to_be_called_for_a_lock_is_called_once() {
+    let (scene, mut daemon) = locked("lock_max_age = \"1s\"\non_lock = \"escalate\"", "wal");
+    let holder = scene.writer("wal", "0", &["--hold-write", "3600"]);
+    daemon.escalated("app", 1);
+    daemon.wait_for("it to be held for longer", |daemon| {
+        let said = daemon.target("app")?["last_check"].to_string();
+        let age = said.split("since at least ").nth(1)?.split(' ').next()?.parse::<u32>().ok()?;
+        (age >= 4).then_some(())
+    });
+    let reason = daemon.escalated("app", 1)["reason"].as_str().unwrap().to_owned();
+    assert!(reason.contains(&format!("pid {} `writer`", holder.pid())), "{reason}");
+    assert!(reason.contains("since at least 1 s") && reason.contains("`guardiand check app`"), "{reason}");
+    assert_eq!(daemon.metric("guardian_incidents_escalated_total{mode=\"database\",target=\"app\"}"), 1.0, "{reason}");
+}
+
+#[test]
 fn a_lock_that_a_dead_program_of_the_dotfile_vfs_left_is_moved_into_evidence() {
     let (scene, mut daemon) = locked("lock_max_age = \"1s\"\nretry = { attempts = 2, initial = \"50ms\" }", "delete");
     let program = scene.writer("delete", "5", &["--vfs", "unix-dotfile", "--hold-write", "3600"]);
@@ -320,6 +336,9 @@ fn what_was_a_living_programs_lock_is_not_waited_for_once_it_is_nobodys() {
     let waiting = |incident: &Value| incident["state"] == "healing" && incident["playbook"] == "wait_and_retry";
     let told = daemon.incident("app", 1, "waited for", waiting);
     assert_eq!(told["kind"], "db_locked", "{told:#}");
+    // Whoever asks sees it while it goes on.
+    let shown = |daemon: &Daemon| daemon.target("app").is_some_and(|app| app["incident"]["state"] == "healing");
+    daemon.wait_for("the target to show it", |daemon| shown(daemon).then_some(()));
     program.kill();
     daemon.wait_for("the lock to be moved", |_| (!lock.exists()).then_some(()));
     let incident = daemon.closed("app", 1);

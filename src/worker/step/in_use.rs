@@ -58,7 +58,8 @@ pub(super) fn lasting_holders(place: &Place<'_>, names: &[OsString]) -> Result<V
     let look = || holders_of(place, names, Look::Complete);
     let mut found = look();
     for _ in 1..LOOKS {
-        if found.as_ref().is_ok_and(Vec::is_empty) {
+        // What cannot be told has been looked at for long enough already.
+        if found.as_ref().map_or(true, Vec::is_empty) {
             break;
         }
         std::thread::sleep(BETWEEN_LOOKS);
@@ -131,9 +132,23 @@ pub(super) fn holders_of(place: &Place<'_>, names: &[OsString], look: Look) -> R
             return Err(refused(format!("it cannot be told whether {} is in use: {why}", place.path().display())));
         }
     }
-    let words =
-        |holder: &Holder<String>| format!("process {} ({}), which has {} open", holder.pid, holder.comm, holder.what);
-    Ok(holders.found.iter().map(words).collect())
+    Ok(in_words(&holders.found))
+}
+
+/// A line for each process: what a person has to stop are processes, however many files one has open.
+pub(super) fn in_words(found: &[Holder<String>]) -> Vec<String> {
+    let mut processes: Vec<(&Holder<String>, Vec<&str>)> = Vec::new();
+    for holder in found {
+        match processes.iter_mut().find(|(known, _)| known.pid == holder.pid) {
+            Some((_, files)) => files.push(&holder.what),
+            None => processes.push((holder, vec![&holder.what])),
+        }
+    }
+    let words = |(holder, mut files): (&Holder<String>, Vec<&str>)| {
+        files.dedup();
+        format!("process {} ({}), which has {} open", holder.pid, holder.comm, files.join(", "))
+    };
+    processes.into_iter().map(words).collect()
 }
 
 fn look_for(place: &Place<'_>, names: &[OsString], look: Look, scan: &Scan) -> Result<Holders<String>, JobFailure> {

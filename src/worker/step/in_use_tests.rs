@@ -186,7 +186,7 @@ fn program(scene: &Scene) -> App {
 }
 
 fn stop(app: &App) -> DatabaseStep {
-    DatabaseStep::StopApp { app: app.clone(), limit_ms: 30_000, kill: false }
+    DatabaseStep::StopApp { app: app.clone(), limit_ms: 30_000, kill: false, rollback_of: None }
 }
 
 fn start(app: &App) -> DatabaseStep {
@@ -308,8 +308,13 @@ fn somebody_else_who_has_the_files_is_named_and_the_program_runs_on() {
     launch(&scene, &app);
     let other = std::fs::File::options().read(true).write(true).open(scene.path()).unwrap();
     let mut stranger = std::process::Command::new("sleep").arg("1000").stdin(other).spawn().unwrap();
-    let refused = scene.run(stop(&app), Phase::Apply).unwrap_err();
+    // What a person was doing is what is to be done again.
+    let of = "20261122T010203.000Z-000001";
+    let DatabaseStep::StopApp { app: same, limit_ms, kill, .. } = stop(&app) else { panic!("no stop") };
+    let for_rollback = DatabaseStep::StopApp { app: same, limit_ms, kill, rollback_of: Some(of.to_owned()) };
+    let refused = scene.run(for_rollback, Phase::Apply).unwrap_err();
     assert!(refused.message.contains(&format!("process {}", stranger.id())), "{}", refused.message);
+    assert!(refused.message.contains(&format!("`guardiand rollback {of}` again")), "{}", refused.message);
     stranger.kill().unwrap();
     stranger.wait().unwrap();
     scene.run(start(&app), Phase::Apply).unwrap();
@@ -334,4 +339,28 @@ fn a_program_is_started_again_though_another_of_its_name_has_the_file_open_all_a
     stranger.kill().unwrap();
     stranger.wait().unwrap();
     crate::host::stop_app(&app, "test-stop", Duration::from_secs(30)).unwrap();
+}
+
+#[test]
+fn a_process_is_named_once_with_all_the_files_that_it_has_open() {
+    let file = crate::host::FileId { dev: crate::host::Device { major: 8, minor: 1 }, ino: 12 };
+    let holder = |pid, comm: &str, what: &str| crate::host::Holder {
+        what: what.to_owned(),
+        file,
+        pid,
+        comm: comm.to_owned(),
+        uid: 1000,
+        state: 'S',
+        started_boot_ms: 1,
+        fds: vec![3],
+        mapped: false,
+        deleted: false,
+        read_only: false,
+    };
+    let found = [holder(812, "app", "app.db"), holder(900, "job", "app.db"), holder(812, "app", "app.db-wal")];
+    let said = in_use::in_words(&found);
+    assert_eq!(
+        said,
+        ["process 812 (app), which has app.db, app.db-wal open", "process 900 (job), which has app.db open"]
+    );
 }

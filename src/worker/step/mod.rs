@@ -134,7 +134,7 @@ pub fn run(job: &StepJob) -> Result<StepReport, JobFailure> {
         (DatabaseStep::KeepHeld, Phase::Undo) => Ok(nothing("evidence is kept")),
         (DatabaseStep::BuildFromHeld, Phase::Apply | Phase::Resume) => reclaim::build(&place),
         (DatabaseStep::BuildFromHeld, Phase::Undo) => build::undo(&place),
-        (DatabaseStep::StopApp { app, limit_ms, kill }, Phase::Apply) => {
+        (DatabaseStep::StopApp { app, limit_ms, kill, .. }, Phase::Apply) => {
             app::stop(&place, app, Duration::from_millis(*limit_ms), *kill)
         }
         (DatabaseStep::StopApp { .. }, Phase::Resume) => app::resume_stop(&place),

@@ -61,7 +61,9 @@ impl<'a> Place<'a> {
     /// What a person types once what was in the way is gone.
     pub(super) fn again(&self) -> String {
         match &self.job.step {
-            DatabaseStep::RollBack { of, .. } => format!("`guardiand rollback {of}` again"),
+            DatabaseStep::RollBack { of, .. } | DatabaseStep::StopApp { rollback_of: Some(of), .. } => {
+                format!("`guardiand rollback {of}` again")
+            }
             _ => format!("`guardiand heal {}`", self.job.site.name),
         }
     }

@@ -146,11 +146,11 @@ impl Site<'_> {
 }
 
 /// The two steps between which `app` does not run; with `kill` it ends in no order.
-pub(super) fn stop_and_start(program: &Program, kill: bool) -> [DatabaseStep; 2] {
+pub(super) fn stop_and_start(program: &Program, kill: bool, rollback_of: Option<String>) -> [DatabaseStep; 2] {
     let ms = |timeout: Duration| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
     let app = || program.app.clone();
     [
-        DatabaseStep::StopApp { app: app(), limit_ms: ms(program.stop_timeout), kill },
+        DatabaseStep::StopApp { app: app(), limit_ms: ms(program.stop_timeout), kill, rollback_of },
         DatabaseStep::StartApp { app: app(), limit_ms: ms(program.start_timeout) },
     ]
 }
@@ -167,11 +167,15 @@ pub(super) fn step_of(spec: &StepSpec) -> Option<DatabaseStep> {
 /// The program is stopped for as short as can be (with `kill` in no order): what does not need the files as it leaves them is built
 /// before. What it writes while it stops is preserved too.
 pub(in crate::modes::database) fn with_app_stopped(rung: &Playbook, app: &Program, kill: bool) -> Playbook {
-    let [stop, start] = stop_and_start(app, kill);
     let done = |spec: &StepSpec| match step_of(spec) {
         Some(DatabaseStep::OnMember { does, .. }) => Some(*does),
         step => step,
     };
+    let taken_back = |spec: &StepSpec| match done(spec) {
+        Some(DatabaseStep::RollBack { of, .. }) => Some(of),
+        _ => None,
+    };
+    let [stop, start] = stop_and_start(app, kill, rung.steps.iter().find_map(taken_back));
     let before = |spec: &&StepSpec| {
         matches!(
             done(spec),

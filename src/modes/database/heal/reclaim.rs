@@ -45,7 +45,7 @@ impl Site<'_> {
             let why = "programs work on different files of one name: the bytes of all are kept, and none is replaced";
             return Ok(Some(Plan::of(vec![reclaiming(why, steps)])));
         }
-        let around = app.map(|app| stop_and_start(app, false));
+        let around = app.map(|app| stop_and_start(app, false, None));
         if let Some([stop, _]) = &around {
             // What it writes at the path while it stops is preserved too.
             steps.extend([spec(stop), spec(&DatabaseStep::Preserve)]);

@@ -15,7 +15,7 @@ impl Site<'_> {
     /// WAL-reset bug leaves is mended by SQLite's own recovery, once nobody has the index in memory any more (rule 16).
     pub(super) fn recovered_from_the_reset_bug(&self, wal: &WalFacts) -> Result<Vec<Playbook>, String> {
         if let (Some(WhenInUse::StopApp), Some(app)) = (self.config.when_in_use, &self.config.app) {
-            let [stop, start] = stop_and_start(app, true);
+            let [stop, start] = stop_and_start(app, true, None);
             let why = "its programs are killed, so that none of them copies more of the WAL, and started again: SQLite then \
                        recovers, and nothing that was committed is lost";
             return Ok(vec![playbook("kill_app", why.to_owned(), &[DatabaseStep::Preserve, stop, start])]);
@@ -89,9 +89,15 @@ impl Site<'_> {
         self.memory.age_of(held).is_some_and(|age| age >= self.config.lock_max_age)
     }
 
+    /// Held for as long as it takes to act on it, not for as long as it has been: a reason that differs at each look is told to a
+    /// person at each look.
+    fn named(&self, held: &HeldLock) -> String {
+        words(held, self.is_old(held).then_some(self.config.lock_max_age))
+    }
+
     /// Lets stopped holders go on, and then takes `then`.
     fn unblock(&self, stopped: &[&HeldLock], then: crate::model::StepSpec) -> Result<Vec<Playbook>, String> {
-        let named = stopped.iter().map(|held| words(held, self.memory.age_of(held))).collect::<Vec<_>>().join("; ");
+        let named = stopped.iter().map(|held| self.named(held)).collect::<Vec<_>>().join("; ");
         let mut pids = stopped.iter().map(|held| held.pid.to_string()).collect::<Vec<_>>();
         pids.dedup();
         if !self.config.resume_stopped {
@@ -126,7 +132,7 @@ impl Site<'_> {
         if old.is_empty() {
             return Ok(vec![wait]);
         }
-        let named = old.iter().map(|held| words(held, self.memory.age_of(held))).collect::<Vec<_>>().join("; ");
+        let named = old.iter().map(|held| self.named(held)).collect::<Vec<_>>().join("; ");
         self.past_the_age(&named, wait)
     }
 
@@ -147,7 +153,7 @@ impl Site<'_> {
             return Err(format!("{named}; `on_lock` is \"restart-app\", and there is no `app`: restart it by hand"));
         };
         let why = format!("{named}; its program is restarted, and what it had not committed is rolled back");
-        Ok(vec![playbook("restart_app", why, &stop_and_start(app, false))])
+        Ok(vec![playbook("restart_app", why, &stop_and_start(app, false, None))])
     }
 
     /// The one that has the database open beside a lock of the dotfile VFS: whose lock it is, if there is no other.
