@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{copy_file_range, ioctl_ficlone};
 use rustix::io::Errno;
 
-use crate::host::{HostError, OfdLock, SqliteLock};
+use crate::host::{HostError, OfdLock, SqliteLock, WINDOW_BYTES, read_up_to, write_back_window};
 
 /// How a bounded copy ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,10 +24,13 @@ pub enum Bounded {
 }
 
 /// Bytes per call: a few milliseconds each, so that the bound holds.
-const CHUNK_BYTES: u64 = 8 << 20;
+const CHUNK_BYTES: u64 = WINDOW_BYTES;
 
-/// Between two tries to get a lock.
-const RETRY: Duration = Duration::from_millis(2);
+/// Bytes that are compared at once: both sides stay in the processor's cache.
+const COMPARED_BYTES: usize = 256 << 10;
+
+/// Between two tries to get a lock. A program that commits without a pause leaves gaps of some tenths of a millisecond.
+const RETRY: Duration = Duration::from_micros(250);
 
 /// Takes SHARED on a database's main file as SQLite does: PENDING must be free for a moment, or a writer waits for readers to
 /// leave and we would starve it.
@@ -81,6 +84,53 @@ pub fn copy_bounded(source: &File, target: &File, deadline: Option<Instant>) -> 
     Ok(Bounded::Complete(done))
 }
 
+/// Copies what `source` has into `target` without any lock and without haste, already on its way to the disk: pages of several
+/// moments, to be made one moment's by [`bring_up_to_date`] under a lock. That finds most of it done, and takes a third of the time
+/// of a copy.
+///
+/// # Errors
+/// The system's, of the call that failed.
+pub fn copy_ahead(source: &File, target: &File, is_over: impl Fn() -> bool) -> io::Result<()> {
+    let size = source.metadata()?.len();
+    let (mut buffer, mut done) = (Vec::new(), 0);
+    while done < size && !is_over() {
+        let copied = copy_chunk(source, target, done, (size - done).min(CHUNK_BYTES), &mut buffer)?;
+        if copied == 0 {
+            break;
+        }
+        write_back_window(target, done..done + copied);
+        done += copied;
+    }
+    Ok(())
+}
+
+/// Makes `target` what `source` is now, until `deadline`: only what differs is written. Not synced.
+///
+/// # Errors
+/// The system's, of the call that failed.
+pub fn bring_up_to_date(source: &File, target: &File, deadline: Option<Instant>) -> io::Result<Bounded> {
+    let size = source.metadata()?.len();
+    target.set_len(size)?;
+    let (mut theirs, mut ours) = (vec![0_u8; COMPARED_BYTES], vec![0_u8; COMPARED_BYTES]);
+    let mut done = 0;
+    while done < size {
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Ok(Bounded::OutOfTime(done));
+        }
+        let read = read_up_to(source, done, &mut theirs)?;
+        let there = read_up_to(target, done, &mut ours)?;
+        let now = theirs.get(..read).unwrap_or_default();
+        if read == 0 {
+            break;
+        }
+        if ours.get(..there).unwrap_or_default().get(..read) != Some(now) {
+            target.write_all_at(now, done)?;
+        }
+        done += read as u64;
+    }
+    Ok(Bounded::Complete(done))
+}
+
 fn copy_chunk(source: &File, target: &File, at: u64, length: u64, buffer: &mut Vec<u8>) -> io::Result<u64> {
     if buffer.is_empty() {
         let (mut from, mut to) = (at, at);
@@ -115,6 +165,28 @@ mod tests {
         let outcome = copy_bounded(&source, &late, Some(Instant::now())).unwrap();
         // A reflink needs no time.
         assert!(matches!(outcome, Bounded::OutOfTime(0) | Bounded::Complete(_)), "{outcome:?}");
+    }
+
+    #[test]
+    fn what_was_copied_ahead_becomes_what_the_source_is_now() {
+        use std::os::unix::fs::FileExt as _;
+        let (source, target) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        let mut content: Vec<u8> = (0..COMPARED_BYTES * 3 + 4096).map(|at| (at % 253) as u8).collect();
+        source.write_all_at(&content, 0).unwrap();
+        copy_ahead(&source, &target, || false).unwrap();
+        for size in [content.len(), COMPARED_BYTES * 2 + 77, COMPARED_BYTES * 4] {
+            content.resize(size, 9);
+            content[size / 2] ^= 0xff;
+            content[size - 1] ^= 0xff;
+            source.set_len(size as u64).unwrap();
+            source.write_all_at(&content, 0).unwrap();
+            let late = bring_up_to_date(&source, &target, Some(Instant::now())).unwrap();
+            assert_eq!(late, Bounded::OutOfTime(0));
+            assert_eq!(bring_up_to_date(&source, &target, None).unwrap(), Bounded::Complete(size as u64));
+            let mut copy = vec![0; size + 1];
+            assert_eq!(read_up_to(&target, 0, &mut copy).unwrap(), size);
+            assert!(copy[..size] == content[..], "{size}");
+        }
     }
 
     #[test]

@@ -9,15 +9,19 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use super::manifest::{self, VERSION, file_name, list_in, remove_leftovers};
-use super::raw::{Bounded, copy_bounded, shared_lock};
+use super::raw::{Bounded, bring_up_to_date, copy_ahead, copy_bounded, shared_lock};
 use super::source::{Look, apart_in, journal_is_hot, page_is_lost, wal_is_damaged, wal_position};
 use super::{BackupError, Examined, examine, hash, to_delete};
-use crate::host::{Bytes, Folder, HostError, OfdLock, Space};
+use crate::host::{Bytes, Folder, HostError, OfdLock, Space, write_back};
 use crate::job::{BackupEntry, BackupJob, BackupManifest, Fingerprint, Owner, PruneJob, WalPosition};
 use crate::sqlite::{Access, Database, Deadline, sqlite_version};
 
 /// Held while a folder's backups change: the daemon's turn and a person's command may fall together.
 const LOCK: &str = ".guardiand-lock";
+
+/// So many bytes are copied under the lock in one go: some hundredths of a second. What has more is copied ahead, and only compared
+/// under the lock.
+const AT_ONCE_BYTES: u64 = 32 << 20;
 
 struct Source {
     folder: Folder,
@@ -60,7 +64,7 @@ pub fn take(job: &BackupJob) -> Result<BackupEntry, BackupError> {
         online_copy(job, &source, look, &path, &deadline)
     } else {
         let target = folder.create_in(&temporary, 0o600).map_err(BackupError::host("creating the copy"))?;
-        raw_copy(job, &source, &main, look, &target)
+        raw_copy(job, &source, &main, look, &target, &deadline)
     };
     let entry = made.and_then(|copy| finish(job, &folder, &temporary, copy, began, &deadline));
     if entry.is_err() {
@@ -116,32 +120,52 @@ fn online_copy(
     Ok(Copy { taken_at, blocked: Duration::ZERO, before, unchanged, wal })
 }
 
-/// Rollback mode, rule 24: the bytes under SHARED, for `block_max` at most. What takes longer is copied without any lock and
-/// counts if nobody wrote meanwhile.
-fn raw_copy(job: &BackupJob, source: &Source, main: &File, first: Look, target: &File) -> Result<Copy, BackupError> {
+/// Rollback mode, rule 24: the bytes as they are under SHARED, for `block_max` at most. A large file is copied before, without any
+/// lock and with what its program writes meanwhile, and under the lock only what differs. Where even that takes longer it is done
+/// without a lock, and counts if nobody wrote meanwhile.
+fn raw_copy(
+    job: &BackupJob,
+    source: &Source,
+    main: &File,
+    first: Look,
+    target: &File,
+    deadline: &Deadline,
+) -> Result<Copy, BackupError> {
     let limit = Duration::from_millis(job.site.block_max_ms);
-    let held = Instant::now();
-    let lock = shared(job, source, main)?;
-    let taken_at = Timestamp::now();
-    let before = quiet(source, main)?;
-    let copied = copy_bounded(main, target, Some(held + limit)).map_err(|error| copy_failed(source, &error))?;
-    drop(lock);
-    let mut blocked = held.elapsed();
-    if let Bounded::Complete(bytes) = copied {
-        let unchanged = before.fingerprint() == first.fingerprint();
-        short_of(source, bytes, &before)?;
-        return Ok(Copy { taken_at, blocked, before, unchanged, wal: None });
+    let failed = |error: std::io::Error| copy_failed(source, &error);
+    let locked = |work: &dyn Fn(Instant) -> std::io::Result<Bounded>| -> Result<Quiet, BackupError> {
+        let held = Instant::now();
+        let _lock = shared(job, source, main)?;
+        let (taken_at, look) = (Timestamp::now(), quiet(source, main)?);
+        let copied = work(held).map_err(failed)?;
+        Ok(Quiet { taken_at, look, copied, took: held.elapsed() })
+    };
+    let complete = |quiet: Quiet, bytes: u64, blocked: Duration| {
+        short_of(source, bytes, &quiet.look)?;
+        let unchanged = quiet.look.fingerprint() == first.fingerprint();
+        Ok(Copy { taken_at: quiet.taken_at, blocked, before: quiet.look, unchanged, wal: None })
+    };
+
+    // A reflink takes no time, whatever the size.
+    let at_once = if first.main.size > AT_ONCE_BYTES { Duration::ZERO } else { limit };
+    let quick = locked(&|held| copy_bounded(main, target, Some(held + at_once)))?;
+    let mut blocked = quick.took;
+    if let Bounded::Complete(bytes) = quick.copied {
+        return complete(quick, bytes, blocked);
+    }
+    copy_ahead(main, target, || deadline.is_over()).map_err(failed)?;
+    let levelled = locked(&|held| bring_up_to_date(main, target, Some(held + limit)))?;
+    blocked += levelled.took;
+    if let Bounded::Complete(bytes) = levelled.copied {
+        return complete(levelled, bytes, blocked);
     }
 
-    target.set_len(0).map_err(|error| copy_failed(source, &error))?;
-    let copied = copy_bounded(main, target, None).map_err(|error| copy_failed(source, &error))?;
-    let held = Instant::now();
-    let lock = shared(job, source, main)?;
-    let after = quiet(source, main)?;
-    drop(lock);
-    blocked += held.elapsed();
+    let Quiet { taken_at, look: before, .. } = levelled;
+    let copied = bring_up_to_date(main, target, None).map_err(failed)?;
+    let after = locked(&|_| Ok(copied))?;
+    blocked += after.took;
     // Each transaction in rollback mode counts the change counter up, so a clock too coarse to tell cannot hide one.
-    if after.fingerprint() != before.fingerprint() {
+    if after.look.fingerprint() != before.fingerprint() {
         let reason = format!("its {} bytes take longer, and without a lock it was written meanwhile", before.main.size);
         return Err(BackupError::Blocked { path: source.path.clone(), limit_ms: job.site.block_max_ms, reason });
     }
@@ -149,6 +173,14 @@ fn raw_copy(job: &BackupJob, source: &Source, main: &File, first: Look, target: 
         short_of(source, bytes, &before)?;
     }
     Ok(Copy { taken_at, blocked, before, unchanged: true, wal: None })
+}
+
+/// What was done under SHARED, and what the source was then.
+struct Quiet {
+    taken_at: Timestamp,
+    look: Look,
+    copied: Bounded,
+    took: Duration,
 }
 
 fn shared(job: &BackupJob, source: &Source, main: &File) -> Result<OfdLock, BackupError> {
@@ -201,7 +233,8 @@ fn finish(
     // The online backup may write its own journal mode: a restored file shall come back in the source's.
     let mode = [copy.before.header.write_version, copy.before.header.read_version];
     file.write_all_at(&mode, 18).map_err(|error| unsound(error.to_string()))?;
-    file.sync_all().map_err(|error| unsound(format!("fsync: {error}")))?;
+    // The program's own commits are not to wait for all of this.
+    write_back(&file).and_then(|()| file.sync_all()).map_err(|error| unsound(format!("fsync: {error}")))?;
     let size = file.metadata().map_err(|error| unsound(error.to_string()))?.len();
     let blake3 = hash(&file).map_err(|error| unsound(error.to_string()))?;
     drop(file);

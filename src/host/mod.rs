@@ -49,6 +49,7 @@ mod user;
 mod wake;
 mod watch;
 mod way;
+mod write_back;
 
 pub use access::{Access, Evidence};
 pub use apart::apart;
@@ -81,3 +82,4 @@ pub use user::User;
 pub use wake::Wake;
 pub use watch::{Blind, Watcher};
 pub use way::{is_planted_at, planted_name};
+pub use write_back::{WINDOW_BYTES, write_back, write_back_window};

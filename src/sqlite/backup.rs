@@ -1,5 +1,5 @@
-//! The online backup, in one pass: a stepped one starts over with each commit of a foreign writer and never ends
-//! (BASELINES, section 4).
+//! The online backup, in one pass: a stepped one that holds no transaction starts over with each commit of a foreign writer and never
+//! ends (BASELINES, section 4).
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -15,7 +15,8 @@ const RETRY: Duration = Duration::from_millis(10);
 
 impl Database {
     /// Copies this database into a file that does not exist yet, page for page (the same page size, bad pages
-    /// included: check the copy). Nothing is left at `destination` on failure.
+    /// included: check the copy). Not synced: a snapshot of a WAL keeps it from being checkpointed, so it is held for no longer than
+    /// the copying takes, and making the copy durable is the caller's. Nothing is left at `destination` on failure.
     ///
     /// # Errors
     /// SQLite's; BUSY when the lock was not to be had before `deadline`; a destination that exists.
@@ -25,6 +26,7 @@ impl Database {
         let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(destination);
         made.map_err(|error| SqliteFault::other(operation(), FaultClass::CannotOpen, error.to_string()))?;
         let mut target = Database::open(destination, Access::Create, Duration::ZERO, deadline.clone())?;
+        target.batch("PRAGMA synchronous=OFF")?;
         let copied = self.backup_into(&mut target, deadline).and_then(|()| target.close());
         if copied.is_err() {
             for suffix in ["", "-journal", "-wal", "-shm"] {

@@ -1,11 +1,12 @@
 //! heal, backup, backups and restore through the real binary: statuses, documents, and what is on the disk afterwards.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use crate::promised;
 use crate::support::command::{Ran, guardiand};
 use crate::support::scene::Scene;
-use crate::support::truth::{Content, names};
+use crate::support::truth::{self, Content, names};
 
 /// A scene with a schema and backups, and ten commits that a program was promised.
 fn scene() -> Scene {
@@ -47,6 +48,40 @@ fn a_backup_is_taken_listed_and_restored_to_a_new_path_only() {
     let file = taken["file"].as_str().unwrap();
     asked(&scene, &["restore", "--from", file, "--to", "second.db"]).json_of(0);
     assert_eq!(Content::of(&scene.path("second.db")).commits.len(), 10);
+}
+
+/// It is copied while its program goes on, and is what the program had at one moment all the same.
+#[test]
+fn a_large_backup_under_a_program_that_commits_is_of_one_moment() {
+    for mode in ["delete", "wal"] {
+        let mut scene = Scene::new();
+        scene.database(
+            "app",
+            "data/app.db",
+            "busy_timeout = \"30s\"\nbackup = { every = \"1h\", to = \"backups\", block_max = \"30s\" }",
+        );
+        scene.write_config();
+        let (first, large) = (40, ["--rows-per-commit", "50", "--row-bytes", "20000"]);
+        scene.commit(mode, first, &large);
+        assert!(std::fs::metadata(scene.db()).unwrap().len() > 33 << 20, "it is not large");
+        let program =
+            scene.writer(mode, "forever", &["--rows-per-commit", "3", "--pause", "2", "--busy-timeout", "60000"]);
+        let promised = || truth::promised(&scene.log_of(&scene.db()));
+        let until = Instant::now() + Duration::from_secs(60);
+        while promised().len() <= first as usize + 3 {
+            assert!(Instant::now() < until, "{mode}: it does not commit");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let before = promised();
+        let taken = asked(&scene, &["backup", "app"]).json_of(0);
+        program.kill();
+        let kept = truth::rows_of_commits(Path::new(taken["file"].as_str().unwrap()));
+        assert!(before.iter().all(|commit| kept.contains_key(commit)), "{mode}: it lacks what was committed before");
+        let rows = |number: usize| if number < first as usize { 50 } else { 3 };
+        for (number, (commit, found)) in kept.iter().enumerate() {
+            assert_eq!(*found, rows(number), "{mode}: commit {commit} of {} is in it in part", kept.len());
+        }
+    }
 }
 
 #[test]

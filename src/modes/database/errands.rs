@@ -166,7 +166,7 @@ impl Database {
         self.memory.backup_tried_at = Some(now.wall);
         let deadline = self.whole_file_patience();
         let job = BackupJob {
-            site: self.site(),
+            site: self.patient_site(),
             target: self.config.name.clone(),
             folder,
             free_floor: FREE_FLOOR_BYTES,

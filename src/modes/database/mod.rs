@@ -161,6 +161,12 @@ impl Database {
         }
     }
 
+    /// For what is more than a look: it waits for a lock as a program of the database's own does.
+    fn patient_site(&self) -> DatabaseSite {
+        let busy_ms = u64::try_from(self.config.busy_timeout.as_millis()).unwrap_or(u64::MAX);
+        DatabaseSite { busy_ms, ..self.site() }
+    }
+
     fn block_max_ms(&self) -> u64 {
         let block_max = self.config.backup.as_ref().map_or(Duration::from_secs(2), |backup| backup.block_max);
         u64::try_from(block_max.as_millis()).unwrap_or(u64::MAX)

@@ -24,10 +24,8 @@ impl Database {
         }
         let step = serde_json::from_value::<DatabaseStep>(spec.args.clone())
             .map_err(|error| format!("step `{}` cannot be read back: {error}", spec.name))?;
-        let mut site = self.site();
-        site.busy_ms = u64::try_from(self.config.busy_timeout.as_millis()).unwrap_or(u64::MAX);
         Ok(Action::Run(Box::new(Job::Step(Box::new(StepJob {
-            site,
+            site: self.patient_site(),
             incident: incident.id.to_string(),
             evidence: evidence.to_path_buf(),
             phase,
