@@ -20,6 +20,7 @@ use super::proc_files::{
 };
 use super::process::ProcessFacts;
 use super::procfs;
+use super::siblings;
 
 /// A file whose holders are sought, with the caller's tag for it.
 #[derive(Debug, Clone)]
@@ -110,8 +111,8 @@ pub struct Scan {
     /// Also read `/proc/PID/maps`: finds a mapping that outlived its descriptor, and costs a few times as much.
     /// SQLite keeps the descriptor, so a sweep goes without; before a swap it is due.
     pub maps: bool,
-    /// Processes to pass over, besides this one: its own children and supervisor.
-    pub except: Vec<i32>,
+    /// A process to pass over with all its children, as this one is: guardiand's own open files for a moment, and use none.
+    pub but_children_of: Option<i32>,
 }
 
 /// One process that has one of the files open.
@@ -208,12 +209,12 @@ pub fn find_holders_patiently<T: Clone + PartialEq>(
 pub fn find_holders<T: Clone + PartialEq>(sought: &[Sought<T>], scan: &Scan) -> Result<Holders<T>, HostError> {
     let root = Path::new("/proc");
     let proc = open_folder(CWD, c"/proc").map_err(at(root, HostError::read_proc))?;
-    let mut search = Search::new(sought, scan.maps);
+    let mut search = Search::new(sought, scan);
     let own = i32::try_from(std::process::id()).unwrap_or_default();
     for entry in Dir::read_from(&proc).map_err(at(root, HostError::read_proc))? {
         let entry = entry.map_err(at(root, HostError::read_proc))?;
         let Some(pid) = entry.file_name().to_str().ok().and_then(|name| name.parse::<i32>().ok()) else { continue };
-        if pid == own || scan.except.contains(&pid) {
+        if pid == own {
             continue;
         }
         #[cfg(test)]
@@ -223,6 +224,7 @@ pub fn find_holders<T: Clone + PartialEq>(sought: &[Sought<T>], scan: &Scan) -> 
         match search.look_at(&proc, pid) {
             Ok(()) => {}
             Err(Errno::NOENT | Errno::SRCH) => {} // it ended meanwhile: it holds nothing
+            Err(_) if search.is_passed_over(pid) => {}
             Err(_) => search.unreadable(pid),
         }
     }
@@ -236,7 +238,7 @@ struct Search<'a, T> {
     by_old_name: HashMap<Vec<u8>, Vec<usize>>,
     /// Files that have their names from others.
     beside: Vec<usize>,
-    maps: bool,
+    scan: &'a Scan,
     found: Vec<Holder<T>>,
     /// By file and uid: how many processes were closed to us, and one of them.
     closed: BTreeMap<(usize, u32), (usize, String)>,
@@ -267,7 +269,7 @@ fn note(
 }
 
 impl<'a, T: Clone + PartialEq> Search<'a, T> {
-    fn new(sought: &'a [Sought<T>], maps: bool) -> Self {
+    fn new(sought: &'a [Sought<T>], scan: &'a Scan) -> Self {
         let mut by_id: HashMap<_, Vec<usize>> = HashMap::new();
         let mut by_device: HashMap<_, Vec<usize>> = HashMap::new();
         let mut by_old_name: HashMap<_, Vec<usize>> = HashMap::new();
@@ -287,16 +289,21 @@ impl<'a, T: Clone + PartialEq> Search<'a, T> {
         }
         let we_are_root = rustix::process::geteuid().is_root();
         let (found, closed, root_unseen) = (Vec::new(), BTreeMap::new(), false);
-        Search { sought, by_id, by_device, by_old_name, beside, maps, found, closed, root_unseen, we_are_root }
+        Search { sought, by_id, by_device, by_old_name, beside, scan, found, closed, root_unseen, we_are_root }
+    }
+
+    /// Asked of the few that matter: it costs a read of each.
+    fn is_passed_over(&self, pid: i32) -> bool {
+        self.scan.but_children_of.is_some_and(|supervisor| siblings::is_of(pid, supervisor))
     }
 
     fn look_at(&mut self, proc: &OwnedFd, pid: i32) -> Result<(), Errno> {
         let mut sights: BTreeMap<(usize, FileId), Sight> = BTreeMap::new();
         self.look_at_descriptors(proc, pid, &mut sights)?;
-        if self.maps {
+        if self.scan.maps {
             self.look_at_maps(pid, &mut sights)?;
         }
-        if sights.is_empty() {
+        if sights.is_empty() || self.is_passed_over(pid) {
             return Ok(());
         }
         let Ok(process) = ProcessFacts::of(pid) else { return Err(Errno::SRCH) };

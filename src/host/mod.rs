@@ -74,7 +74,7 @@ pub use process::{
 pub use read::{fill, read_up_to};
 pub use read_ahead::{ReadAhead, forget_cached, forget_cached_range, read_ahead};
 pub use sample::process_sample;
-pub use siblings::supervisor_and_siblings;
+pub use siblings::supervisor;
 pub use space::Space;
 pub use sqlite_lock::{HeldBy, SqliteLock};
 pub use standstill::{not_ours_to_signal, standstill};

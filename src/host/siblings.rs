@@ -2,17 +2,16 @@
 
 use rustix::process::getppid;
 
-use super::procfs;
-
-/// Our parent, when it is the same program as we are, and its other children. Empty when we were started by hand: then the
-/// children of a shell are anybody.
-pub fn supervisor_and_siblings() -> Vec<i32> {
-    let Some(parent) = getppid().map(|parent| parent.as_raw_nonzero().get()) else { return Vec::new() };
+/// Our parent, when it is the same program as we are. `None` when we were started by hand: then the children of a shell are anybody.
+pub fn supervisor() -> Option<i32> {
+    let parent = getppid()?.as_raw_nonzero().get();
     let program = |pid: &str| std::fs::read_link(format!("/proc/{pid}/exe")).ok();
-    if program("self").is_none() || program("self") != program(&parent.to_string()) {
-        return Vec::new();
-    }
-    std::iter::once(parent).chain(procfs::pids().filter(|pid| parent_of(*pid) == Some(parent))).collect()
+    (program("self").is_some() && program("self") == program(&parent.to_string())).then_some(parent)
+}
+
+/// Whether a process is `supervisor` or one of its children, also one that began just now.
+pub(super) fn is_of(pid: i32, supervisor: i32) -> bool {
+    pid == supervisor || parent_of(pid) == Some(supervisor)
 }
 
 /// The second field behind the command's name, which may hold spaces and parentheses itself (proc(5)).

@@ -326,18 +326,15 @@ impl Supervisor {
         }
         match &check.verdict {
             Verdict::Unhealthy(_) if slot.wants_attention(now) => self.suspect(id, check.clone(), now),
-            Verdict::Healthy if slot.open_case().is_some() => {
-                if slot.may_be_proven(now) {
-                    self.close(id);
-                }
-            }
-            // What an unhealthy target may still be asked for is its mode's to say.
-            Verdict::Healthy | Verdict::Unhealthy(_) if slot.errand.is_none() => {
+            Verdict::Healthy if slot.open_case().is_some() && slot.may_be_proven(now) => self.close(id),
+            Verdict::Healthy if slot.open_case().is_some() => {}
+            // What a target that is not healthy may still be asked for is its mode's to say.
+            _ if slot.errand.is_none() => {
                 if let Some(errand) = slot.target.as_mut().and_then(|target| target.errand(now)) {
                     self.run_errand(id, errand, None);
                 }
             }
-            Verdict::Healthy | Verdict::Unhealthy(_) | Verdict::Unknown(_) => {}
+            _ => {}
         }
         self.show(id);
     }

@@ -27,6 +27,8 @@ const HOLD: &str = "keep_held";
 const UNLINKED_LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// A failed backup is tried again after this share of its period: the source may only have been busy.
 const RETRY_SHARE: u32 = 4;
+/// So often the content of what was found damaged is checked, until a check can tell.
+pub(super) const DOUBT_RETRY: Duration = Duration::from_secs(5);
 /// This much stays free on a backup's file system.
 const FREE_FLOOR_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -34,6 +36,9 @@ impl Database {
     pub(super) fn due_errand(&mut self, now: Moment) -> Option<Errand> {
         if let Some(hold) = self.hold(now) {
             return Some(hold);
+        }
+        if self.is_in_doubt() {
+            return self.until_doubt_is_checked(now).is_zero().then(|| self.check(FULL, IntegrityLevel::Full));
         }
         if !self.may_run_errands() {
             return None;
@@ -69,6 +74,9 @@ impl Database {
     }
 
     pub(super) fn until_next_errand(&self, now: Moment) -> Option<Duration> {
+        if self.is_in_doubt() {
+            return Some(self.until_doubt_is_checked(now));
+        }
         if !self.may_run_errands() {
             return None;
         }
@@ -76,6 +84,10 @@ impl Database {
             return Some(Duration::ZERO);
         }
         self.schedule(now).into_iter().flatten().map(|(_, left)| left).min()
+    }
+
+    fn until_doubt_is_checked(&self, now: Moment) -> Duration {
+        self.checked.map_or(Duration::ZERO, |last| DOUBT_RETRY.saturating_sub(now.since(last)))
     }
 
     /// While an incident waits for a person, for its next turn or for the end of what holds heals back, what a program holds under no
@@ -154,7 +166,8 @@ impl Database {
 
     fn check(&self, name: &'static str, level: IntegrityLevel) -> Errand {
         let mut probe = self.probe(Look::Sweep, level);
-        probe.known = None;
+        // It is no look among thousands: it waits for a lock like a program of the database's own.
+        (probe.site, probe.known) = (self.patient_site(), None);
         // The whole WAL too: a sweep only reads on from where it was.
         (probe.wal_mark, probe.wal_marked) = (None, None);
         probe.inline_max_bytes = u64::MAX;

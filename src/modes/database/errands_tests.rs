@@ -1,10 +1,11 @@
 use std::path::PathBuf;
 
 use super::super::config::DatabaseConfig;
+use super::super::detect::tests::{sound, with_integrity};
 use super::super::{Database, Defaults};
 use super::*;
-use crate::job::{BackupEntry, BackupManifest, Owner};
-use crate::model::Policy;
+use crate::job::{BackupEntry, BackupManifest, DatabaseFacts, IntegrityFacts, Owner};
+use crate::model::{Policy, Verdict};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -94,4 +95,39 @@ fn what_sqlite_may_have_done_itself_is_checked_now_and_then_and_what_it_does_not
     assert_eq!(database.suspicious(at(3600, 3_600_000)).map(|(name, _)| name), Some(QUICK), "it is not forgotten");
     database.doubt = Some(IntegrityLevel::Full);
     assert_eq!(due(&mut database, at(60, 60_000)), Some(FULL));
+}
+
+/// Under a program that commits without a pause most looks do not get in, and the others only see that it can be opened.
+#[test]
+fn damage_that_was_seen_once_is_not_forgotten_before_a_check_of_everything_has_passed() {
+    let start = at(0, 0);
+    let mut database = database(start);
+    database.memory.ever_healthy = true;
+    let seen = |facts: DatabaseFacts| -> Answer { Ok(Outcome::Probed(Box::new(facts))) };
+    let torn = || with_integrity(&["Tree 3 page 41: btreeInitPage() returns error code 11"], false, None);
+    let found = database.conclude(Look::Sweep, &seen(torn()), start);
+    assert!(matches!(found.verdict, Verdict::Unhealthy(_)), "{:?}", found.verdict);
+    let unfinished = Some("database is locked".to_owned());
+    let shut_out = IntegrityFacts { unfinished, messages: Vec::new(), ..torn().integrity.unwrap() };
+    let confirmed =
+        database.conclude(Look::Confirm, &seen(DatabaseFacts { integrity: Some(shut_out), ..sound() }), start);
+    assert!(matches!(confirmed.verdict, Verdict::Unknown(_)), "{:?}", confirmed.verdict);
+
+    for second in [1, 2] {
+        let light = database.conclude(Look::Sweep, &seen(sound()), at(second, 1000));
+        let Verdict::Unknown(why) = &light.verdict else { panic!("{:?}", light.verdict) };
+        assert!(why.contains("found damaged"), "{why}");
+    }
+    assert_eq!(due(&mut database, at(2, 2000)), Some(FULL), "no backup, and no quick check");
+    let ok = |level| IntegrityFacts { level, ok: true, messages: Vec::new(), ..torn().integrity.unwrap() };
+    let checked = |level| seen(DatabaseFacts { integrity: Some(ok(level)), ..sound() });
+    let quick = database.conclude(Look::Sweep, &checked(IntegrityLevel::Quick), at(3, 3000));
+    assert!(matches!(quick.verdict, Verdict::Unknown(_)), "a quick check sees less: {:?}", quick.verdict);
+    let unfinished = database.finish_errand(FULL, &seen(sound()), at(4, 4000)).check.unwrap();
+    assert!(matches!(unfinished.verdict, Verdict::Unknown(_)), "{:?}", unfinished.verdict);
+    assert_eq!(due(&mut database, at(5, 5000)), None);
+    assert_eq!(due(&mut database, at(9, 9000)), Some(FULL), "and again");
+    let whole = database.finish_errand(FULL, &checked(IntegrityLevel::Full), at(10, 10_000)).check.unwrap();
+    assert_eq!(whole.verdict, Verdict::Healthy);
+    assert_eq!(database.conclude(Look::Sweep, &seen(sound()), at(11, 11_000)).verdict, Verdict::Healthy);
 }

@@ -182,7 +182,8 @@ impl Database {
         let wal_unread = if sweep { self.memory.wal_unread() } else { WalUnread::Nothing };
         let trust = trust && wal_unread == WalUnread::Nothing;
         DatabaseProbe {
-            site: self.site(),
+            // What says whether bytes are to be replaced gets in between two commits, however busy the program is.
+            site: if !sweep && self.hurt { self.patient_site() } else { self.site() },
             integrity,
             inline_max_bytes: if sweep { INLINE_CHECK_MAX_BYTES } else { u64::MAX },
             known: healthy.filter(|_| trust).cloned(),
@@ -262,14 +263,24 @@ impl Database {
             return Verdict::Unknown(format!("its content cannot be checked here: {why}"));
         }
         let unproven = self.hurt && !self.replaced && verdict == Verdict::Healthy;
+        let passed = facts.integrity.as_ref().is_some_and(|check| check.ok && check.level == IntegrityLevel::Full);
         match exclusive {
             // Healthy is what it does, and says nothing of what is in the file.
             detect::Exclusive::Program(held) if unproven => Verdict::Unknown(format!(
                 "it was found damaged, and while {} it cannot be told whether it still is",
                 blame::words(held, self.memory.age_of(held))
             )),
+            // That the content was not looked at refutes nothing. An open incident is ended by more than a sweep in any case.
+            _ if unproven && !passed && look == Look::Sweep && self.case.is_none() => Verdict::Unknown(
+                "it was found damaged, and its content could not be checked again yet: it is tried again".to_owned(),
+            ),
             _ => verdict,
         }
+    }
+
+    /// It was found damaged, no incident tells of it yet, and nothing has confirmed or refuted it.
+    fn is_in_doubt(&self) -> bool {
+        self.hurt && !self.replaced && !self.healthy && self.found.is_none() && self.case.is_none()
     }
 
     fn conclude(&mut self, look: Look, answer: &Answer, now: Moment) -> Check {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::errands::DOUBT_RETRY;
 use super::memory::Memory;
 use super::{BUSY_LOOK_AGAIN, Database, ROLLBACK_PATIENCE, SWEEP_PATIENCE, doubt, heal, kinds, rollback, steps};
 use crate::clock::Moment;
@@ -51,6 +52,9 @@ impl Supervised for Database {
     fn look_again(&self) -> Option<Duration> {
         if self.memory.busy_since.is_some() {
             return Some(BUSY_LOOK_AGAIN);
+        }
+        if self.is_in_doubt() {
+            return Some(DOUBT_RETRY);
         }
         if let Some(again) = self.unlinked_look_again() {
             return Some(again);

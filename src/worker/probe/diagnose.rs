@@ -7,7 +7,7 @@ use super::content::Content;
 use super::files::{Files, Looked, open_raw};
 use super::{booted_ns, copy, raw};
 use crate::backup;
-use crate::host::{Folder, Scan, Sought, find_holders_patiently, supervisor_and_siblings};
+use crate::host::{Folder, Scan, Sought, find_holders_patiently, supervisor};
 use crate::job::{
     DatabaseSite, Diagnosis, HolderFacts, IntegrityLevel, Member, MemberFacts, MendedCopy, SettledCopy, Users,
 };
@@ -28,7 +28,7 @@ pub(super) fn users(
     let sides = sides.into_iter().chain(more);
     let sought: Vec<Sought<&'static str>> =
         sides.flat_map(|(tag, looked)| sought(tag, looked, &files.main, sweep)).collect();
-    let scan = Scan { maps: false, except: supervisor_and_siblings() };
+    let scan = Scan { maps: false, but_children_of: supervisor() };
     let found = match find_holders_patiently(&sought, &scan) {
         Ok(found) => found,
         Err(error) => return Users { blind: vec![error.to_string()], ..Users::default() },

@@ -6,9 +6,7 @@ use std::time::{Duration, Instant};
 use super::install::{OLD_MAIN, Record};
 use super::place::{Place, SIDES};
 use super::{refused, while_};
-use crate::host::{
-    Device, FileId, Holder, Holders, Mounts, Scan, Sought, find_holders_patiently, supervisor_and_siblings,
-};
+use crate::host::{Device, FileId, Holder, Holders, Mounts, Scan, Sought, find_holders_patiently, supervisor};
 use crate::job::{FileFacts, JobFailure};
 
 /// The tag of a file that is gone from the target's path.
@@ -91,7 +89,7 @@ pub(super) struct User {
 pub(super) fn users(place: &Place<'_>) -> Result<Users, JobFailure> {
     let mut names = vec![place.name.clone()];
     names.extend(SIDES.map(|(suffix, _)| place.side(suffix)));
-    let scan = Scan { maps: false, except: supervisor_and_siblings() };
+    let scan = Scan { maps: false, but_children_of: supervisor() };
     let holders = look_for(place, &names, Look::Complete, &scan)?;
     let user = |holder: &Holder<String>| User {
         pid: holder.pid,
@@ -105,7 +103,7 @@ pub(super) fn users(place: &Place<'_>) -> Result<Users, JobFailure> {
 /// The processes that have the WAL's index, as every connection has that uses a database in WAL mode; guardiand's own children
 /// left out.
 pub(super) fn with_index(place: &Place<'_>) -> Result<Vec<Holder<String>>, JobFailure> {
-    let scan = Scan { maps: true, except: supervisor_and_siblings() };
+    let scan = Scan { maps: true, but_children_of: supervisor() };
     let mut holders = look_for(place, &[place.side("-shm")], Look::Found, &scan)?;
     if let Some(why) = blind_to(&holders) {
         return Err(refused(format!("it cannot be told who has {} open: {why}", place.path().display())));
@@ -118,7 +116,7 @@ pub(super) fn with_index(place: &Place<'_>) -> Result<Vec<Holder<String>>, JobFa
 /// Who has any of these entries of the target's folder open, in words. Only a look of guardiand's own at the same file, or at
 /// another of its group, is waited for: it ends by itself, and has no need of what it has open.
 pub(super) fn holders_of(place: &Place<'_>, names: &[OsString], look: Look) -> Result<Vec<String>, JobFailure> {
-    let scan = Scan { maps: look != Look::Found, except: Vec::new() };
+    let scan = Scan { maps: look != Look::Found, but_children_of: None };
     let until = Instant::now() + OWN_LOOK_MAX;
     let is_own = |holder: &Holder<String>| Ok(holder.comm.as_str()) == crate::worker::NAME.to_str();
     let mut holders = look_for(place, names, look, &scan)?;

@@ -9,7 +9,7 @@ mod contention;
 mod exclusive;
 mod files;
 #[cfg(test)]
-mod tests;
+pub(in crate::modes::database) mod tests;
 mod unlinked;
 
 use crate::clock::Moment;

@@ -54,7 +54,7 @@ fn fingerprint() -> Fingerprint {
     }
 }
 
-fn sound() -> DatabaseFacts {
+pub(in crate::modes::database) fn sound() -> DatabaseFacts {
     DatabaseFacts {
         unchanged: false,
         main: FileState::File(file(40_960)),
@@ -134,7 +134,11 @@ fn with_open(class: FaultClass, code: i32, message: &str) -> DatabaseFacts {
     DatabaseFacts { open: Some(Err(fault(class, code, message))), ..sound() }
 }
 
-fn with_integrity(messages: &[&str], only_indexes: bool, fault: Option<SqliteFault>) -> DatabaseFacts {
+pub(in crate::modes::database) fn with_integrity(
+    messages: &[&str],
+    only_indexes: bool,
+    fault: Option<SqliteFault>,
+) -> DatabaseFacts {
     let integrity = IntegrityFacts {
         level: IntegrityLevel::Full,
         ok: false,

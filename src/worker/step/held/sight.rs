@@ -2,9 +2,7 @@
 
 use std::path::Path;
 
-use crate::host::{
-    self, Device, FileId, FileKind, Holder, Mounts, Scan, Sought, find_holders, supervisor_and_siblings,
-};
+use crate::host::{self, Device, FileId, FileKind, Holder, Mounts, Scan, Sought, find_holders, supervisor};
 use crate::job::{CutOff, CutOffHolder, FileFacts, Fingerprint};
 
 /// A database's files, with the suffixes of their names.
@@ -50,7 +48,7 @@ impl Sight {
     pub(in crate::worker) fn of(path: &Path, last: Option<&Fingerprint>) -> Result<Sight, host::HostError> {
         let mounts = Mounts::read()?;
         let (sought, main_is_there) = sought(path, last, &mounts);
-        let scan = Scan { maps: false, except: supervisor_and_siblings() };
+        let scan = Scan { maps: false, but_children_of: supervisor() };
         let seen = find_holders(&sought, &scan)?;
         let blind = !seen.blind.is_empty() || !seen.blind_for.is_empty();
         let mut found = seen.found;
