@@ -34,6 +34,7 @@ struct Copy {
     blocked: Duration,
     before: Look,
     unchanged: bool,
+    schema_cookie: Option<u32>,
     wal: Option<WalPosition>,
 }
 
@@ -104,7 +105,10 @@ fn online_copy(
         .map_err(BackupError::sqlite("opening the database"))?;
     database.touch_schema().map_err(BackupError::sqlite("reading the database's schema"))?;
     let taken_at = Timestamp::now();
+    let cookie = || database.schema_version().map_err(BackupError::sqlite("reading the database's schema"));
+    let schema_cookie = cookie()?;
     database.backup_to(path, deadline).map_err(BackupError::sqlite("copying the database"))?;
+    let schema_cookie = Some(schema_cookie as u32).filter(|_| cookie().is_ok_and(|now| now == schema_cookie));
     database.close().map_err(BackupError::sqlite("closing the database"))?;
 
     let main = source.folder.open_in(&source.name).map_err(BackupError::host("opening the database"))?;
@@ -117,7 +121,7 @@ fn online_copy(
     let unchanged = content(&after) == content(&before);
     let behind = wal_position(&source.folder, &source.name)?;
     let wal = behind.filter(|behind| begun.is_some_and(|begun| begun.salt == behind.salt));
-    Ok(Copy { taken_at, blocked: Duration::ZERO, before, unchanged, wal })
+    Ok(Copy { taken_at, blocked: Duration::ZERO, before, unchanged, wal, schema_cookie })
 }
 
 /// Rollback mode, rule 24: the bytes as they are under SHARED, for `block_max` at most. A large file is copied before, without any
@@ -143,7 +147,8 @@ fn raw_copy(
     let complete = |quiet: Quiet, bytes: u64, blocked: Duration| {
         short_of(source, bytes, &quiet.look)?;
         let unchanged = quiet.look.fingerprint() == first.fingerprint();
-        Ok(Copy { taken_at: quiet.taken_at, blocked, before: quiet.look, unchanged, wal: None })
+        let schema_cookie = Some(quiet.look.header.schema_cookie);
+        Ok(Copy { taken_at: quiet.taken_at, blocked, before: quiet.look, unchanged, wal: None, schema_cookie })
     };
 
     // A reflink takes no time, whatever the size.
@@ -172,7 +177,8 @@ fn raw_copy(
     if let Bounded::Complete(bytes) = copied {
         short_of(source, bytes, &before)?;
     }
-    Ok(Copy { taken_at, blocked, before, unchanged: true, wal: None })
+    let schema_cookie = Some(before.header.schema_cookie);
+    Ok(Copy { taken_at, blocked, before, unchanged: true, wal: None, schema_cookie })
 }
 
 /// What was done under SHARED, and what the source was then.
@@ -255,6 +261,7 @@ fn finish(
         blake3,
         tables: examined.tables,
         schema: examined.schema,
+        schema_cookie: copy.schema_cookie,
         journal_mode: if copy.before.header.is_wal() { "wal" } else { "delete" }.into(),
         page_size: examined.page_size,
         source_fingerprint: copy.unchanged.then(|| copy.before.fingerprint()),

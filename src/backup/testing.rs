@@ -19,6 +19,7 @@ pub(super) fn entry(name: &str, taken_at: Timestamp, size: u64) -> BackupEntry {
         blake3: String::new(),
         tables: Vec::new(),
         schema: String::new(),
+        schema_cookie: Some(1),
         journal_mode: "wal".into(),
         page_size: 4096,
         source_fingerprint: None,

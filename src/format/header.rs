@@ -17,7 +17,7 @@ use super::bytes::{be16, be32, is_page_size};
 
 /// The header's length.
 pub const HEADER_LEN: usize = 100;
-const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+pub(super) const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 
 /// A header that SQLite would accept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -59,6 +59,9 @@ pub struct BackupManifest {
     pub tables: Vec<TableRows>,
     /// The schema as SQL.
     pub schema: String,
+    /// The source's schema cookie, where it was the same before the copy and after it. An online backup has another.
+    #[serde(default)]
+    pub schema_cookie: Option<u32>,
     /// `wal` or the rollback mode of the source.
     pub journal_mode: String,
     /// Bytes a page.

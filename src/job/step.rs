@@ -55,6 +55,28 @@ pub enum DatabaseStep {
         /// For the candidate, when the old file is gone.
         owner: Option<Owner>,
     },
+    /// Build a candidate with its first page, or its list of free pages, put right, and check it in full.
+    BuildMended {
+        /// What is known of its first page.
+        known: Box<KnownPageOne>,
+    },
+    /// Build a candidate from the rows that can be read of what was preserved, and check it in full.
+    BuildFromSalvage {
+        /// What its tables are created by, for what of that cannot be read any more.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        schema: Option<String>,
+        /// The journal mode that it had, where its header does not say.
+        #[serde(default)]
+        journal_mode: Option<String>,
+        /// The schema cookie that the new file shall have: not the one that another text of the schema was known by.
+        #[serde(default)]
+        schema_cookie: Option<u32>,
+        /// The rows of a backup, which takes its place unless there are more to be salvaged. `None`: whatever there is.
+        #[serde(default)]
+        more_than: Option<Vec<TableRows>>,
+        /// For the candidate, when the old file is gone.
+        owner: Option<Owner>,
+    },
     /// Build an empty candidate from a schema.
     BuildFromSchema {
         /// The SQL.
@@ -144,6 +166,24 @@ pub enum DatabaseStep {
     },
 }
 
+/// What is remembered of a database's first page.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct KnownPageOne {
+    /// Its schema as a script: page size, encoding, auto-vacuum, `user_version` and `application_id` are in it.
+    pub schema: Option<String>,
+    /// The header's schema cookie that goes with it.
+    pub schema_cookie: Option<u32>,
+    /// The header's change counter when it was last healthy.
+    pub change_counter: Option<u32>,
+    /// It was in WAL mode.
+    pub wal_mode: bool,
+    /// Backups of the same schema with the same cookie: their first page is this one's but for its header. The newest first.
+    pub page_ones: Vec<PathBuf>,
+    /// For the candidate, when the old file is gone.
+    pub owner: Option<Owner>,
+}
+
 /// What a WAL is read over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -175,6 +215,8 @@ impl DatabaseStep {
             DatabaseStep::BuildFromBackup { .. } => "build_from_backup",
             DatabaseStep::BuildFromCopy { .. } => "build_from_copy",
             DatabaseStep::BuildFromWal { .. } => "build_from_wal",
+            DatabaseStep::BuildMended { .. } => "build_mended",
+            DatabaseStep::BuildFromSalvage { .. } => "build_from_salvage",
             DatabaseStep::BuildFromSchema { .. } => "build_from_schema",
             DatabaseStep::ResumeStopped { .. } => "resume_stopped",
             DatabaseStep::MoveLockAside { .. } => "move_lock_aside",
@@ -249,6 +291,9 @@ pub struct Candidate {
     /// Nothing that was committed is missing in it: proven.
     #[serde(default)]
     pub proven: bool,
+    /// Of tables of which it was counted: the rows that are known to be lost.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<TableRows>,
 }
 
 /// What a step did.

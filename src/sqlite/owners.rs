@@ -1,5 +1,7 @@
 //! Whose a page is.
 
+use std::collections::BTreeSet;
+
 use super::probe::text;
 use super::{Database, SqliteFault};
 
@@ -25,12 +27,38 @@ impl Database {
         };
         read().map_err(|error| self.fault("asking whose pages are in", &error))
     }
+
+    /// The pages that trees and their overflow chains use, page 1 first, and the largest root page among them. Costs a walk through all
+    /// trees.
+    ///
+    /// # Errors
+    /// SQLite's, also where a tree cannot be walked to its end.
+    pub fn pages_in_use(&self) -> Result<(BTreeSet<u32>, u32), SqliteFault> {
+        let read = || -> rusqlite::Result<(BTreeSet<u32>, u32)> {
+            let mut statement = self.connection.prepare("SELECT pageno FROM dbstat")?;
+            let pages = statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<BTreeSet<u32>>>()?;
+            let largest = "SELECT coalesce(max(rootpage), 1) FROM sqlite_schema";
+            Ok((pages, self.connection.query_row(largest, [], |row| row.get(0))?))
+        };
+        read().map_err(|error| self.fault("walking the trees of", &error))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::Access;
     use super::super::testing::*;
+
+    #[test]
+    fn every_page_of_a_fresh_database_is_in_use() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = sample(dir.path());
+        let db = open(&path, Access::Immutable);
+        let pages = (std::fs::metadata(&path).unwrap().len() / db.page_size().unwrap() as u64) as u32;
+        let (used, largest) = db.pages_in_use().unwrap();
+        assert_eq!(used, (1..=pages).collect());
+        assert!(used.contains(&largest) && largest >= root_of(&path, "w") as u32);
+    }
 
     #[test]
     fn a_page_is_its_tables_also_where_it_is_an_indexs() {

@@ -244,7 +244,8 @@ fn a_group_that_is_restored_together() {
         let mut daemon = broken.scene.daemon();
         daemon.backed_up("stock");
         assert!(daemon.stop().success());
-        damage::header(&broken.scene.db(), &mut Dice::new());
+        // A header alone is mended, and concerns nobody else.
+        damage::leaf(&broken.scene.db(), "rows", &mut Dice::new());
         broken.expect_evidence()
     });
 }
@@ -297,6 +298,44 @@ fn a_schema_that_is_put_back() {
     survives_every_kill(|| {
         let broken = Broken::after_60_commits("delete", "", "mend_schema");
         damage::schema_silently(&broken.scene.db());
+        broken.expect_evidence()
+    });
+}
+
+#[test]
+fn a_mended_header() {
+    survives_every_kill(|| {
+        let broken = Broken::after_60_commits("wal", BACKUP, "mend_header");
+        broken.scene.commit("wal", 10, &[]);
+        damage::header(&broken.scene.db(), &mut Dice::new());
+        broken.expect_evidence()
+    });
+}
+
+#[test]
+fn a_first_page_from_a_backup() {
+    survives_every_kill(|| {
+        let broken = Broken::after_60_commits("delete", BACKUP, "mend_header");
+        damage::overwrite(&broken.scene.db(), 0, &[0; 4096]);
+        broken.expect_evidence()
+    });
+}
+
+#[test]
+fn salvaged_rows() {
+    survives_every_kill(|| {
+        let broken = Broken::after_60_commits("wal", "", "salvage_rows");
+        damage::leaf(&broken.scene.db(), "rows", &mut Dice::new());
+        broken.expect_evidence()
+    });
+}
+
+/// The backup has as many, so that what was salvaged goes again.
+#[test]
+fn rows_that_were_salvaged_in_vain() {
+    survives_every_kill(|| {
+        let broken = Broken::after_60_commits("delete", BACKUP, "restore_backup");
+        damage::leaf(&broken.scene.db(), "rows", &mut Dice::new());
         broken.expect_evidence()
     });
 }
@@ -433,7 +472,7 @@ fn a_mode_that_is_put_back() {
 
 #[test]
 fn an_interrupted_heal_is_finished_by_a_command_alone() {
-    let broken = Broken::after_60_commits("wal", BACKUP, "restore_backup");
+    let broken = Broken::after_60_commits("wal", BACKUP, "mend_header");
     damage::header(&broken.scene.db(), &mut Dice::new());
     let config = broken.scene.write_config().display().to_string();
     let finish = || {
@@ -493,7 +532,7 @@ fn a_lock_that_nobody_has() {
 #[test]
 fn deaths_at_random_until_it_is_done() {
     let mut dice = Dice::new();
-    let mut broken = Broken::after_60_commits("wal", BACKUP, "restore_backup");
+    let mut broken = Broken::after_60_commits("wal", BACKUP, "mend_header");
     damage::header(&broken.scene.db(), &mut dice);
     broken = broken.expect_evidence();
     for start in 0..APPENDS_MAX {

@@ -90,11 +90,12 @@ fn rows_of_the_index_that_nobody_can_read_are_rebuilt_from_the_folders() {
 
 #[test]
 fn an_incident_that_was_open_is_open_again_when_the_index_is_lost() {
-    let scene = Scene::of("");
+    let scene = Scene::of("when_in_use = \"refuse\"");
     scene.commit("wal", 60, &["--rows-per-commit", "5"]);
     let mut daemon = scene.daemon();
     daemon.healthy("app");
-    // No backup, and content that an empty database would hide: a person is needed.
+    // A program has it open, and nothing is to be done then: a person is needed.
+    let _program = scene.writer("wal", "0", &["--open-idle"]);
     damage::leaf(&scene.db(), "rows", &mut Dice::new());
     let before = daemon.escalated("app", 1);
     daemon.kill();

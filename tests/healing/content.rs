@@ -47,9 +47,10 @@ fn costs_no_row(mode: &str, (at, bytes): (usize, &[u8]), kind: &str) {
     assert_eq!(incident["kind"], kind, "{incident:#}");
     assert_eq!(
         (&incident["outcome"], &incident["playbook"]),
-        (&"healed".into(), &"settle_copy".into()),
+        (&"healed".into(), &"mend_header".into()),
         "{incident:#}"
     );
+    assert_eq!(incident["loss"]["rows_lost"], 0, "{incident:#}");
     assert_eq!(scene.lost(), 0);
     scene.assert_evidence(&incident, &[("main", Some(&bytes))]);
     scene.assert_honest(&incident, &scene.db());

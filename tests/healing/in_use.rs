@@ -128,7 +128,9 @@ fn a_program_is_stopped_for_the_swap_and_runs_again_with_the_same_arguments() {
 
         let incident = daemon.closed("app", 1);
         assert_eq!(incident["outcome"], "healed", "{mode}: {incident:#}");
-        assert_eq!(incident["playbook"], "restore_backup", "{mode}: {incident:#}");
+        // Whichever has more rows: it commits until it is stopped.
+        let playbook = incident["playbook"].as_str().unwrap();
+        assert!(["restore_backup", "salvage_rows"].contains(&playbook), "{mode}: {incident:#}");
         let steps = steps(&incident);
         assert!(steps.contains(&"stop_app ok".to_owned()) && steps.contains(&"start_app ok".to_owned()), "{steps:?}");
         service.wait_for("the program to run again", || service.arguments() == arguments);
@@ -264,7 +266,8 @@ fn where_in_place_is_impossible_the_program_is_stopped_if_that_may_be_and_else_l
     let arguments = service.arguments();
     damage::header(&scene.db(), &mut Dice::new());
     let incident = daemon.closed("app", 1);
-    assert_eq!(incident["playbook"], "restore_backup", "{incident:#}");
+    assert_eq!(incident["playbook"], "mend_header", "{incident:#}");
+    assert_eq!(incident["loss"]["rows_lost"], 0, "the commit that the backup lacks is there: {incident:#}");
     service.wait_for("the program to run again", || service.arguments() == arguments);
 }
 
@@ -291,7 +294,9 @@ fn a_program_that_restarts_by_itself_is_never_swapped_under_and_runs_on() {
 
     let incident = daemon.escalated("app", 1);
     let reason = incident["reason"].as_str().unwrap();
-    assert!(reason.contains("writer") && reason.contains("started it again"), "{incident:#}");
+    // It is there again at once, or while its rows are being salvaged.
+    assert!(reason.contains("writer"), "{incident:#}");
+    assert!(reason.contains("started it again") || reason.contains("is in use by"), "{incident:#}");
     assert!(steps(&incident).contains(&"start_app ok".to_owned()), "{incident:#}");
     assert_eq!(service.arguments(), arguments, "it runs on, and once");
     let Bytes(now) = scene.bytes()[0].clone().unwrap();
@@ -482,7 +487,8 @@ fn databases_of_a_group_are_kept_and_restored_together() {
     commit(&stock, 10);
     daemon.caught_up("stock");
     let kept = Bytes(fs::read(&stock).unwrap());
-    damage::header(&scene.db(), &mut Dice::new());
+    // A header alone is mended, and concerns nobody else.
+    damage::leaf(&scene.db(), "rows", &mut Dice::new());
 
     let incident = daemon.closed("app", 1);
     assert_eq!(incident["outcome"], "healed", "{incident:#}");

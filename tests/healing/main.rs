@@ -11,6 +11,7 @@ mod gates;
 mod globs;
 mod in_use;
 mod locks;
+mod mended;
 mod notices;
 mod programs;
 mod reclaim;
@@ -18,6 +19,7 @@ mod rollback;
 mod rollback_in_use;
 mod rules;
 mod salvage;
+mod salvaged;
 #[path = "../support/mod.rs"]
 mod support;
 mod wal;

@@ -15,8 +15,10 @@ use tokio_rustls::rustls::{ServerConfig, ServerConnection, StreamOwned, crypto::
 use super::support::command::guardiand;
 use super::support::daemon::Daemon;
 use super::support::damage::{self, Dice};
+use super::support::program::Program;
 use super::support::scene::Scene;
 
+const REFUSES: &str = "when_in_use = \"refuse\"";
 const BACKUP: &str = "backup = { every = \"24h\", to = \"backups\" }";
 
 /// Adds `[notify]` to what a scene writes: its tables come last.
@@ -48,13 +50,20 @@ fn told_of(daemon: &mut Daemon, scene: &Scene, occasion: &str) -> Value {
     })
 }
 
+/// Damage that nothing is done about while a program has the file open, in a scene of [`REFUSES`].
+fn hurt_for_a_person(scene: &Scene) -> Program {
+    let program = scene.writer("wal", "0", &["--open-idle"]);
+    damage::leaf(&scene.db(), "rows", &mut Dice::new());
+    program
+}
+
 fn sent(daemon: &Daemon, channel: &str, outcome: &str) -> f64 {
     daemon.metric(&format!("guardian_notifications_total{{channel=\"{channel}\",outcome=\"{outcome}\"}}"))
 }
 
 #[test]
 fn a_command_hears_of_an_escalation_after_it_failed_and_once() {
-    let mut scene = Scene::of("");
+    let mut scene = Scene::of(REFUSES);
     // The first two attempts fail, and say so.
     let body = "echo x >> attempts; [ $(wc -l < attempts) -gt 2 ] || { echo no signal >&2; exit 3; }; \
                 cat > one; { cat one; echo; } >> told";
@@ -63,7 +72,7 @@ fn a_command_hears_of_an_escalation_after_it_failed_and_once() {
     scene.commit("wal", 60, &["--rows-per-commit", "5"]);
     let mut daemon = scene.daemon();
     daemon.healthy("app");
-    damage::leaf(&scene.db(), "rows", &mut Dice::new());
+    let _program = hurt_for_a_person(&scene);
     let incident = daemon.escalated("app", 1);
     let notice = told_of(&mut daemon, &scene, "escalated");
     for key in ["id", "target", "mode", "kind", "opened_at", "state", "reason"] {
@@ -87,13 +96,13 @@ fn a_command_hears_of_an_escalation_after_it_failed_and_once() {
 
 #[test]
 fn what_nobody_could_be_told_is_told_after_a_restart_and_after_a_reload() {
-    let mut scene = Scene::of("policy = \"approve\"");
+    let mut scene = Scene::of(&format!("policy = \"approve\"\n{REFUSES}"));
     let tables = "command = [\"/nowhere/page-me\"]";
     notify(&mut scene, tables);
     scene.commit("wal", 60, &["--rows-per-commit", "5"]);
     let mut daemon = scene.daemon();
     daemon.healthy("app");
-    damage::leaf(&scene.db(), "rows", &mut Dice::new());
+    let _program = hurt_for_a_person(&scene);
     daemon.escalated("app", 1);
     daemon.wait_for("the attempt", |daemon| (sent(daemon, "command", "failed") > 0.0).then_some(()));
     daemon.kill();
@@ -113,13 +122,13 @@ fn a_question_and_a_loss_are_told_and_no_heal_waits_for_a_pager_that_hangs() {
     let mut scene = Scene::of(&format!("policy = \"approve\"\n{BACKUP}"));
     let pager = pager(&scene, "cat > one; { cat one; echo; } >> told; exec sleep 3600");
     notify(&mut scene, &format!("command = [\"{}\"]", pager.display()));
-    scene.commit("wal", 60, &[]);
+    scene.commit("wal", 60, &["--rows-per-commit", "5"]);
     let mut daemon = scene.daemon();
     daemon.backed_up("app");
     daemon.healthy("app");
     scene.commit("wal", 7, &[]);
     daemon.caught_up("app");
-    damage::header(&scene.db(), &mut Dice::new());
+    damage::leaf(&scene.db(), "rows", &mut Dice::new());
     let notice = told_of(&mut daemon, &scene, "awaiting_approval");
     assert!(notice["reason"].as_str().unwrap().contains("guardiand approve"), "{notice:#}");
     let id = notice["id"].as_str().unwrap();
@@ -191,12 +200,12 @@ fn posted(daemon: &mut Daemon, kept: &Mutex<Vec<String>>) -> (String, Value) {
 #[test]
 fn a_webhook_hears_of_an_escalation_after_it_failed() {
     let (address, kept) = server(2, None);
-    let mut scene = Scene::of("");
+    let mut scene = Scene::of(REFUSES);
     notify(&mut scene, &format!("webhook = \"http://{address}/hook?token=geheim\""));
     scene.commit("wal", 60, &["--rows-per-commit", "5"]);
     let mut daemon = scene.daemon();
     daemon.healthy("app");
-    damage::leaf(&scene.db(), "rows", &mut Dice::new());
+    let _program = hurt_for_a_person(&scene);
     let incident = daemon.escalated("app", 1);
     let (head, notice) = posted(&mut daemon, &kept);
     assert!(head.starts_with("POST /hook?token=geheim HTTP/1.1\r\n"), "{head}");
@@ -220,7 +229,7 @@ fn a_webhook_with_tls_is_posted_to_when_the_system_trusts_it_and_not_otherwise()
         .with_single_cert(vec![made.cert.der().clone()], key)
         .unwrap();
     let (address, kept) = server(0, Some(Arc::new(config)));
-    let mut scene = Scene::of("");
+    let mut scene = Scene::of(REFUSES);
     notify(&mut scene, &format!("webhook = \"https://{address}/hook\""));
     scene.commit("wal", 60, &["--rows-per-commit", "5"]);
     let other = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
@@ -230,7 +239,7 @@ fn a_webhook_with_tls_is_posted_to_when_the_system_trusts_it_and_not_otherwise()
     let trust = |name: &str| scene.path(name).display().to_string();
     let mut daemon = scene.launch(&[("SSL_CERT_FILE", &trust("other.pem"))]).ready();
     daemon.healthy("app");
-    damage::leaf(&scene.db(), "rows", &mut Dice::new());
+    let _program = hurt_for_a_person(&scene);
     let incident = daemon.escalated("app", 1);
     daemon.wait_for("a refusal", |daemon| (sent(daemon, "webhook", "failed") > 0.0).then_some(()));
     assert!(daemon.log().contains("refuses TLS"), "{}", daemon.log());

@@ -30,6 +30,6 @@ fn too_little_room_for_the_backup_is_no_reason_to_start_empty() {
     fs::remove_file(filler).unwrap();
     let incident = daemon.closed("app", 1);
     assert_eq!(incident["outcome"], "healed", "{incident:#}");
-    assert_eq!(incident["playbook"], "restore_backup", "{incident:#}");
+    assert_eq!(incident["playbook"], "mend_header", "{incident:#}");
     assert_eq!(scene.lost(), 0);
 }

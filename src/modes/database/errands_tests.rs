@@ -39,6 +39,7 @@ fn backup_of(taken_at: Timestamp) -> BackupEntry {
         blake3: String::new(),
         tables: Vec::new(),
         schema: String::new(),
+        schema_cookie: Some(1),
         journal_mode: "wal".into(),
         page_size: 4096,
         source_fingerprint: None,

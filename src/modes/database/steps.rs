@@ -51,7 +51,11 @@ impl Database {
         };
         let step = serde_json::from_value::<DatabaseStep>(spec.args.clone()).ok();
         match &step {
-            Some(DatabaseStep::Install) => self.replaced = outcome != StepOutcome::Undone,
+            Some(DatabaseStep::Install) => {
+                self.replaced = outcome != StepOutcome::Undone;
+                // What kept the old one's content from being judged says nothing of what has passed its check.
+                self.memory.unjudged = self.memory.unjudged.take().filter(|_| !self.replaced);
+            }
             // What came back was never checked: less than everything proves nothing of it.
             Some(DatabaseStep::RollBack { .. }) => (self.replaced, self.hurt) = (false, true),
             Some(DatabaseStep::BuildFromBackup { blake3, .. }) => self.built_from = Some(blake3.clone()),
@@ -63,6 +67,8 @@ impl Database {
             Some(
                 DatabaseStep::BuildFromCopy { .. }
                 | DatabaseStep::BuildFromWal { .. }
+                | DatabaseStep::BuildMended { .. }
+                | DatabaseStep::BuildFromSalvage { .. }
                 | DatabaseStep::BuildFromSchema { .. }
                 | DatabaseStep::BuildFromHeld,
             ) => self.built_from = None,
@@ -102,6 +108,8 @@ impl Database {
                 };
                 Some(heal::loss_of_wal(candidate, below))
             }
+            DatabaseStep::BuildMended { .. } => Some(heal::loss_of_mended(candidate)),
+            DatabaseStep::BuildFromSalvage { .. } => Some(heal::loss_of_salvage(candidate)),
             DatabaseStep::BuildFromSchema { .. } => Some(heal::loss_of_recreation(&self.memory, self.facts.as_ref())),
             DatabaseStep::BuildFromHeld => Some(heal::loss_of_held(candidate)),
             DatabaseStep::Preserve
@@ -141,6 +149,8 @@ pub(super) fn leaves_a_trace(spec: &StepSpec) -> bool {
             | DatabaseStep::BuildFromCopy { .. }
             | DatabaseStep::BuildFromWal { .. }
             | DatabaseStep::BuildFromHeld
+            | DatabaseStep::BuildMended { .. }
+            | DatabaseStep::BuildFromSalvage { .. }
             | DatabaseStep::BuildFromSchema { .. })
     )
 }
@@ -181,6 +191,8 @@ fn is_held(step: Option<&DatabaseStep>, kind: FailureKind) -> bool {
             Step::BuildFromBackup { .. }
             | Step::BuildFromCopy { .. }
             | Step::BuildFromWal { .. }
+            | Step::BuildMended { .. }
+            | Step::BuildFromSalvage { .. }
             | Step::BuildFromSchema { .. }
             | Step::RestoreInPlace { .. },
         ) => kind != FailureKind::Failed,

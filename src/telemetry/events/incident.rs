@@ -106,6 +106,9 @@ impl IncidentEscalated<'_> {
     }
 }
 
+/// The playbook that puts salvaged rows in a database's place.
+const SALVAGE: &str = "salvage_rows";
+
 impl IncidentClosed<'_> {
     /// Logs and counts.
     pub fn emit(&self) {
@@ -129,7 +132,7 @@ impl IncidentClosed<'_> {
     }
 
     fn count(&self, metrics: &Metrics) {
-        let Incident { target, mode, kind, outcome, mttr_seconds, loss, .. } = self.0;
+        let Incident { target, mode, kind, outcome, mttr_seconds, loss, playbook, .. } = self.0;
         metrics.incidents_open.with_label_values(&[target, mode]).set(0);
         if let Some(outcome) = outcome {
             metrics.incidents_closed.with_label_values(&[target.as_str(), mode.as_str(), outcome.name()]).inc();
@@ -138,6 +141,10 @@ impl IncidentClosed<'_> {
         if let (Some(Resolution::Healed), Some(seconds)) = (outcome, mttr_seconds) {
             metrics.recovery.with_label_values(&[mode.as_str(), kind.as_str()]).observe(*seconds);
             metrics.target_recovery.add(target, mode, *seconds);
+        }
+        let salvaged = *outcome == Some(Resolution::Healed) && playbook == SALVAGE;
+        if let Some(rows) = loss.as_ref().and_then(|loss| loss.rows_kept).filter(|_| salvaged) {
+            metrics.rows_salvaged.with_label_values(&[target]).inc_by(rows);
         }
         if let Some(rows) = loss.as_ref().and_then(|loss| loss.rows_lost) {
             metrics.rows_lost.with_label_values(&[target]).inc_by(rows);

@@ -175,8 +175,18 @@ pub(super) fn finish(
     ownership: &Ownership,
     source: String,
 ) -> Result<StepReport, JobFailure> {
-    let path = place.path_of(part);
-    let Examined { tables, empty, .. } = examine(&path, &Deadline::never())?;
+    let examined = examine(&place.path_of(part), &Deadline::never())?;
+    finish_examined(place, part, ownership, source, examined)
+}
+
+/// The same of a file that has passed its check, and that nobody else could write since.
+pub(super) fn finish_examined(
+    place: &Place<'_>,
+    part: &OsStr,
+    ownership: &Ownership,
+    source: String,
+    Examined { tables, empty, .. }: Examined,
+) -> Result<StepReport, JobFailure> {
     if empty {
         return Err(failed(format!("{source} holds no table: it is not put in anybody's place")));
     }
@@ -207,12 +217,13 @@ pub(super) fn finish(
     for remark in remarks {
         detail += &format!("; {remark}");
     }
-    let candidate = Candidate { path: place.path_of(&candidate), size, tables, source, proven: false };
+    let candidate =
+        Candidate { path: place.path_of(&candidate), size, tables, source, proven: false, lost: Vec::new() };
     Ok(StepReport { progress: Progress::Done, detail, candidate: Some(candidate) })
 }
 
 /// Whose the candidate shall be: the old file's, else what is remembered, else what the folder lets expect.
-fn ownership(place: &Place<'_>, owner: Option<&Owner>) -> Result<Ownership, JobFailure> {
+pub(super) fn ownership(place: &Place<'_>, owner: Option<&Owner>) -> Result<Ownership, JobFailure> {
     if place.stat(&place.name)?.is_some() {
         let old = place.folder.open_in(&place.name).map_err(while_("opening the old file"))?;
         return Ownership::of(&old).map_err(while_("reading the old file's owner"));

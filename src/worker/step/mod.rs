@@ -23,6 +23,7 @@ mod access;
 mod app;
 mod build;
 mod evidence;
+mod header;
 pub(super) mod held;
 mod in_place;
 mod in_use;
@@ -38,6 +39,7 @@ mod reclaim;
 mod restore_in_place;
 mod resume_stopped;
 mod roll_back;
+mod salvage;
 mod settle;
 mod undo;
 mod weigh;
@@ -96,6 +98,20 @@ pub fn run(job: &StepJob) -> Result<StepReport, JobFailure> {
         (DatabaseStep::BuildFromWal { onto, owner }, Phase::Apply | Phase::Resume) => {
             build::from_wal(&place, onto, owner.as_ref())
         }
+        (DatabaseStep::BuildMended { known }, Phase::Apply | Phase::Resume) => header::build(&place, known),
+        (
+            DatabaseStep::BuildFromSalvage { schema, journal_mode, schema_cookie, more_than, owner },
+            Phase::Apply | Phase::Resume,
+        ) => {
+            let wanted = salvage::Wanted {
+                schema: schema.as_deref(),
+                journal_mode: journal_mode.as_deref(),
+                schema_cookie: *schema_cookie,
+                more_than: more_than.as_deref(),
+                owner: owner.as_ref(),
+            };
+            salvage::build(&place, &wanted)
+        }
         (DatabaseStep::BuildFromSchema { schema, journal_mode, owner, unless }, Phase::Apply | Phase::Resume) => {
             build::no_backup_passes(unless)?;
             build::from_schema(&place, schema, journal_mode, owner.as_ref())
@@ -104,6 +120,8 @@ pub fn run(job: &StepJob) -> Result<StepReport, JobFailure> {
             DatabaseStep::BuildFromBackup { .. }
             | DatabaseStep::BuildFromCopy { .. }
             | DatabaseStep::BuildFromWal { .. }
+            | DatabaseStep::BuildMended { .. }
+            | DatabaseStep::BuildFromSalvage { .. }
             | DatabaseStep::BuildFromSchema { .. },
             Phase::Undo,
         ) => build::undo(&place),

@@ -1,5 +1,7 @@
+mod header;
 mod rebuild;
 mod roll_back;
+mod salvage;
 
 use std::cell::Cell;
 use std::os::unix::fs::PermissionsExt as _;

@@ -310,9 +310,17 @@ fn an_empty_database_never_takes_the_place_of_rows_that_can_still_be_read() {
     let plan = |facts: &DatabaseFacts| {
         crate::modes::database::heal::plan(&kinds::NOT_A_DATABASE, facts, &seen(), &config(), &[])
     };
-    assert!(plan(&bad_header(Some((60, 64)))).unwrap_err().contains("an empty database would hide"));
-    let nothing_left = plan(&bad_header(Some((0, 64)))).unwrap();
-    assert_eq!(nothing_left.playbooks.iter().map(|playbook| playbook.name.as_str()).collect::<Vec<_>>(), ["recreate"]);
+    let names = |facts: &DatabaseFacts| {
+        let plan = plan(facts).unwrap();
+        plan.playbooks.iter().map(|playbook| playbook.name.clone()).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(names(&bad_header(Some((60, 64)))), "mend_header salvage_rows");
+    assert_eq!(names(&bad_header(Some((0, 64)))), "recreate", "nothing is left");
+    // A person can mount the backups' folder: until then only what loses nothing is done.
+    let mut memory = seen();
+    memory.note_backup(&backup(7));
+    let facts = diagnosed(bad_header(Some((60, 64))), Vec::new());
+    assert_eq!(rungs_of(&kinds::NOT_A_DATABASE, &facts, &memory).as_deref(), Ok("mend_header"));
 }
 
 #[test]
@@ -733,4 +741,132 @@ fn what_was_held_goes_back_by_itself_only_where_nothing_else_is_lost_by_it() {
     assert_eq!(plan(&ended(copy(false, None)), &config()), Ok((alone.to_owned(), false, Lossy)), "nobody saw its end");
     let reason = plan(&ended(copy(true, Some("the file at the path was written since"))), &config()).unwrap_err();
     assert!(reason.contains("mv /var/lib/guardiand") && reason.contains("guardiand heal"), "{reason}");
+}
+
+fn backup(rows: u64) -> crate::job::BackupEntry {
+    let manifest = crate::job::BackupManifest {
+        version: 1,
+        target: "app".to_owned(),
+        source: "/srv/app.db".into(),
+        number: 1,
+        taken_at: now().wall,
+        duration_seconds: 0.1,
+        blocked_seconds: 0.0,
+        size: 40_960,
+        blake3: "00".to_owned(),
+        tables: vec![crate::job::TableRows { table: "t".to_owned(), rows }],
+        schema: "CREATE TABLE t (a);".to_owned(),
+        schema_cookie: Some(1),
+        journal_mode: "wal".to_owned(),
+        page_size: 4096,
+        source_fingerprint: Some(fingerprint()),
+        wal: None,
+        owner: crate::job::Owner { uid: 1000, gid: 1000, mode: 0o644 },
+        attributes: None,
+        verified_at: now().wall,
+        sqlite_version: "3.54.1".to_owned(),
+    };
+    crate::job::BackupEntry { file: "/var/backups/app/1.db".into(), manifest }
+}
+
+fn diagnosed(facts: DatabaseFacts, backups: Vec<crate::job::BackupEntry>) -> DatabaseFacts {
+    let diagnosis = crate::job::Diagnosis {
+        holders: Vec::new(),
+        blind: Vec::new(),
+        settled: None,
+        mended: None,
+        backups,
+        unusable: Vec::new(),
+        members: Vec::new(),
+    };
+    DatabaseFacts { diagnosis: Some(diagnosis), ..facts }
+}
+
+fn rungs_of(kind: &crate::model::Kind, facts: &DatabaseFacts, memory: &Memory) -> Result<String, String> {
+    let plan = crate::modes::database::heal::plan(kind, facts, memory, &config(), &[])?;
+    Ok(plan.playbooks.iter().map(|playbook| playbook.name.clone()).collect::<Vec<_>>().join(" "))
+}
+
+#[test]
+fn rows_are_salvaged_before_the_backups_where_there_may_be_more_and_after_them_in_any_case() {
+    let torn = || with_integrity(&["Tree 2 page 3: btreeInitPage() returns error code 11"], false, None);
+    let written = || {
+        let main = FileState::File(FileFacts { mtime_ns: 9, ..file(40_960) });
+        let mut print = fingerprint();
+        print.main.mtime_ns = 9;
+        DatabaseFacts { main, fingerprint: Some(print), ..torn() }
+    };
+    let rungs = |facts: DatabaseFacts| rungs_of(&kinds::INTEGRITY_FAILED, &facts, &seen());
+    let of_two = "salvage_rows restore_backup restore_backup salvage_rows";
+    assert_eq!(rungs(diagnosed(written(), vec![backup(7), backup(5)])).as_deref(), Ok(of_two));
+    assert_eq!(rungs(diagnosed(written(), Vec::new())).as_deref(), Ok("salvage_rows"));
+    // Bits that turned in a file that nobody has written since: the backup has all of it.
+    assert_eq!(rungs(diagnosed(torn(), vec![backup(7)])).as_deref(), Ok("restore_backup salvage_rows"));
+
+    // The first is compared with the newest, the last with nothing.
+    let plan = diagnosed(written(), vec![backup(7), backup(5)]);
+    let plan = crate::modes::database::heal::plan(&kinds::INTEGRITY_FAILED, &plan, &seen(), &config(), &[]).unwrap();
+    let than = |at: usize| {
+        let step = serde_json::from_value(plan.playbooks[at].steps[1].args.clone()).unwrap();
+        let crate::job::DatabaseStep::BuildFromSalvage { more_than, schema_cookie, schema, .. } = step else {
+            panic!("{step:?}")
+        };
+        assert_eq!((schema_cookie, schema.as_deref()), (Some(2), Some("CREATE TABLE t (a);")));
+        more_than.map(|tables| tables[0].rows)
+    };
+    assert_eq!((than(0), than(3)), (Some(7), None));
+
+    // What is whole as it is has nothing to be salvaged; nor has noise, nor a file that is gone.
+    let mut whole = diagnosed(written(), vec![backup(7)]);
+    whole.diagnosis.as_mut().unwrap().settled = Some(crate::job::SettledCopy {
+        sound: true,
+        detail: String::new(),
+        tables: Vec::new(),
+        schema_put_back: false,
+    });
+    assert_eq!(rungs(whole).as_deref(), Ok("restore_backup settle_copy"));
+    let missing = DatabaseFacts { main: FileState::Missing, fingerprint: None, open: None, ..sound() };
+    let of_missing = rungs_of(&kinds::FILE_MISSING, &diagnosed(missing, vec![backup(7)]), &seen());
+    assert_eq!(of_missing.as_deref(), Ok("restore_backup recreate"));
+
+    // A backup is known of, and its folder is not mounted, perhaps.
+    let mut memory = seen();
+    memory.note_backup(&backup(7));
+    let hidden = rungs_of(&kinds::INTEGRITY_FAILED, &diagnosed(written(), Vec::new()), &memory);
+    assert!(hidden.unwrap_err().contains("is the backups' folder there"));
+}
+
+#[test]
+fn the_way_to_the_rows_is_mended_first_where_it_may_be_all_that_is_hurt() {
+    let first = |kind: &crate::model::Kind, facts: DatabaseFacts| {
+        let plan = crate::modes::database::heal::plan(kind, &facts, &seen(), &config(), &[]).unwrap();
+        plan.playbooks[0].clone()
+    };
+    let mut older = backup(3);
+    older.manifest.schema_cookie = Some(7);
+    let with = |facts| diagnosed(facts, vec![backup(5), older.clone()]);
+    let malformed = || with_open(FaultClass::Corrupt, 11, "database disk image is malformed");
+    let free = || with_integrity(&["Freelist: size is 3 but should be 5"], false, None);
+    for (kind, facts, name) in [
+        (kinds::NOT_A_DATABASE, bad_header(Some((60, 64))), "mend_header"),
+        (kinds::CORRUPTED, malformed(), "mend_header"),
+        (kinds::INTEGRITY_FAILED, free(), "mend_freelist"),
+    ] {
+        let rung = first(&kind, with(facts));
+        assert_eq!(rung.name, name);
+        let step = serde_json::from_value(rung.steps[1].args.clone()).unwrap();
+        let crate::job::DatabaseStep::BuildMended { known } = step else { panic!("{step:?}") };
+        assert_eq!(known.page_ones, [backup(5).file], "of the schema as it is, and of no other");
+        assert_eq!((known.schema_cookie, known.change_counter, known.wal_mode), (Some(1), Some(7), true));
+        assert_eq!(known.schema.as_deref(), Some("CREATE TABLE t (a);"));
+    }
+    // What a WAL or a journal has comes before what can be made up; and rows that are hurt are another rung's.
+    let hot = JournalFacts { state: JournalState::Hot, ..journal_at_rest(true).unwrap() };
+    for facts in [
+        DatabaseFacts { wal: Some(wal(WalState::Damaged)), ..malformed() },
+        DatabaseFacts { journal: Some(hot), ..malformed() },
+        with_integrity(&["Tree 2 page 3: btreeInitPage() returns error code 11"], false, None),
+    ] {
+        assert_eq!(first(&kinds::CORRUPTED, with(facts)).name, "restore_backup");
+    }
 }

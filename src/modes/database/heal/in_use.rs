@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use super::header::{MEND_FREELIST, MEND_HEADER};
+use super::salvage::SALVAGE;
 use super::{Site, playbook};
 use crate::job::{DatabaseStep, FileState, HeaderFacts, HolderFacts, JournalState, WalState};
 use crate::model::{Plan, Playbook, Program, StepRecord, StepSpec};
@@ -57,8 +59,9 @@ impl Site<'_> {
             (Some(WhenInUse::InPlace) | None, app) => {
                 // Only as far down as the ladder goes: what keeps more than a backup comes before it.
                 let possible = self.in_place_possible();
-                let in_place =
-                    possible.map(|()| lossy.iter().map_while(|rung| self.in_place(rung)).collect::<Vec<_>>());
+                // What is mended or salvaged is another file, which takes no program's place.
+                let rungs = lossy.iter().filter(|rung| ![SALVAGE, MEND_HEADER, MEND_FREELIST].contains(&&*rung.name));
+                let in_place = possible.map(|()| rungs.map_while(|rung| self.in_place(rung)).collect::<Vec<_>>());
                 match (in_place, app) {
                     (Ok(in_place), _) if !in_place.is_empty() => Ok(in_place),
                     (_, Some(app)) => stopped(app),

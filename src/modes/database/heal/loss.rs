@@ -7,17 +7,21 @@ use crate::modes::database::memory::Memory;
 
 /// What is lost when `tables` of `backup` take the place of the database, whose files are now as `facts` has them.
 pub fn loss_of_backup(backup: &BackupEntry, tables: &[TableRows], memory: &Memory, facts: &DatabaseFacts) -> Loss {
-    // That nothing was written since the backup is proven by the files alone: now as at the last healthy look, and then as
-    // when the backup was taken. A file that is gone or was touched proves nothing: its program may have committed between
-    // the last look and the fault, and what cannot be counted is never guessed.
+    let unchanged = is_content_of(backup, memory, facts);
+    loss(format!("backup of {:.3}", backup.manifest.taken_at), tables, unchanged.then_some(0))
+}
+
+/// Nothing was written since `backup` was taken: proven by the files alone, now as at the last healthy look, and then as when the
+/// backup was taken. A file that is gone or was touched proves nothing: its program may have committed between the last look and the
+/// fault, and what cannot be counted is never guessed.
+pub(super) fn is_content_of(backup: &BackupEntry, memory: &Memory, facts: &DatabaseFacts) -> bool {
     let now = facts.fingerprint.as_ref().map(content);
     let last = memory.last_healthy.as_ref().map(content);
     let same = |print: &Fingerprint| last == Some(content(print));
     let taken_of_it = backup.manifest.source_fingerprint.as_ref().is_some_and(same);
     let restored_from_it =
         memory.restored.as_ref().is_some_and(|(blake3, print)| *blake3 == backup.manifest.blake3 && same(print));
-    let unchanged = now == last && (taken_of_it || restored_from_it);
-    loss(format!("backup of {:.3}", backup.manifest.taken_at), tables, unchanged.then_some(0))
+    now == last && (taken_of_it || restored_from_it)
 }
 
 /// What is lost when SQLite's own recovery of main, WAL and journal takes their place; `only_schema`: the text of the schema was all
@@ -32,6 +36,24 @@ pub fn loss_of_copy(tables: &[TableRows], only_schema: bool) -> Loss {
 /// What is lost when all that can be read of the WAL takes their place, over a main file or backup that is `sound`.
 pub fn loss_of_wal(candidate: &Candidate, sound: bool) -> Loss {
     loss(candidate.source.clone(), &candidate.tables, (sound && candidate.proven).then_some(0))
+}
+
+/// What is lost when the database's own pages take its place, with the way to them put right.
+pub fn loss_of_mended(candidate: &Candidate) -> Loss {
+    loss(candidate.source.clone(), &candidate.tables, candidate.proven.then_some(0))
+}
+
+/// What is lost when the rows that could be read take its place: counted, where all that is missing was.
+pub fn loss_of_salvage(candidate: &Candidate) -> Loss {
+    let counted = |table: &TableRows| candidate.lost.iter().find(|lost| lost.table == table.table);
+    let table = |table: &TableRows| TableLoss {
+        table: table.table.clone(),
+        rows_kept: table.rows,
+        rows_lost: counted(table).map(|lost| lost.rows),
+    };
+    let tables = candidate.tables.iter().map(table).collect::<Vec<_>>();
+    let rows_lost = tables.iter().map(|table| table.rows_lost).sum();
+    Loss { tables, ..loss(candidate.source.clone(), &candidate.tables, rows_lost) }
 }
 
 /// What is lost when what programs had open under no name takes its place again.

@@ -1,16 +1,19 @@
 //! Planning: a diagnosis in, playbooks out, the least lossy first. Pure.
 
 mod group;
+mod header;
 mod in_use;
 mod loss;
 mod reclaim;
 mod replace;
+mod salvage;
 mod unblock;
 mod wal;
 
 pub(super) use in_use::with_app_stopped;
 pub use loss::{
-    loss_of_backup, loss_of_copy, loss_of_group, loss_of_held, loss_of_recreation, loss_of_wal, loss_unknown,
+    loss_of_backup, loss_of_copy, loss_of_group, loss_of_held, loss_of_mended, loss_of_recreation, loss_of_salvage,
+    loss_of_wal, loss_unknown,
 };
 
 use crate::job::{DatabaseFacts, DatabaseStep, Diagnosis, FileState, HolderFacts, Owner};
@@ -132,6 +135,8 @@ fn risk(step: &DatabaseStep) -> Risk {
         | DatabaseStep::BuildFromCopy { .. }
         | DatabaseStep::BuildFromWal { .. }
         | DatabaseStep::BuildFromHeld
+        | DatabaseStep::BuildMended { .. }
+        | DatabaseStep::BuildFromSalvage { .. }
         | DatabaseStep::BuildFromSchema { .. } => Risk::Harmless,
         DatabaseStep::Install | DatabaseStep::RestoreInPlace { .. } | DatabaseStep::RollBack { .. } => Risk::Lossy,
         DatabaseStep::StopApp { .. } | DatabaseStep::StartApp { .. } => Risk::Lossless,

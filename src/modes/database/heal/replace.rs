@@ -79,28 +79,24 @@ impl Site<'_> {
         before.extend(better);
         after.extend(worse);
         let of_its_own = before.len() + after.len();
+        let (salvaged, salvaged_after_all) = self.salvaged();
         let ladder = self.backups();
         let unusable = self.unusable();
-        if let Some(unusable) = unusable.as_ref().filter(|_| ladder.is_empty() && of_its_own == 0) {
-            return Err(format!(
-                "no backup of {} can be used: {unusable}. Its files are left as they are: put that right, or move aside what cannot be used",
-                self.path()
-            ));
-        }
-        if let Some(known) = self.memory.backup.as_ref().filter(|_| ladder.is_empty() && of_its_own == 0) {
-            // A folder that is not mounted is no reason to begin anew without a row.
-            return Err(format!(
-                "a backup of {:.3} was taken of {}, and none is to be found now: is the backups' folder there, and mounted? Its \
-                 files are left as they are",
-                known.taken_at,
-                self.path()
-            ));
+        let mended = self.mended_pages();
+        if ladder.is_empty()
+            && of_its_own == 0
+            && let Some(why) = self.why_no_backup()
+        {
+            // What loses nothing waits for none.
+            return mended.map(|mended| vec![mended]).ok_or(why);
         }
         // An empty one comes after every backup there is, and only where each of them proved damaged: what is merely held up, or
         // cannot be read by this version, ends the ladder before it.
         let all_tried =
             unusable.is_none() && ladder.len() == self.diagnosis.map_or(0, |diagnosis| diagnosis.backups.len());
-        let mut ladder: Vec<_> = before.into_iter().chain(ladder).chain(after).collect();
+        let backups = salvaged.into_iter().chain(ladder).chain(salvaged_after_all);
+        let own = mended.into_iter().chain(before);
+        let mut ladder: Vec<_> = own.chain(backups).chain(after).collect();
         if all_tried
             && may_recreate
             && let Some(recreate) = self.recreate()
@@ -161,7 +157,9 @@ impl Site<'_> {
     pub(super) fn replace_or_settle(&self) -> Result<Vec<Playbook>, String> {
         self.may_replace()?;
         let (better, worse) = self.own_files();
-        let ladder: Vec<_> = better.into_iter().chain(self.backups()).chain(worse).collect();
+        let (salvaged, salvaged_after_all) = self.salvaged();
+        let backups = salvaged.into_iter().chain(self.backups()).chain(salvaged_after_all);
+        let ladder: Vec<_> = better.into_iter().chain(backups).chain(worse).collect();
         if ladder.is_empty() {
             return Err(format!(
                 "neither the files of {} nor any backup pass{}; its files are left as they are",
@@ -175,6 +173,24 @@ impl Site<'_> {
     /// The backups that are there, the newest first.
     pub(super) fn listed(&self) -> &[BackupEntry] {
         self.diagnosis.map(|diagnosis| diagnosis.backups.as_slice()).unwrap_or_default()
+    }
+
+    /// Why there is none to be restored, although there is one.
+    pub(super) fn why_no_backup(&self) -> Option<String> {
+        if let Some(unusable) = self.unusable() {
+            return Some(format!(
+                "no backup of {} can be used: {unusable}. Its files are left as they are: put that right, or move aside what cannot be used",
+                self.path()
+            ));
+        }
+        // A folder that is not mounted is no reason to begin anew without a row.
+        let known = self.memory.backup.as_ref()?;
+        Some(format!(
+            "a backup of {:.3} was taken of {}, and none is to be found now: is the backups' folder there, and mounted? Its \
+             files are left as they are",
+            known.taken_at,
+            self.path()
+        ))
     }
 
     /// Which backups are there and cannot be used, and why.

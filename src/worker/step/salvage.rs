@@ -1,0 +1,185 @@
+//! A candidate from the rows that can be read of what was preserved: where nothing that is whole can take the database's place, or only
+//! a backup that has fewer.
+
+use std::os::unix::fs::FileExt as _;
+
+use super::build::{clean_up, finish, fresh_part, ownership};
+use super::evidence::latest;
+use super::place::{Place, need_space};
+use super::settle::make_private;
+use super::{failed, refused, while_};
+use crate::job::{Candidate, JobFailure, Owner, SalvageJob, Salvaged, SalvagedTable, StepReport, TableRows};
+use crate::worker::salvage;
+
+/// The new file's name in the private folder.
+const NAME: &str = "salvaged";
+/// The table that rows of no table go to.
+const LOST_AND_FOUND: &str = "lost_and_found";
+/// Lines about the damage that are told.
+const TOLD: usize = 8;
+
+/// What the candidate shall have.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    pub schema: Option<&'a str>,
+    pub journal_mode: Option<&'a str>,
+    pub schema_cookie: Option<u32>,
+    /// Of a backup; it is to be outdone.
+    pub more_than: Option<&'a [TableRows]>,
+    pub owner: Option<&'a Owner>,
+}
+
+pub(super) fn build(place: &Place<'_>, wanted: &Wanted<'_>) -> Result<StepReport, JobFailure> {
+    let part = fresh_part(place)?;
+    let kept = latest(place)?.ok_or_else(|| refused("nothing was preserved yet: rows are salvaged from evidence"))?;
+    // Evidence is what is there, or the swap refuses. What is written is as large at most, and its indexes are sorted beside it.
+    let size: u64 = kept.evidence.files.iter().filter(|file| file.name != "shm").map(|file| file.size).sum();
+    need_space(&place.folder, size.saturating_mul(2))?;
+    let built = (|| {
+        let ownership = ownership(place, wanted.owner)?;
+        let folder = make_private(place)?;
+        let job = SalvageJob {
+            source: kept.folder.path().to_owned(),
+            to: folder.path().join(NAME),
+            schema: wanted.schema.map(str::to_owned),
+            deleted: false,
+        };
+        // Nobody else writes to evidence: whatever it says, another rung may have more to offer.
+        let salvaged = salvage::run(&job).map_err(|why| failed(why.message))?;
+        is_its_own(&salvaged)?;
+        let file = folder.open_for_writing_in(NAME).map_err(while_("opening the salvaged rows"))?;
+        place.made(&file)?;
+        if mode_of(&kept.folder, wanted.journal_mode) == Some([2, 2]) {
+            file.write_all_at(&[2, 2], 18).map_err(while_("keeping the journal mode"))?;
+        }
+        if let Some(cookie) = wanted.schema_cookie {
+            file.write_all_at(&cookie.to_be_bytes(), 40).map_err(while_("counting the schema on"))?;
+        }
+        drop(file);
+        folder.rename_noreplace(NAME, &place.folder, &part).map_err(while_("taking the salvaged rows"))?;
+        let mut report = finish(place, &part, &ownership, told(&salvaged))?;
+        if let Some(candidate) = &mut report.candidate {
+            has_more(place, candidate, wanted.more_than)?;
+            candidate.lost = counted(&salvaged, &candidate.tables);
+        }
+        Ok(report)
+    })();
+    clean_up(place, &part, built)
+}
+
+/// Refuses what its program could not use: tables whose columns nobody knows any more.
+fn is_its_own(salvaged: &Salvaged) -> Result<(), JobFailure> {
+    match salvaged.tables.iter().find(|table| table.made_up) {
+        Some(table) => Err(failed(format!(
+            "the columns of table {} are not known any more, so that its program could not use it: `guardiand salvage` of this \
+             incident's evidence gives its rows",
+            table.table
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Takes the candidate away again unless it has more rows than the backup, or any at all where none is compared with.
+fn has_more(place: &Place<'_>, candidate: &Candidate, than: Option<&[TableRows]>) -> Result<(), JobFailure> {
+    let own = candidate.tables.iter().filter(|table| table.table != LOST_AND_FOUND);
+    let (own, other) = (own.map(|table| table.rows).sum::<u64>(), than.map_or(0, rows));
+    if own > other {
+        return Ok(());
+    }
+    place.remove(&place.candidate())?;
+    place.sync()?;
+    Err(failed(match than {
+        Some(_) => format!("{own} rows can be salvaged, and the backup has {other}: it takes the place"),
+        None => "not a row can be salvaged".to_owned(),
+    }))
+}
+
+fn rows(tables: &[TableRows]) -> u64 {
+    tables.iter().map(|table| table.rows).sum()
+}
+
+/// The journal mode of the file in evidence, by its header, else as it is remembered.
+fn mode_of(evidence: &crate::host::Folder, remembered: Option<&str>) -> Option<[u8; 2]> {
+    let mut head = [0_u8; 20];
+    let read = evidence.open_in("main").is_ok_and(|main| main.read_exact_at(&mut head, 0).is_ok());
+    let known = [head[18], head[19]];
+    if read && head.starts_with(b"SQLite format 3\0") && matches!(known, [1, 1] | [2, 2]) {
+        return Some(known);
+    }
+    remembered.map(|mode| if mode == "wal" { [2, 2] } else { [1, 1] })
+}
+
+/// The rows that each table is known to have lost; none where that is not all that is known to be lost.
+///
+/// Cells that cannot be read are counted. A page that is gone, or was found without a way to it, says that more may be.
+fn counted(salvaged: &Salvaged, tables: &[TableRows]) -> Vec<TableRows> {
+    // Whatever else was damaged (the schema, the WAL, the end of the file) may have had rows of any table.
+    let only_tables = salvaged.damage.iter().all(|line| line.starts_with("table "));
+    let is_exact = |table: &SalvagedTable| {
+        !table.incomplete && table.uncertain + table.adopted + table.carved + table.repeated == 0
+    };
+    if !only_tables || salvaged.lost_and_found > 0 {
+        return Vec::new();
+    }
+    // Those of a virtual table's own tables are in no count.
+    let is_told = |table: &&SalvagedTable| tables.iter().any(|told| told.table == table.table);
+    if salvaged.tables.iter().any(|table| !is_told(&table) && (!is_exact(table) || table.lost + table.refused > 0)) {
+        return Vec::new();
+    }
+    let of = |name: &str| salvaged.tables.iter().find(|table| table.table == name).filter(|table| is_exact(table));
+    let lost = tables.iter().filter_map(|table| {
+        let found = of(&table.table)?;
+        Some(TableRows { table: table.table.clone(), rows: found.lost + found.refused })
+    });
+    let lost: Vec<TableRows> = lost.collect();
+    // Something was damaged, or this would not be asked for: where nothing is missing, it was not found.
+    if rows(&lost) == 0 { Vec::new() } else { lost }
+}
+
+fn told(salvaged: &Salvaged) -> String {
+    let mut text = format!("rows salvaged from {} pages", salvaged.pages);
+    for line in salvaged.damage.iter().take(TOLD) {
+        text += "; ";
+        text += line;
+    }
+    match salvaged.damage.len().saturating_sub(TOLD) {
+        0 => text,
+        more => format!("{text}; and {more} more"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn salvaged(tables: &[SalvagedTable], damage: &[&str]) -> Salvaged {
+        Salvaged {
+            path: "new.db".into(),
+            clean: damage.is_empty(),
+            damage: damage.iter().map(|line| (*line).to_owned()).collect(),
+            tables: tables.to_vec(),
+            lost_and_found: 0,
+            deleted: 0,
+            page_size: 4096,
+            pages: 9,
+            size: 9 * 4096,
+        }
+    }
+
+    #[test]
+    fn rows_are_counted_as_lost_only_where_nothing_else_can_be() {
+        let table = |name: &str, lost| SalvagedTable { table: name.to_owned(), kept: 9, lost, ..Default::default() };
+        let there = ["a", "b"].map(|table| TableRows { table: table.to_owned(), rows: 9 });
+        let lost = |salvaged: &Salvaged| counted(salvaged, &there).iter().map(|one| one.rows).collect::<Vec<_>>();
+        let (whole, hurt) = (table("a", 0), table("b", 3));
+        let line = "table b: 3 rows lost";
+        assert_eq!(lost(&salvaged(&[whole.clone(), hurt.clone()], &[line])), [0, 3]);
+        assert_eq!(lost(&salvaged(&[whole.clone(), hurt.clone()], &[line, "its WAL is damaged"])), [0; 0]);
+        assert_eq!(lost(&salvaged(&[whole.clone(), table("b", 0)], &[])), [0; 0], "the damage was not found");
+        let gone = SalvagedTable { incomplete: true, ..hurt.clone() };
+        assert_eq!(lost(&salvaged(&[whole.clone(), gone], &[line])), [0; 0], "the rows of b, of a page that is gone");
+        let adopted = SalvagedTable { adopted: 1, ..whole };
+        let one = counted(&salvaged(&[adopted, hurt], &[line]), &there);
+        assert_eq!(one, [TableRows { table: "b".to_owned(), rows: 3 }], "of a more may be gone");
+    }
+}
