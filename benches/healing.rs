@@ -59,7 +59,7 @@ fn small() {
     let header: Fault = |db| File::options().write(true).open(db).unwrap().write_all_at(&[0xA5; 100], 0).unwrap();
     let faults: [(&str, Fault); 2] = [
         ("5,000 rows deleted -> restored", |db| std::fs::remove_file(db).unwrap()),
-        ("header overwritten -> restored", header),
+        ("header overwritten -> mended", header),
     ];
     let mut number = 0;
     for (what, fault) in faults {

@@ -63,6 +63,21 @@ fn a_first_page_that_is_gone_comes_from_the_backup_and_no_row_does() {
     is_mended(&scene, &daemon.closed("app", 1), ("delete", "mend_header"), &bytes);
 }
 
+/// Each alone keeps every program out.
+#[test]
+fn a_damaged_field_of_the_header_costs_nothing() {
+    let fields: [(usize, &[u8]); 4] =
+        [(0, b"SQLite format 4"), (16, &[0x08, 0x00]), (28, &[0, 0, 0x12, 0x34]), (56, &[0, 0, 0, 2])];
+    for (at, bytes) in fields {
+        for mode in ["wal", "delete"] {
+            let (scene, mut daemon) = ahead_of_its_backup(mode, BACKUP, &[]);
+            let bytes = damage::overwrite(&scene.db(), at, bytes);
+            println!("offset {at}");
+            is_mended(&scene, &daemon.closed("app", 1), (mode, "mend_header"), &bytes);
+        }
+    }
+}
+
 /// Pages of a table that was dropped, as a program does; and what leads to them is damaged.
 #[test]
 fn a_damaged_list_of_free_pages_costs_nothing() {

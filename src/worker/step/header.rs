@@ -45,6 +45,8 @@ struct Variant {
     body: Option<Vec<u8>>,
     /// The header's count of free pages can be believed.
     vouched: bool,
+    /// Page 1 stays as it is: only the list of free pages may be what is damaged.
+    as_it_is: bool,
     how: String,
 }
 
@@ -97,13 +99,19 @@ fn variants(place: &Place<'_>, known: &KnownPageOne, len: u64) -> Result<Vec<Var
         sizes.dedup();
         for (size, pages) in sizes.into_iter().filter_map(|size| Some((size, pages_of(size)?))) {
             let fallback = remembered.unwrap_or(KnownHeader { page_size: size, ..unknown(known) });
-            let head = header_put_right(&own, size, pages, &fallback);
-            let what = if head == own { "its first page as it is" } else { "its header put right" };
-            variants.push(Variant { head, body: None, vouched, how: what.to_owned() });
+            let mut head = header_put_right(&own, size, pages, &fallback);
+            // It is given once and for all when a database is made.
+            if let Some(known) = &remembered {
+                head[56..60].copy_from_slice(&known.encoding.to_be_bytes());
+            }
+            let as_it_is = head == own;
+            let how = if as_it_is { "its first page as it is" } else { "its header put right" }.to_owned();
+            variants.push(Variant { head, body: None, vouched, as_it_is, how });
             if head[20] != 0 {
-                let mut without = head;
-                without[20] = 0;
-                variants.push(Variant { head: without, body: None, vouched, how: "its header put right".to_owned() });
+                let mut head = head;
+                head[20] = 0;
+                let how = "its header put right".to_owned();
+                variants.push(Variant { head, body: None, vouched, as_it_is: false, how });
             }
         }
     }
@@ -113,10 +121,15 @@ fn variants(place: &Place<'_>, known: &KnownPageOne, len: u64) -> Result<Vec<Var
     if !vouched {
         let head = header_of_known(pages, &remembered);
         let how = "its header written anew from what is remembered".to_owned();
-        variants.push(Variant { head, body: None, vouched, how });
+        variants.push(Variant { head, body: None, vouched, as_it_is: false, how });
     }
+    let mut first = vec![0; remembered.page_size as usize];
+    main.read_exact_at(&mut first, 0).map_err(while_("reading its first page"))?;
     for backup in &known.page_ones {
-        let Some(page) = page_one(backup, &remembered) else { continue };
+        let theirs = page_one(backup, &remembered);
+        // What it has already was tried.
+        let is_another = |page: &Vec<u8>| page.get(HEADER_LEN..) != first.get(HEADER_LEN..) || page.get(20) != Some(&0);
+        let Some(page) = theirs.filter(is_another) else { continue };
         let head = match vouched {
             true => header_put_right(&own, remembered.page_size, pages, &remembered),
             false => {
@@ -126,21 +139,18 @@ fn variants(place: &Place<'_>, known: &KnownPageOne, len: u64) -> Result<Vec<Var
             }
         };
         let how = format!("page 1 of the backup {}", backup.display());
-        variants.push(Variant { head, body: page.get(HEADER_LEN..).map(<[u8]>::to_vec), vouched, how });
+        let body = page.get(HEADER_LEN..).map(<[u8]>::to_vec);
+        variants.push(Variant { head, body, vouched, as_it_is: false, how });
     }
     Ok(variants)
 }
 
 /// What a script of [`Database::schema_sql`] and the rest of what is remembered say of a header.
 fn known_header(script: &str, known: &KnownPageOne) -> Option<KnownHeader> {
-    let value = |pragma: &str| {
-        let from = script.find(&format!("PRAGMA {pragma}="))?;
-        script.get(from..)?.split_once('=')?.1.split_once(';').map(|(value, _)| value.trim_matches('\'').to_owned())
-    };
-    let number = |pragma| value(pragma).and_then(|value| value.parse::<i32>().ok());
+    let number = |pragma| said(script, pragma).and_then(|value| value.parse::<i32>().ok());
     Some(KnownHeader {
         page_size: u32::try_from(number("page_size")?).ok().filter(|size| Geometry::new(*size, 0).is_some())?,
-        encoding: match value("encoding")?.as_str() {
+        encoding: match said(script, "encoding")? {
             "UTF-8" => 1,
             "UTF-16le" => 2,
             "UTF-16be" => 3,
@@ -151,6 +161,13 @@ fn known_header(script: &str, known: &KnownPageOne) -> Option<KnownHeader> {
         application_id: number("application_id")?,
         ..unknown(known)
     })
+}
+
+/// The value that a script of [`Database::schema_sql`] gives a pragma.
+pub(super) fn said<'a>(script: &'a str, pragma: &str) -> Option<&'a str> {
+    let from = script.find(&format!("PRAGMA {pragma}="))?;
+    let (value, _) = script.get(from..)?.split_once('=')?.1.split_once(';')?;
+    Some(value.trim_matches('\''))
 }
 
 /// The defaults, beside what is remembered without the script.
@@ -199,11 +216,16 @@ fn attempt(
     recover(&path)?;
     let mut how = variant.how.clone();
     // A header that is its own may have nothing wrong with its list: the full check tells, and takes no longer.
-    let first = if variant.vouched { examine(&path, &Deadline::never()).ok() } else { None };
+    let may_pass = variant.vouched && !variant.as_it_is;
+    let first = if may_pass { examine(&path, &Deadline::never()).ok() } else { None };
     let examined = match first {
         Some(examined) => examined,
         None => {
-            how += &mend_lists(folder, &path, variant.vouched)?;
+            let lists = mend_lists(folder, &path, variant.vouched)?;
+            if variant.as_it_is && !lists.changed {
+                return Err(failed("nothing is wrong with its header, nor with its list of free pages"));
+            }
+            how += &lists.how;
             examine(&path, &Deadline::never())?
         }
     };
@@ -256,8 +278,14 @@ fn recover(path: &Path) -> Result<(), JobFailure> {
     database.close().map_err(while_("closing a private copy"))
 }
 
-/// Puts the list of free pages and the largest root right; says what was done.
-fn mend_lists(folder: &Folder, path: &Path, vouched: bool) -> Result<String, JobFailure> {
+/// What was done with the list of free pages and the largest root.
+struct Lists {
+    changed: bool,
+    how: String,
+}
+
+/// Puts the list of free pages and the largest root right.
+fn mend_lists(folder: &Folder, path: &Path, vouched: bool) -> Result<Lists, JobFailure> {
     let database = Database::open(path, Access::Immutable, Duration::ZERO, Deadline::never())
         .map_err(while_("opening a private copy"))?;
     let (used, largest_root) = database.pages_in_use().map_err(while_("walking the trees of a private copy"))?;
@@ -301,7 +329,9 @@ fn mend_lists(folder: &Folder, path: &Path, vouched: bool) -> Result<String, Job
     };
     put(&first.to_be_bytes(), 32)?;
     put(&count.to_be_bytes(), 36)?;
-    Ok(how)
+    let is_as_it_was =
+        how.is_empty() && header.freelist_count == count && [0, largest_root].contains(&header.largest_root);
+    Ok(Lists { changed: !is_as_it_was, how })
 }
 
 /// The pages on the list that the header leads to; `None` where it is damaged.

@@ -1,14 +1,23 @@
 //! A candidate from the rows that can be read of what was preserved: where nothing that is whole can take the database's place, or only
 //! a backup that has fewer.
 
+use std::collections::BTreeSet;
+use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 
-use super::build::{clean_up, finish, fresh_part, ownership};
+use super::build::{clean_up, finish_examined, fresh_part, ownership};
 use super::evidence::latest;
+use super::header::said;
 use super::place::{Place, need_space};
 use super::settle::make_private;
 use super::{failed, refused, while_};
+use crate::backup::examine;
+use crate::format::header::HEADER_LEN;
+use crate::format::{SchemaKind, vouches_for_its_fields};
+use crate::host::Folder;
 use crate::job::{Candidate, JobFailure, Owner, SalvageJob, Salvaged, SalvagedTable, StepReport, TableRows};
+use crate::sqlite::Deadline;
+use crate::sqlite::salvage::Layouts;
 use crate::worker::salvage;
 
 /// The new file's name in the private folder.
@@ -55,11 +64,14 @@ pub(super) fn build(place: &Place<'_>, wanted: &Wanted<'_>) -> Result<StepReport
         if let Some(cookie) = wanted.schema_cookie {
             file.write_all_at(&cookie.to_be_bytes(), 40).map_err(while_("counting the schema on"))?;
         }
+        put_versions_back(&kept.folder, &file, wanted.schema)?;
         drop(file);
+        let examined = examine(&folder.path().join(NAME), &Deadline::never())?;
+        has_every_table(&examined.schema, wanted.schema)?;
         folder.rename_noreplace(NAME, &place.folder, &part).map_err(while_("taking the salvaged rows"))?;
-        let mut report = finish(place, &part, &ownership, told(&salvaged))?;
+        let mut report = finish_examined(place, &part, &ownership, told(&salvaged), examined)?;
         if let Some(candidate) = &mut report.candidate {
-            has_more(place, candidate, wanted.more_than)?;
+            has_more(place, candidate, wanted.more_than, &salvaged)?;
             candidate.lost = counted(&salvaged, &candidate.tables);
         }
         Ok(report)
@@ -79,19 +91,71 @@ fn is_its_own(salvaged: &Salvaged) -> Result<(), JobFailure> {
     }
 }
 
+/// Refuses to do without a table that there was, a virtual one, say, whose own tables are hurt.
+fn has_every_table(schema: &str, known: Option<&str>) -> Result<(), JobFailure> {
+    let tables = |script: &str| -> BTreeSet<String> {
+        let objects = Layouts::objects_of(script).unwrap_or_default().into_iter();
+        objects.filter(|object| object.kind == SchemaKind::Table).map(|object| object.name.to_lowercase()).collect()
+    };
+    let here = tables(schema);
+    match known.map(tables).unwrap_or_default().into_iter().find(|table| !here.contains(table)) {
+        Some(table) => Err(failed(format!(
+            "table {table} could not be brought back, so that its program could not go on: `guardiand salvage` of this incident's \
+             evidence gives what there is"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// A program goes by its `user_version`: where the header that had it is gone, it has the one that is remembered.
+fn put_versions_back(evidence: &Folder, file: &File, schema: Option<&str>) -> Result<(), JobFailure> {
+    let mut head = [0_u8; HEADER_LEN];
+    let read = evidence.open_in("main").is_ok_and(|main| main.read_exact_at(&mut head, 0).is_ok());
+    if read && vouches_for_its_fields(&head) {
+        return Ok(());
+    }
+    let doing = "keeping the versions of its program";
+    for (pragma, at) in [("user_version", 60), ("application_id", 68)] {
+        let known = schema.and_then(|script| said(script, pragma)).and_then(|value| value.parse::<i32>().ok());
+        let mut now = [0_u8; 4];
+        file.read_exact_at(&mut now, at).map_err(while_(doing))?;
+        // The WAL may have had a newer one.
+        if let Some(known) = known.filter(|_| now == [0; 4]) {
+            file.write_all_at(&known.to_be_bytes(), at).map_err(while_(doing))?;
+        }
+    }
+    Ok(())
+}
+
 /// Takes the candidate away again unless it has more rows than the backup, or any at all where none is compared with.
-fn has_more(place: &Place<'_>, candidate: &Candidate, than: Option<&[TableRows]>) -> Result<(), JobFailure> {
+fn has_more(
+    place: &Place<'_>,
+    candidate: &Candidate,
+    than: Option<&[TableRows]>,
+    salvaged: &Salvaged,
+) -> Result<(), JobFailure> {
     let own = candidate.tables.iter().filter(|table| table.table != LOST_AND_FOUND);
     let (own, other) = (own.map(|table| table.rows).sum::<u64>(), than.map_or(0, rows));
-    if own > other {
+    // A virtual table's own tables are counted neither here nor there.
+    let is_counted = |name: &str| candidate.tables.iter().any(|table| table.table == name);
+    let uncounted = salvaged.tables.iter().find(|table| !is_counted(&table.table) && is_hurt(table));
+    if own > other && (than.is_none() || uncounted.is_none()) {
         return Ok(());
     }
     place.remove(&place.candidate())?;
     place.sync()?;
     Err(failed(match than {
+        Some(_) if own > other => format!(
+            "{own} rows can be salvaged, and the backup has {other}; but what is lost of {} cannot be compared: it takes the place",
+            uncounted.map_or("a virtual table", |table| &table.table)
+        ),
         Some(_) => format!("{own} rows can be salvaged, and the backup has {other}: it takes the place"),
         None => "not a row can be salvaged".to_owned(),
     }))
+}
+
+fn is_hurt(table: &SalvagedTable) -> bool {
+    table.incomplete || table.lost + table.uncertain + table.refused > 0
 }
 
 fn rows(tables: &[TableRows]) -> u64 {
@@ -99,7 +163,7 @@ fn rows(tables: &[TableRows]) -> u64 {
 }
 
 /// The journal mode of the file in evidence, by its header, else as it is remembered.
-fn mode_of(evidence: &crate::host::Folder, remembered: Option<&str>) -> Option<[u8; 2]> {
+fn mode_of(evidence: &Folder, remembered: Option<&str>) -> Option<[u8; 2]> {
     let mut head = [0_u8; 20];
     let read = evidence.open_in("main").is_ok_and(|main| main.read_exact_at(&mut head, 0).is_ok());
     let known = [head[18], head[19]];

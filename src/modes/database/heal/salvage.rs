@@ -2,7 +2,7 @@
 
 use super::loss::is_content_of;
 use super::{Site, playbook};
-use crate::job::{DatabaseStep, FileState, HeaderFacts, TableRows};
+use crate::job::{DatabaseStep, HeaderFacts, TableRows};
 use crate::model::Playbook;
 
 /// The playbook's name.
@@ -16,10 +16,8 @@ impl Site<'_> {
             return (None, None);
         }
         let after = self.salvage(None, "salvage the rows that can be read; what cannot be is lost".to_owned());
-        let before = self.listed().first().filter(|newest| {
-            // Nothing is lost by a backup of just this; and of a file that is gone there is nothing to compare with.
-            self.facts.main.size() > 0 && !is_content_of(newest, self.memory, self.facts)
-        });
+        // Nothing is lost by a backup of just this.
+        let before = self.listed().first().filter(|newest| !is_content_of(newest, self.memory, self.facts));
         let before = before.map(|newest| {
             let (has, taken_at) = (super::replace::rows(&newest.manifest.tables), newest.manifest.taken_at);
             let why = format!(
@@ -41,12 +39,8 @@ impl Site<'_> {
         // A person can mount the folder, or put right what keeps a backup from being used.
         let is_backup_hidden = self.listed().is_empty() && self.why_no_backup().is_some();
         let is_noise = matches!(&self.facts.header, Some(HeaderFacts::Bad { pages_like_sqlite: Some((0, _)), .. }));
-        let there = match &self.facts.main {
-            FileState::File(main) if main.size > 0 => !is_noise,
-            // A WAL names no database: only the one that was there is believed.
-            FileState::File(_) | FileState::Missing => self.memory.knows_wal(self.facts),
-            _ => false,
-        };
+        // A WAL names no database, and a part of its pages is no answer to a file that is gone: a person may still have it.
+        let there = self.facts.main.size() > 0 && !is_noise;
         there && !is_whole && !is_backup_hidden
     }
 

@@ -60,7 +60,7 @@ fn a_header_that_is_gone_is_written_anew() {
 
 #[test]
 fn each_field_of_a_header_is_put_right_and_what_is_its_own_stays() {
-    let fields: [(usize, &[u8]); 9] = [
+    let fields: [(usize, &[u8]); 10] = [
         (0, b"SQLite format 4"),
         (16, &[0x08, 0x00]),
         (16, &[0x12, 0x34]),
@@ -70,6 +70,7 @@ fn each_field_of_a_header_is_put_right_and_what_is_its_own_stays() {
         (28, &[0, 0, 9, 9]),
         (44, &[0, 0, 0, 99]),
         (56, &[0, 0, 0, 9]),
+        (56, &[0, 0, 0, 3]),
     ];
     for (at, bytes) in fields {
         let scene = Scene::new("delete");

@@ -101,8 +101,50 @@ fn tables_that_nobody_knows_any_more_are_no_database_of_its_programs() {
     let DatabaseStep::BuildFromSalvage { more_than, journal_mode, schema_cookie, owner, .. } = salvage(None) else {
         unreachable!()
     };
-    let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, body TEXT); CREATE INDEX t_body ON t(body)".to_owned();
+    let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, body TEXT); CREATE INDEX t_body ON t(body);
+                  PRAGMA user_version=12; PRAGMA application_id=-3;"
+        .to_owned();
     let known = DatabaseStep::BuildFromSalvage { schema: Some(schema), more_than, journal_mode, schema_cookie, owner };
     let candidate = scene.run(known, Phase::Apply).unwrap().candidate.unwrap();
     assert_eq!(candidate.tables.iter().find(|table| table.table == "t").map(|table| table.rows), Some(150));
+    scene.run(DatabaseStep::Install, Phase::Apply).unwrap();
+    let pragma = |name: &str| {
+        let db = open(&scene.path(), Access::Probe);
+        db.rows(&format!("PRAGMA {name}"), &[]).unwrap()[0][0].as_i64().unwrap()
+    };
+    assert_eq!((pragma("user_version"), pragma("application_id")), (12, -3), "its program would begin anew");
+}
+
+/// 150 rows of a table, and words in a virtual one, whose own tables no count has.
+#[test]
+fn a_virtual_table_that_is_hurt_is_not_outvoted_by_rows_that_are_counted() {
+    let scene = Scene::new("delete");
+    let db = rusqlite::Connection::open(scene.path()).unwrap();
+    db.execute_batch("CREATE VIRTUAL TABLE f USING fts5(body); INSERT INTO f SELECT body FROM t").unwrap();
+    let (page, size): (i64, i64) = db
+        .query_row("SELECT pageno, pgsize FROM dbstat WHERE name='f_content' AND pagetype='leaf' LIMIT 1", [], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })
+        .unwrap();
+    let schema = open(&scene.path(), Access::Copy).schema_sql().unwrap();
+    drop(db);
+    let mut bytes = std::fs::read(scene.path()).unwrap();
+    bytes[((page - 1) * size) as usize..(page * size) as usize].fill(0xa5);
+    std::fs::write(scene.path(), bytes).unwrap();
+    scene.run(DatabaseStep::Preserve, Phase::Apply).unwrap();
+    let with = |more_than: Option<u64>| {
+        let DatabaseStep::BuildFromSalvage { more_than, journal_mode, schema_cookie, owner, .. } = salvage(more_than)
+        else {
+            unreachable!()
+        };
+        let schema = Some(schema.clone());
+        scene
+            .run(DatabaseStep::BuildFromSalvage { schema, journal_mode, schema_cookie, more_than, owner }, Phase::Apply)
+    };
+    let failure = with(Some(100)).unwrap_err();
+    assert!(failure.message.contains("cannot be compared"), "{failure:?}");
+    assert_eq!(scene.names(), ["app.db"]);
+    let candidate = with(None).unwrap().candidate.unwrap();
+    assert_eq!(candidate.tables[0].rows, 150);
+    assert!(candidate.lost.is_empty(), "{candidate:?}");
 }
