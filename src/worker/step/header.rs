@@ -204,7 +204,7 @@ fn attempt(
     known: &KnownPageOne,
     ownership: &Ownership,
 ) -> Result<(Examined, String), JobFailure> {
-    copy(place, folder, ownership)?;
+    let has_wal = copy(place, folder, ownership)?;
     let file = folder.open_for_writing_in(NAME).map_err(while_("opening a private copy"))?;
     let put = |bytes: &[u8], at: u64| file.write_all_at(bytes, at).map_err(while_("mending a private copy"));
     put(&variant.head, 0)?;
@@ -213,7 +213,9 @@ fn attempt(
     }
     drop(file);
     let path = folder.path().join(NAME);
-    recover(&path)?;
+    if has_wal {
+        recover(&path)?;
+    }
     let mut how = variant.how.clone();
     // A header that is its own may have nothing wrong with its list: the full check tells, and takes no longer.
     let may_pass = variant.vouched && !variant.as_it_is;
@@ -247,13 +249,21 @@ fn is_the_known_schema(examined: &Examined, variant: &Variant, known: &KnownPage
     Err(failed("the mended copy has another schema than the database had"))
 }
 
-fn copy(place: &Place<'_>, folder: &Folder, ownership: &Ownership) -> Result<(), JobFailure> {
+/// Copies main file and WAL; true when there is a WAL with anything in it.
+fn copy(place: &Place<'_>, folder: &Folder, ownership: &Ownership) -> Result<bool, JobFailure> {
+    let mut has_wal = false;
     for suffix in ["", "-wal"] {
         let source = match place.folder.open_in(side_name(&place.name, suffix)) {
             Ok(source) => source,
             Err(error) if error.is_absent() && !suffix.is_empty() => continue,
             Err(error) => return Err(while_("opening the database's files")(error)),
         };
+        if !suffix.is_empty() {
+            has_wal = source.metadata().map_err(while_("looking at the WAL"))?.len() > 0;
+            if !has_wal {
+                continue;
+            }
+        }
         let name = side_name(OsStr::new(NAME), suffix);
         let target = folder.create_in(name, 0o600).map_err(while_("creating a private copy"))?;
         if suffix.is_empty() {
@@ -261,7 +271,7 @@ fn copy(place: &Place<'_>, folder: &Folder, ownership: &Ownership) -> Result<(),
         }
         copy_file(&source, &target).map_err(while_("making a private copy"))?;
     }
-    Ok(())
+    Ok(has_wal)
 }
 
 /// Lets SQLite write the WAL back.

@@ -134,8 +134,7 @@ fn has_more(
     than: Option<&[TableRows]>,
     salvaged: &Salvaged,
 ) -> Result<(), JobFailure> {
-    let own = candidate.tables.iter().filter(|table| table.table != LOST_AND_FOUND);
-    let (own, other) = (own.map(|table| table.rows).sum::<u64>(), than.map_or(0, rows));
+    let (own, other) = (rows_of_tables(&candidate.tables), than.map_or(0, rows_of_tables));
     // A virtual table's own tables are counted neither here nor there.
     let is_counted = |name: &str| candidate.tables.iter().any(|table| table.table == name);
     let uncounted = salvaged.tables.iter().find(|table| !is_counted(&table.table) && is_hurt(table));
@@ -152,6 +151,11 @@ fn has_more(
         Some(_) => format!("{own} rows can be salvaged, and the backup has {other}: it takes the place"),
         None => "not a row can be salvaged".to_owned(),
     }))
+}
+
+/// What fits into no table is no table's; a backup may have such rows of an earlier salvage.
+fn rows_of_tables(tables: &[TableRows]) -> u64 {
+    tables.iter().filter(|table| table.table != LOST_AND_FOUND).map(|table| table.rows).sum()
 }
 
 fn is_hurt(table: &SalvagedTable) -> bool {
