@@ -1,5 +1,7 @@
 //! The rung between what is whole and the backups: the rows that can be read, where no backup has as many.
 
+use std::fs;
+
 use super::support::daemon::Daemon;
 use super::support::damage::{self, Dice};
 use super::support::scene::Scene;
@@ -47,6 +49,42 @@ fn without_a_backup_the_rows_that_can_be_read_are_kept() {
         daemon.caught_up("app");
         assert_eq!(daemon.incidents("app").len(), 1);
     }
+}
+
+/// Half of a page is gone, and what is left of it says how many rows it had.
+#[test]
+fn rows_that_are_known_to_be_gone_are_counted() {
+    let (scene, mut daemon) = known("delete", "");
+    let main = fs::read(scene.db()).unwrap();
+    let program = rusqlite::Connection::open(scene.db()).unwrap();
+    let leaf = "SELECT pageno FROM dbstat WHERE name='rows' AND pagetype='leaf' LIMIT 1";
+    let page = program.query_row(leaf, [], |row| row.get::<_, u32>(0)).unwrap() as usize;
+    drop(program);
+    daemon.caught_up("app");
+    damage::overwrite(&scene.db(), page * damage::page_size(&main) - 2000, &[0; 2000]);
+
+    let incident = daemon.closed("app", 1);
+    assert_eq!(incident["playbook"], "salvage_rows", "{incident:#}");
+    let kept = Content::of(&scene.db()).rows["rows"];
+    let lost = 1000 - kept;
+    assert!(lost > 5, "{incident:#}");
+    let table = |name: &str| {
+        let tables = incident["loss"]["tables"].as_array().unwrap();
+        tables.iter().find(|table| table["table"] == name).unwrap().clone()
+    };
+    assert_eq!(
+        (&table("rows")["rows_lost"], &table("rows")["rows_kept"]),
+        (&lost.into(), &kept.into()),
+        "{incident:#}"
+    );
+    assert_eq!(
+        (&table("commits")["rows_lost"], &incident["loss"]["rows_lost"]),
+        (&0.into(), &lost.into()),
+        "{incident:#}"
+    );
+    assert_eq!(daemon.metric("guardian_rows_lost_total{target=\"app\"}"), lost as f64);
+    assert_eq!(scene.lost(), 0);
+    scene.assert_whole("delete");
 }
 
 #[test]

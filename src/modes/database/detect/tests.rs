@@ -829,6 +829,14 @@ fn rows_are_salvaged_before_the_backups_where_there_may_be_more_and_after_them_i
     let of_missing = rungs_of(&kinds::FILE_MISSING, &diagnosed(missing, vec![backup(7)]), &seen());
     assert_eq!(of_missing.as_deref(), Ok("restore_backup recreate"));
 
+    // Of an index alone no row is lost: without a backup nobody decides which of two rows has to go.
+    let index = |backups| {
+        let facts = diagnosed(with_integrity(&["row 3 missing from index i"], true, None), backups);
+        rungs_of(&kinds::INDEX_CORRUPTED, &facts, &seen())
+    };
+    assert_eq!(index(Vec::new()).as_deref(), Ok("rebuild_indexes"));
+    assert_eq!(index(vec![backup(7)]).as_deref(), Ok("rebuild_indexes restore_backup salvage_rows"));
+
     // A backup is known of, and its folder is not mounted, perhaps.
     let mut memory = seen();
     memory.note_backup(&backup(7));

@@ -77,7 +77,11 @@ fn ladder(kind: &Kind, site: &Site<'_>) -> Result<Vec<Playbook>, String> {
     }
     if kind_is(&[kinds::INDEX_CORRUPTED]) {
         let mut ladder = vec![site.rebuild_indexes()?];
-        ladder.extend(site.replace(false).unwrap_or_default());
+        // Its rows are all there. Where they disagree with what is unique, one of them would have to go: without a backup to compare
+        // with, that is a person's to decide.
+        let may_salvage = !site.listed().is_empty();
+        let rungs = site.replace(false).unwrap_or_default().into_iter();
+        ladder.extend(rungs.filter(|rung| may_salvage || rung.name != salvage::SALVAGE));
         return Ok(ladder);
     }
     if let Some(lost) = site.memory.lost_with_wal(facts).filter(|_| kind_is(&[kinds::WAL_CORRUPTED])) {
