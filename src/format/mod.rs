@@ -12,6 +12,7 @@ mod cell;
 mod coverage;
 mod freelist;
 mod freelist_mend;
+pub mod fuzz;
 mod geometry;
 pub mod header;
 mod header_mend;

@@ -1,6 +1,6 @@
 //! The child: its loop, and what each job does.
 //!
-//! No async runtime, and no threads but those of a scrub, which end with it: the kernel contains what goes wrong here. A hang ends by the supervisor's SIGKILL, a
+//! No async runtime, and no threads but those of a scrub or a salvage, which end with it: the kernel contains what goes wrong here. A hang ends by the supervisor's SIGKILL, a
 //! crash names its job by the `started` that came before it, and what this process had locked is released by its end.
 //! Between jobs it holds no descriptor of a supervised file, and from one batch to the next it knows nothing of the host: the
 //! supervisor keeps a child that has only `stat`ed for its next sweep.

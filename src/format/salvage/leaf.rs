@@ -78,10 +78,20 @@ impl<'a> Leaf<'a> {
             return leaf;
         }
         let mut taken: Vec<(u32, u32)> = Vec::new();
-        let mut seen = std::collections::BTreeSet::new();
+        // A bit for each byte where a cell begins.
+        let mut seen = vec![0u64; bytes.len() / 64 + 1];
+        let mut is_new = |at: u16| {
+            let word = seen.get_mut(usize::from(at) / 64);
+            word.is_some_and(|word| {
+                let bit = 1 << (at % 64);
+                let is_new = *word & bit == 0;
+                *word |= bit;
+                is_new
+            })
+        };
         for at in page.pointers() {
             let read = page.cell_at(at).ok().and_then(|cell| Some((cell, columns_of(&cell)?)));
-            match read.filter(|_| seen.insert(at)) {
+            match read.filter(|_| is_new(at)) {
                 Some((cell, columns)) => {
                     taken.push((u32::from(at), u32::from(at) + cell.size));
                     leaf.cells.push(RowCell { at, rowid: cell.rowid, columns, carved: false });

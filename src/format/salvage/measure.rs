@@ -12,10 +12,11 @@ use super::super::record::{Record, Value};
 use super::super::{Encoding, Geometry, Header};
 use super::Pages;
 
-/// What of a file tells its page size, in bytes; of a larger one so much is looked at, spread over it.
-const SAMPLE: u64 = 16 << 20;
+/// What of a file tells its page size, in bytes; of a larger one so much is looked at, spread over it in pieces of the largest page.
+const SAMPLE: u64 = 8 << 20;
+const PIECE: u64 = 64 << 10;
 /// Pages whose texts tell the encoding, and texts of each.
-const ENCODING_PAGES: u32 = 4000;
+const ENCODING_PAGES: u32 = 2000;
 
 /// A file's measures.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -35,16 +36,17 @@ pub fn measure(len: u64, read: &dyn Fn(u64, &mut [u8])) -> Option<Measures> {
     read(0, &mut head);
     let header = header_of(&head);
     let written = header.and_then(|header| Geometry::new(header.page_size, header.reserved));
+    let sample = Sample::of(len, read);
     let mut best: Option<(u64, u64, Geometry)> = None;
     for size in (9..=16).map(|bits| 1u32 << bits) {
         let mut reserves = vec![0, head[20]];
-        if let Some(reserved) = usual_reserve(len, size, read) {
+        if let Some(reserved) = usual_reserve(&sample, size) {
             reserves.push(reserved);
         }
         reserves.sort_unstable();
         reserves.dedup();
         for geometry in reserves.into_iter().filter_map(|reserved| Geometry::new(size, reserved)) {
-            let sound = sound_pages(len, &geometry, read);
+            let sound = sound_pages(&sample, &geometry);
             // What the header says wins where as much comes out whole.
             let weight = 2 * sound * u64::from(size) + u64::from(Some(geometry) == written);
             if sound > 0 && best.is_none_or(|(most, ..)| weight > most) {
@@ -103,23 +105,47 @@ fn put_right(head: &[u8; HEADER_LEN]) -> [u8; HEADER_LEN] {
     right
 }
 
-/// Page numbers to look at: all of a small file, runs spread over a large one.
-fn sampled(len: u64, size: u32) -> impl Iterator<Item = u32> {
-    let pages = len.div_ceil(u64::from(size)).min(u64::from(u32::MAX));
-    let step = (len / SAMPLE).max(1);
-    (0..pages).filter(move |page| (page / 8).is_multiple_of(step)).map(|page| page as u32 + 1)
-}
+/// Pieces of a file, read once for all page sizes: all of a small one.
+struct Sample(Vec<(u64, Vec<u8>)>);
 
-fn sound_pages(len: u64, geometry: &Geometry, read: &dyn Fn(u64, &mut [u8])) -> u64 {
-    let mut coverage = Coverage::new();
-    let mut bytes = vec![0; geometry.page_size() as usize];
-    let mut sound = 0;
-    for number in sampled(len, geometry.page_size()) {
-        read(geometry.offset_of(number), &mut bytes);
-        if is_sound(&bytes, number, geometry, &mut coverage) {
-            sound += 1;
+impl Sample {
+    fn of(len: u64, read: &dyn Fn(u64, &mut [u8])) -> Sample {
+        let step = (len / SAMPLE).max(1) as usize;
+        let piece = |at: u64| {
+            // A last page may be cut, and is as long as the others all the same.
+            let left = len - at;
+            let mut bytes = vec![0; if left < PIECE { left.next_multiple_of(512) } else { PIECE } as usize];
+            read(at, &mut bytes);
+            (at, bytes)
+        };
+        Sample((0..len).step_by(PIECE as usize).step_by(step).map(piece).collect())
+    }
+
+    /// Each page, zeros behind the end.
+    fn pages(&self, size: u32, mut visit: impl FnMut(u32, &[u8])) {
+        let mut padded = Vec::new();
+        for (at, piece) in &self.0 {
+            let first = (*at / u64::from(size)) as u32 + 1;
+            for (number, page) in (first..).zip(piece.chunks(size as usize)) {
+                if page.len() == size as usize {
+                    visit(number, page);
+                } else {
+                    padded.clear();
+                    padded.extend_from_slice(page);
+                    padded.resize(size as usize, 0);
+                    visit(number, &padded);
+                }
+            }
         }
     }
+}
+
+fn sound_pages(sample: &Sample, geometry: &Geometry) -> u64 {
+    let mut coverage = Coverage::new();
+    let mut sound = 0;
+    sample.pages(geometry.page_size(), |number, bytes| {
+        sound += u64::from(is_sound(bytes, number, geometry, &mut coverage));
+    });
     sound
 }
 
@@ -130,18 +156,16 @@ pub(super) fn is_sound(bytes: &[u8], number: u32, geometry: &Geometry, coverage:
 }
 
 /// How far before the page's end the last cell ends, on most pages that have cells.
-fn usual_reserve(len: u64, size: u32, read: &dyn Fn(u64, &mut [u8])) -> Option<u8> {
+fn usual_reserve(sample: &Sample, size: u32) -> Option<u8> {
     let geometry = Geometry::new(size, 0)?;
     let mut seen = vec![0u32; 256];
-    let mut bytes = vec![0; size as usize];
-    for number in sampled(len, size).take(2000) {
-        read(geometry.offset_of(number), &mut bytes);
-        let Ok(page) = BtreePage::parse(&bytes, number, &geometry) else { continue };
+    sample.pages(size, |number, bytes| {
+        let Ok(page) = BtreePage::parse(bytes, number, &geometry) else { return };
         let end = page.cells().flatten().map(|cell| u32::from(cell.at) + cell.size).max();
         if let Some(count) = end.and_then(|end| seen.get_mut(size.saturating_sub(end) as usize)) {
             *count += 1;
         }
-    }
+    });
     let most = seen.iter().enumerate().max_by_key(|(at, count)| (**count, std::cmp::Reverse(*at)))?;
     (*most.1 > 1).then(|| u8::try_from(most.0).ok()).flatten()
 }

@@ -7,7 +7,8 @@
 //! 3. [`Survey::schema`]: rows of `sqlite_schema`, of its tree and of leaves that nothing leads to.
 //! 4. [`assign`]: each tree claims its pages from the root down, as far as it holds; what is left over goes to the table that its
 //!    rows look like and that lacks such a part.
-//! 5. [`Leaf::read`]: the rows of a page, each cell by itself.
+//! 5. [`Transplant`]: pages that are sound to the byte go to the new database as they are.
+//! 6. [`Leaf::read`]: the rows of any other page, each cell by itself.
 //!
 //! Whoever has the file gives its pages through [`Pages`], the newest committed version of each. Memory is bounded by a fixed number of
 //! bytes per page; rows are not kept.
@@ -20,6 +21,7 @@ mod measure;
 mod named;
 mod stray;
 mod survey;
+mod transplant;
 
 pub use adopt::{Assignment, Piece, assign};
 pub use claim::{Tree, TreeUse};
@@ -28,13 +30,26 @@ pub use likeness::{Affinity, ColumnShape, Profile, TableShape};
 pub use measure::{Measures, encoding_of, has_pointer_maps, header_of, measure};
 pub use stray::FoundSchema;
 pub use survey::{Note, Survey};
+pub use transplant::{Moved, Put, Transplant};
 
 /// The pages of a database: of each the newest committed version.
-pub trait Pages {
+pub trait Pages: Sync {
     /// How many there are; page numbers go from 1 to it.
     fn count(&self) -> u32;
+
     /// All bytes of a page, zeros behind the file's end; `None` where it cannot be read.
     fn page(&self, number: u32) -> Option<Vec<u8>>;
+
+    /// Fills `into` with whole pages from `first` on; false where one of them cannot be read: then each is asked for by itself.
+    fn run(&self, first: u32, page_size: u32, into: &mut [u8]) -> bool {
+        (first..).zip(into.chunks_exact_mut(page_size as usize)).all(|(number, into)| {
+            let page = self.page(number).filter(|page| page.len() == into.len());
+            page.is_some_and(|page| {
+                into.copy_from_slice(&page);
+                true
+            })
+        })
+    }
 }
 
 #[cfg(test)]

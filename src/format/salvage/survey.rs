@@ -1,5 +1,7 @@
 //! One pass over all pages: what each is by its own bytes. Then what the freelist owns.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use super::super::bytes::be32;
 use super::super::coverage::Coverage;
 use super::super::freelist::{FreelistItem, walk_freelist};
@@ -8,6 +10,9 @@ use super::super::pointer_map::{PointerMapKind, pointer_map_entries};
 use super::super::{Encoding, Geometry, Header};
 use super::measure::is_sound;
 use super::{Leaf, Pages};
+
+/// Bytes that are read at once.
+const RUN: u32 = 256 << 10;
 
 /// What is known of a page from its own bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -48,10 +53,15 @@ pub struct Survey {
 }
 
 impl Survey {
-    /// Looks at all pages.
-    pub fn of(pages: &dyn Pages, geometry: Geometry, encoding: Encoding, header: Option<Header>) -> Survey {
-        let mut coverage = Coverage::new();
-        let notes = (1..=pages.count()).map(|number| note(pages, number, &geometry, &mut coverage)).collect();
+    /// Looks at all pages, with so many threads.
+    pub fn of(
+        pages: &dyn Pages,
+        geometry: Geometry,
+        encoding: Encoding,
+        header: Option<Header>,
+        threads: usize,
+    ) -> Survey {
+        let notes = look(pages, &geometry, threads);
         let mut survey = Survey { geometry, encoding, header, notes, freelist_hurt: false };
         survey.mark_free(pages);
         survey
@@ -134,14 +144,54 @@ impl Survey {
     }
 }
 
-fn note(pages: &dyn Pages, number: u32, geometry: &Geometry, coverage: &mut Coverage) -> Note {
-    let Some(bytes) = pages.page(number) else { return Note { unreadable: true, ..Note::default() } };
+/// Each page by itself. Threads take runs of pages, in the order of the file.
+fn look(pages: &dyn Pages, geometry: &Geometry, threads: usize) -> Vec<Note> {
+    let count = pages.count();
+    let per_run = (RUN / geometry.page_size()).max(1);
+    let next = AtomicU32::new(0);
+    let work = || {
+        let (mut coverage, mut bytes, mut looked) = (Coverage::new(), Vec::new(), Vec::new());
+        loop {
+            let run = next.fetch_add(1, Ordering::Relaxed);
+            let Some(first) = run.checked_mul(per_run).filter(|first| *first < count) else { return looked };
+            let numbers = first + 1..=first.saturating_add(per_run).min(count);
+            bytes.resize(numbers.clone().count() * geometry.page_size() as usize, 0);
+            let is_whole = pages.run(first + 1, geometry.page_size(), &mut bytes);
+            let each = numbers.zip(bytes.chunks_exact(geometry.page_size() as usize));
+            let notes = each.map(|(number, bytes)| {
+                let own = if is_whole { None } else { Some(pages.page(number)) };
+                match own {
+                    None => note(bytes, number, geometry, &mut coverage),
+                    Some(Some(own)) => note(&own, number, geometry, &mut coverage),
+                    Some(None) => Note { unreadable: true, ..Note::default() },
+                }
+            });
+            looked.push((run, notes.collect::<Vec<Note>>()));
+        }
+    };
+    let mut runs = std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        let mut runs = work();
+        for other in others {
+            match other.join() {
+                Ok(more) => runs.extend(more),
+                // A panic of a thread is one of the pass.
+                Err(panicked) => std::panic::resume_unwind(panicked),
+            }
+        }
+        runs
+    });
+    runs.sort_unstable_by_key(|(run, _)| *run);
+    runs.into_iter().flat_map(|(_, notes)| notes).collect()
+}
+
+fn note(bytes: &[u8], number: u32, geometry: &Geometry, coverage: &mut Coverage) -> Note {
     if number == geometry.lock_byte_page() || geometry.is_pointer_map(number) {
         return Note::default();
     }
-    let Some(page) = BtreePage::lenient(&bytes, number, geometry) else { return Note::default() };
-    let sound = is_sound(&bytes, number, geometry, coverage);
-    let mut note = Note { kind: Some(page.kind()), sound, hash: hash(&bytes), ..Note::default() };
+    let Some(page) = BtreePage::lenient(bytes, number, geometry) else { return Note::default() };
+    let sound = is_sound(bytes, number, geometry, coverage);
+    let mut note = Note { kind: Some(page.kind()), sound, hash: hash(bytes), ..Note::default() };
     let mut keys: Option<(i64, i64)> = None;
     let mut widen = |rowid: i64| {
         keys = Some(keys.map_or((rowid, rowid), |(low, high)| (low.min(rowid), high.max(rowid))));
@@ -154,10 +204,10 @@ fn note(pages: &dyn Pages, number: u32, geometry: &Geometry, coverage: &mut Cove
         // One without cells has a right child all the same.
         note.cells = note.cells.max(u16::from(page.right_child().is_some()));
     } else {
-        let leaf = Leaf::read(&bytes, number, geometry, None);
+        let leaf = Leaf::read(bytes, number, geometry, None);
         // Without one good pointer: only a page whose header is plausible is worth the search.
         let hurt = leaf.cells.is_empty() && page.cell_count() > 0 && has_plausible_header(&page);
-        let leaf = if hurt { Leaf::read(&bytes, number, geometry, Some(0)) } else { leaf };
+        let leaf = if hurt { Leaf::read(bytes, number, geometry, Some(0)) } else { leaf };
         for cell in &leaf.cells {
             note.columns = if note.cells == 0 { cell.columns } else { note.columns };
             note.cells += 1;
@@ -182,9 +232,9 @@ fn sound_empty(page: &BtreePage<'_>) -> bool {
 }
 
 fn hash(bytes: &[u8]) -> u64 {
-    // FNV-1a over words: it only tells pages apart that are there by accident.
-    bytes.chunks(8).fold(0xcbf2_9ce4_8422_2325, |hash, word| {
-        let word = word.iter().fold(0u64, |sum, byte| sum << 8 | u64::from(*byte));
-        (hash ^ word).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23)
+    // FNV-1a over words: it only tells pages apart that are there by accident. A page is a multiple of eight bytes.
+    let (words, _) = bytes.as_chunks::<8>();
+    words.iter().fold(0xcbf2_9ce4_8422_2325, |hash, word| {
+        (hash ^ u64::from_le_bytes(*word)).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23)
     })
 }

@@ -1,6 +1,7 @@
 //! The room as a whole, on files that SQLite writes.
 
 mod against_sqlite;
+mod mutations;
 mod wrecks;
 
 use std::path::Path;

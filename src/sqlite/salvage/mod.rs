@@ -7,7 +7,7 @@ mod layout;
 mod writer;
 
 pub use layout::{Layout, LayoutColumn, Layouts};
-pub use writer::{Inserted, Inserter, NewDatabase, NewDatabaseOptions};
+pub use writer::{Inserted, Inserter, NewDatabase, NewDatabaseOptions, check_new};
 
 /// A name as SQL has it.
 pub(super) fn quoted(name: &str) -> String {

@@ -1,5 +1,6 @@
 //! Writes the new database: tables, rows in bulk without a journal, then indexes, and views and triggers last.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use rusqlite::{ErrorCode, Statement};
 use super::layout::{creates, guarded};
 use super::{Layout, quoted};
 use crate::format::{Encoding, SchemaKind, Value};
-use crate::sqlite::{Access, Database, Deadline, SqliteFault};
+use crate::sqlite::{Access, Database, Deadline, IntegrityReport, SqliteFault};
 
 /// What the new database takes from the old one.
 #[derive(Debug, Clone, Copy)]
@@ -47,18 +48,71 @@ impl NewDatabase {
     /// SQLite's.
     pub fn create(path: &Path, options: &NewDatabaseOptions) -> Result<NewDatabase, SqliteFault> {
         let db = Database::open(path, Access::Create, Duration::ZERO, Deadline::never())?;
+        let new = NewDatabase { db, encoding: options.encoding };
         let encoding = match options.encoding {
             Encoding::Utf16Le => "UTF-16le",
             Encoding::Utf16Be => "UTF-16be",
             Encoding::Utf8 | Encoding::Odd(_) => "UTF-8",
         };
-        // A crash leaves a file that nobody takes for a database of anything; it is made durable once, at the end.
-        db.batch(&format!(
-            "PRAGMA page_size={}; PRAGMA encoding='{encoding}'; PRAGMA auto_vacuum={}; PRAGMA journal_mode=MEMORY;
-             PRAGMA synchronous=OFF; PRAGMA locking_mode=EXCLUSIVE; PRAGMA cache_size=-65536; PRAGMA cache_spill=ON",
+        new.db.batch(&format!(
+            "PRAGMA page_size={}; PRAGMA encoding='{encoding}'; PRAGMA auto_vacuum={}",
             options.page_size, options.auto_vacuum
         ))?;
-        Ok(NewDatabase { db, encoding: options.encoding })
+        new.configure()
+    }
+
+    /// Opens it again, after pages were put into it.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn reopen(path: &Path, options: &NewDatabaseOptions) -> Result<NewDatabase, SqliteFault> {
+        let db = Database::open(path, Access::Create, Duration::ZERO, Deadline::never())?;
+        NewDatabase { db, encoding: options.encoding }.configure()
+    }
+
+    /// A crash leaves a file that nobody takes for a database of anything; it is made durable once, at the end.
+    fn configure(self) -> Result<NewDatabase, SqliteFault> {
+        self.db.batch(
+            "PRAGMA journal_mode=MEMORY; PRAGMA synchronous=OFF; PRAGMA locking_mode=EXCLUSIVE; PRAGMA cache_size=-65536;
+             PRAGMA cache_spill=ON; PRAGMA cell_size_check=OFF",
+        )?;
+        Ok(self)
+    }
+
+    /// The root page of each table, by its name in lower case; and how many pages there are.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn roots(&self) -> Result<(BTreeMap<String, u32>, u32), SqliteFault> {
+        let number = |value: Option<&crate::sqlite::Value>| {
+            value.and_then(crate::sqlite::Value::as_i64).and_then(|number| u32::try_from(number).ok()).unwrap_or(0)
+        };
+        let rows = self.db.rows("SELECT name, rootpage FROM sqlite_schema WHERE type='table' AND rootpage>0", &[])?;
+        let root = |row: &Vec<crate::sqlite::Value>| Some((row.first()?.as_str()?.to_lowercase(), number(row.get(1))));
+        let count = self.db.rows("PRAGMA page_count", &[])?;
+        Ok((rows.iter().filter_map(root).collect(), number(count.first().and_then(|row| row.first()))))
+    }
+
+    /// Fills the indexes that a table's constraints made, after pages were put into the table.
+    ///
+    /// # Errors
+    /// SQLite's; where rows repeat a key that must be unique nothing was filled.
+    pub fn fill_indexes(&self, layout: &Layout) -> Result<(), SqliteFault> {
+        // The key of a table WITHOUT ROWID is the table itself.
+        let of_it = "SELECT name FROM pragma_index_list(?1) WHERE origin='u' OR origin='pk' AND ?2";
+        let names = self.db.rows(of_it, &[layout.name.as_str().into(), i64::from(layout.has_rowids).into()])?;
+        for name in names.iter().filter_map(|row| row.first()?.as_str()) {
+            self.db.batch(&format!("REINDEX main.{}", quoted(name)))?;
+        }
+        Ok(())
+    }
+
+    /// Empties a table.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn empty(&self, layout: &Layout) -> Result<(), SqliteFault> {
+        self.db.batch(&format!("DELETE FROM main.{}", quoted(&layout.name)))
     }
 
     /// Creates one object by its definition.
@@ -192,6 +246,19 @@ impl NewDatabase {
         }
         Ok(())
     }
+}
+
+/// Checks a new database that nobody has open: all that SQLite can tell, or with `quick` all but whether each index has each row, for
+/// which it looks every row up. That is no question where SQLite has just made the indexes from the tables.
+///
+/// # Errors
+/// SQLite's at opening it; what the check says is a result.
+pub fn check_new(path: &Path, quick: bool) -> Result<IntegrityReport, SqliteFault> {
+    // Not immutable: SQLite 3.54 says nothing of CHECK constraints where it cannot write.
+    let db = Database::open(path, Access::Copy, Duration::ZERO, Deadline::never())?;
+    // A check reads a page more than once, and looks at each cell itself.
+    db.batch("PRAGMA cache_size=-65536; PRAGMA cell_size_check=OFF")?;
+    Ok(if quick { db.quick_check(20) } else { db.integrity_check(20) })
 }
 
 /// Puts rows into one table. A row's statement depends on how many columns its record has: those that it lacks take their defaults.

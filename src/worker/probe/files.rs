@@ -91,7 +91,7 @@ fn side(file: &FileFacts) -> FileFacts {
 }
 
 /// `path` with `suffix` behind its name, as SQLite names its side files.
-pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+pub(in crate::worker) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     PathBuf::from(name)

@@ -25,6 +25,7 @@ use jiff::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
 
 pub(super) use self::copy::{of_all as private_copy, put_versions_right};
+pub(super) use self::files::with_suffix;
 use self::files::{Files, Looked};
 use self::opening::{Before, Opening};
 pub(super) use self::scrub::run as scrub;

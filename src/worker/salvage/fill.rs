@@ -2,7 +2,7 @@
 
 use super::plan::Plan;
 use super::view::View;
-use crate::format::salvage::{Assignment, Leaf, Pages as _, Piece, Survey, values_of};
+use crate::format::salvage::{Assignment, Leaf, Moved, Pages as _, Piece, Survey, values_of};
 use crate::format::{SchemaKind, Value};
 use crate::job::{Salvaged, SalvagedTable};
 use crate::sqlite::SqliteFault;
@@ -17,21 +17,38 @@ struct Filling<'a> {
     survey: &'a Survey,
 }
 
-pub(super) fn fill(
-    new: &mut NewDatabase,
-    view: &View<'_>,
-    survey: &Survey,
-    plan: &mut Plan,
-    assignment: &Assignment,
-    deleted: &[u32],
-    report: &mut Salvaged,
-) -> Result<(), SqliteFault> {
+/// Creates the tables.
+pub(super) fn define_tables(new: &mut NewDatabase, plan: &mut Plan, report: &mut Salvaged) {
     for table in plan.tables.iter().filter(|table| table.layout.is_some()) {
         if let Err(fault) = new.define(SchemaKind::Table, &table.sql) {
             report.damage.push(format!("table {} could not be created: {fault}", table.row.name));
         }
     }
     report.damage.append(&mut plan.damage);
+}
+
+/// Fills all that pages were not `moved` for: row by row.
+#[allow(clippy::too_many_arguments)]
+pub(super) fn fill(
+    new: &mut NewDatabase,
+    view: &View<'_>,
+    survey: &Survey,
+    plan: &Plan,
+    assignment: &Assignment,
+    moved: &[Option<Moved>],
+    deleted: &[u32],
+    report: &mut Salvaged,
+) -> Result<(), SqliteFault> {
+    let mut moved = moved.to_vec();
+    for (moved, table) in moved.iter_mut().zip(&plan.tables) {
+        // A key twice: SQLite has to look at each row.
+        if let (Some(_), Some(layout)) = (&moved, &table.layout)
+            && new.fill_indexes(layout).is_err()
+        {
+            new.empty(layout)?;
+            *moved = None;
+        }
+    }
     let lost_layout = lost_layout(plan, survey, assignment, deleted);
     let is_needed = lost_rows_may_come(plan, assignment, deleted);
     if is_needed {
@@ -50,6 +67,11 @@ pub(super) fn fill(
             ..SalvagedTable::default()
         };
         let mut inserter = new.inserter(layout);
+        let mut pieces = pieces.as_slice();
+        if let Some(Some(moved)) = moved.get(at) {
+            (told.kept, told.adopted) = (moved.rows, moved.adopted);
+            pieces = &moved.left;
+        }
         for piece in pieces {
             filling.piece(piece, table.row.root, layout, &mut inserter, lost.as_mut(), &mut told, &mut lost_count)?;
         }

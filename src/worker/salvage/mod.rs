@@ -1,20 +1,20 @@
 //! Rows out of a wreck into a new database: the source is only read, the new file is built aside, checked in full, and then named.
 
 mod fill;
+mod moving;
 mod plan;
 mod view;
 
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::Path;
 
 use crate::backup::side_name;
 use crate::format::Header;
 use crate::format::salvage::{Survey, assign};
 use crate::host::Folder;
 use crate::job::{FailureKind, JobFailure, SalvageJob, Salvaged};
-use crate::sqlite::salvage::{NewDatabase, NewDatabaseOptions};
-use crate::sqlite::{Access, Database, Deadline};
+use crate::sqlite::SqliteFault;
+use crate::sqlite::salvage::{NewDatabase, NewDatabaseOptions, check_new};
 
 use plan::Plan;
 use view::{Files, View};
@@ -45,29 +45,54 @@ pub(super) fn run(job: &SalvageJob) -> Result<Salvaged, JobFailure> {
         return Err(refused(format!("nothing in {} is a page of a database", job.source.display())));
     };
     let temporary = format!(".guardiand-salvage-{}.new", std::process::id());
-    let result = build(job, &view, &to, &temporary).and_then(|salvaged| {
+    let clean = || {
+        for suffix in ["", "-journal", "-wal"] {
+            let _ = to.unlink(side_name(OsStr::new(&temporary), suffix));
+        }
+    };
+    let survey = Survey::of(&view, view.geometry, view.encoding, view.header, threads());
+    let mut result = build(job, &view, &survey, &to, &temporary, true);
+    if matches!(result, Ok((_, Passed::No)) | Err(_)) {
+        // Sound pages can hold rows that their table refuses: SQLite has to look at each.
+        clean();
+        result = build(job, &view, &survey, &to, &temporary, false);
+    }
+    let result = result.and_then(|(salvaged, _)| {
         files.are_still_so()?;
         to.rename_noreplace(&temporary, &to, &name).map_err(|error| failed(error.to_string()))?;
         to.sync().map_err(|error| failed(error.to_string()))?;
         Ok(salvaged)
     });
     if result.is_err() {
-        for suffix in ["", "-journal", "-wal"] {
-            let _ = to.unlink(side_name(OsStr::new(&temporary), suffix));
-        }
+        clean();
     }
     result
 }
 
-fn build(job: &SalvageJob, view: &View<'_>, to: &Folder, temporary: &str) -> Result<Salvaged, JobFailure> {
+/// What the check of a new database said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Passed {
+    Yes,
+    No,
+}
+
+/// Builds the new database; with `may_move` sound pages go as they are.
+fn build(
+    job: &SalvageJob,
+    view: &View<'_>,
+    survey: &Survey,
+    to: &Folder,
+    temporary: &str,
+    may_move: bool,
+) -> Result<(Salvaged, Passed), JobFailure> {
     let path = to.path().join(temporary);
-    let survey = Survey::of(view, view.geometry, view.encoding, view.header);
-    let mut plan = Plan::of(view, &survey, job.schema.as_deref()).map_err(failed)?;
-    let assignment = assign(view, &survey, &plan.trees(&survey), &plan.schema_pages);
-    plan.make_up(view, &survey, &assignment);
+    let mut plan = Plan::of(view, survey, job.schema.as_deref()).map_err(failed)?;
+    let assignment = assign(view, survey, &plan.trees(survey), &plan.schema_pages);
+    plan.make_up(view, survey, &assignment);
 
     drop(to.create_in(temporary, 0o600).map_err(|error| failed(error.to_string()))?);
-    let mut new = NewDatabase::create(&path, &options(view)).map_err(|fault| failed(fault.to_string()))?;
+    let words = |fault: SqliteFault| failed(fault.to_string());
+    let mut new = NewDatabase::create(&path, &options(view)).map_err(words)?;
     let mut report = Salvaged {
         path: job.to.clone(),
         clean: false,
@@ -80,37 +105,47 @@ fn build(job: &SalvageJob, view: &View<'_>, to: &Folder, temporary: &str) -> Res
         size: 0,
     };
     let deleted = if job.deleted { survey.deleted() } else { Vec::new() };
-    fill::fill(&mut new, view, &survey, &mut plan, &assignment, &deleted, &mut report)
-        .map_err(|fault| failed(fault.to_string()))?;
-    new.close().map_err(|fault| failed(fault.to_string()))?;
+    fill::define_tables(&mut new, &mut plan, &mut report);
+    let mut moved = Vec::new();
+    if may_move {
+        let (roots, count) = new.roots().map_err(words)?;
+        new.close().map_err(words)?;
+        let file = to.open_for_writing_in(temporary).map_err(|error| failed(error.to_string()))?;
+        moved = moving::run(&file, &plan, view, survey, &assignment, &roots, count)?;
+        drop(file);
+        new = NewDatabase::reopen(&path, &options(view)).map_err(words)?;
+    }
+    fill::fill(&mut new, view, survey, &plan, &assignment, &moved, &deleted, &mut report).map_err(words)?;
+    new.close().map_err(words)?;
 
     let file = to.open_for_writing_in(temporary).map_err(|error| failed(error.to_string()))?;
     file.sync_all().map_err(|error| failed(format!("fsync of {}: {error}", path.display())))?;
     report.size = file.metadata().map_or(0, |meta| meta.len());
     drop(file);
-    check(&path, !plan.virtuals.is_empty(), &mut report)?;
+    // Indexes are made by SQLite when all rows are in.
+    let quick = moved.iter().any(Option::is_some);
+    let passed = check(&path, quick, !plan.virtuals.is_empty(), &mut report)?;
     report.clean = report.damage.is_empty();
-    Ok(report)
+    Ok((report, passed))
 }
 
 /// The full check, before anybody may see the file. With virtual tables all others were checked before these were there.
-fn check(path: &Path, has_virtuals: bool, report: &mut Salvaged) -> Result<(), JobFailure> {
+fn check(path: &Path, quick: bool, has_virtuals: bool, report: &mut Salvaged) -> Result<Passed, JobFailure> {
     let failed_check = |text: String| failed(format!("the new database did not pass its check: {text}"));
-    let database = Database::open(path, Access::Immutable, Duration::ZERO, Deadline::never())
-        .map_err(|fault| failed_check(fault.to_string()))?;
-    let checked = database.integrity_check(20);
+    let checked = check_new(path, quick).map_err(|fault| failed_check(fault.to_string()))?;
     if let Some(fault) = checked.fault {
         if has_virtuals {
             report.damage.push(format!("a virtual table keeps the new database from its check: {fault}"));
-            return Ok(());
+            return Ok(Passed::Yes);
         }
         return Err(failed_check(fault.to_string()));
     }
-    if !checked.ok {
-        let said = checked.messages.iter().take(SAID).cloned().collect::<Vec<_>>().join("; ");
+    if !checked.ok || !checked.content.is_empty() {
+        let said = checked.messages.iter().chain(&checked.content).take(SAID).cloned().collect::<Vec<_>>().join("; ");
         report.damage.push(format!("the check of the new database says: {said}"));
+        return Ok(Passed::No);
     }
-    Ok(())
+    Ok(Passed::Yes)
 }
 
 fn options(view: &View<'_>) -> NewDatabaseOptions {
@@ -123,17 +158,15 @@ fn options(view: &View<'_>) -> NewDatabaseOptions {
     NewDatabaseOptions { page_size: view.geometry.page_size(), encoding: view.encoding, auto_vacuum }
 }
 
+/// Threads that look at pages: reading and looking is done by each.
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(4)
+}
+
 pub(super) fn failed(message: impl Into<String>) -> JobFailure {
     JobFailure { kind: FailureKind::Failed, message: message.into() }
 }
 
 pub(super) fn refused(message: impl Into<String>) -> JobFailure {
     JobFailure { kind: FailureKind::Refused, message: message.into() }
-}
-
-/// A path with a suffix behind its name.
-pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    PathBuf::from(name)
 }

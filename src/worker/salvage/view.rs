@@ -1,18 +1,22 @@
 //! The source as its newest committed state, page by page: the main file, under what its WAL has, or before what its hot journal
 //! undoes. Nothing is written and nothing is opened by SQLite.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
-use super::{beside, failed, refused};
+use rustix::fs::OFlags;
+
+use super::{failed, refused};
 use crate::format::salvage::{Measures, Pages, encoding_of, has_pointer_maps, header_of, measure};
 use crate::format::{Encoding, Geometry, Header, MendedJournal, Patch, WalHints, mend_journal, mend_wal, scan_journal};
 use crate::host::{FileFacts, LockMode, OfdLock, SqliteLock, ask_lock, fill};
 use crate::job::JobFailure;
+use crate::worker::probe::with_suffix;
+use crate::worker::step::list_evidence;
 
 /// The source's files, open for reading.
 pub(super) struct Files {
@@ -29,27 +33,14 @@ impl Files {
     /// Opens a database file, or what an incident's evidence folder has, and keeps writers out.
     pub(super) fn open(source: &Path) -> Result<Files, JobFailure> {
         let paths = if source.is_dir() {
-            // The newest preservation is in the folder itself or in the highest numbered one.
-            let mut folder = source.to_owned();
-            let newest =
-                (2..100).map(|at| source.join(at.to_string())).take_while(|at| at.join("manifest.json").is_file());
-            if let Some(newest) = newest.last() {
-                folder = newest;
-            }
-            if !folder.join("manifest.json").is_file() {
+            let Some(newest) = list_evidence(source)?.pop() else {
                 return Err(failed(format!("{} is a folder and no incident's evidence", source.display())));
-            }
-            [folder.join("main"), folder.join("wal"), folder.join("journal")]
+            };
+            ["main", "wal", "journal"].map(|name| newest.folder.join(name))
         } else {
-            [source.to_owned(), beside(source, "-wal"), beside(source, "-journal")]
+            [source.to_owned(), with_suffix(source, "-wal"), with_suffix(source, "-journal")]
         };
         let facts = paths.iter().map(|path| (path.clone(), FileFacts::of_path(path, true).ok())).collect();
-        let open = |path: &PathBuf| match File::open(path) {
-            Ok(file) if file.metadata().is_ok_and(|meta| meta.is_file()) => Ok(Some(file)),
-            Ok(_) => Err(failed(format!("{} is no regular file", path.display()))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(failed(format!("opening {}: {error}", path.display()))),
-        };
         let [main, wal, journal] = [open(&paths[0])?, open(&paths[1])?, open(&paths[2])?];
         if main.is_none() && wal.is_none() {
             return Err(failed(format!("{} is not there", paths[0].display())));
@@ -72,6 +63,18 @@ impl Files {
             ))),
             None => Ok(()),
         }
+    }
+}
+
+/// Opens a file for reading; `None` where there is none. What is no regular file is refused, and a FIFO keeps nobody waiting for a
+/// writer.
+pub(super) fn open(path: &Path) -> Result<Option<File>, JobFailure> {
+    let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
+    match File::options().read(true).custom_flags(flags.bits().cast_signed()).open(path) {
+        Ok(file) if file.metadata().is_ok_and(|meta| meta.is_file()) => Ok(Some(file)),
+        Ok(_) => Err(failed(format!("{} is no regular file", path.display()))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed(format!("opening {}: {error}", path.display()))),
     }
 }
 
@@ -100,6 +103,16 @@ enum Origin {
     Journal(u64),
 }
 
+/// Pages that were read at once.
+#[derive(Default)]
+struct Last {
+    first: u32,
+    bytes: Vec<u8>,
+}
+
+/// Bytes that are read ahead.
+const AHEAD: usize = 256 << 10;
+
 /// The pages.
 pub(super) struct View<'a> {
     files: &'a Files,
@@ -111,8 +124,8 @@ pub(super) struct View<'a> {
     count: u32,
     main_len: u64,
     overlay: BTreeMap<u32, Origin>,
-    /// The last page that was asked for: chains and cells come back to it.
-    last: RefCell<Option<(u32, Vec<u8>)>>,
+    /// What was read last: chains and cells come back to it, and most passes go on where they are.
+    last: Mutex<Last>,
 }
 
 impl<'a> View<'a> {
@@ -162,7 +175,7 @@ impl<'a> View<'a> {
             count: count.min(most),
             main_len,
             overlay,
-            last: RefCell::new(None),
+            last: Mutex::new(Last::default()),
         };
         let Some(first) = view.page(1) else { return Ok(None) };
         view.settle(&first, measured.as_ref());
@@ -238,14 +251,48 @@ impl Pages for View<'_> {
     }
 
     fn page(&self, number: u32) -> Option<Vec<u8>> {
-        if let Some((last, bytes)) = self.last.borrow().as_ref()
-            && *last == number
-        {
-            return Some(bytes.clone());
+        let size = self.geometry.page_size() as usize;
+        // Nothing is half done where this can panic.
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = |last: &Last| (number.checked_sub(last.first)? as usize).checked_mul(size);
+        if let Some(page) = at(&last).and_then(|at| last.bytes.get(at..at + size)) {
+            return Some(page.to_vec());
+        }
+        // The page behind those that were read last: a pass in the order of the file.
+        let goes_on = at(&last) == Some(last.bytes.len()) && !last.bytes.is_empty();
+        if goes_on {
+            let pages = (AHEAD / size).clamp(1, (self.count.saturating_sub(number) as usize).saturating_add(1));
+            let mut bytes = std::mem::take(&mut last.bytes);
+            bytes.resize(pages * size, 0);
+            if self.run(number, size as u32, &mut bytes) {
+                *last = Last { first: number, bytes };
+                return last.bytes.get(..size).map(<[u8]>::to_vec);
+            }
         }
         let bytes = self.read_page(number)?;
-        *self.last.borrow_mut() = Some((number, bytes.clone()));
+        *last = Last { first: number, bytes: bytes.clone() };
         Some(bytes)
+    }
+
+    fn run(&self, first: u32, page_size: u32, into: &mut [u8]) -> bool {
+        let size = page_size as usize;
+        let last = first.saturating_add((into.len() / size.max(1)) as u32).saturating_sub(1);
+        let Some(main) = &self.files.main else { return false };
+        let from = self.geometry.offset_of(first);
+        let is_there = first > 0 && last <= self.count && self.geometry.offset_of(last) < self.main_len;
+        if !is_there || fill(main, from, into).is_err() {
+            return false;
+        }
+        self.overlay.range(first..=last).all(|(number, _)| {
+            let at = (*number - first) as usize * size;
+            match (self.read_page(*number), into.get_mut(at..at + size)) {
+                (Some(page), Some(into)) => {
+                    into.copy_from_slice(&page);
+                    true
+                }
+                _ => false,
+            }
+        })
     }
 }
 

@@ -1,0 +1,73 @@
+//! What `guardiand salvage` reads: an incident's evidence, and never what is no file.
+
+use std::fs;
+use std::path::PathBuf;
+
+use rustix::fs::{CWD, FileType, mknodat};
+
+use super::support::command::guardiand;
+use super::support::damage::{self, Dice};
+use super::support::scene::Scene;
+use super::support::truth;
+use super::support::truth::beside;
+
+/// A lossy heal keeps the files as they were. What was committed after the backup and stands on sound pages is in them.
+#[test]
+fn the_newest_evidence_of_an_incident_is_salvaged() {
+    let scene = Scene::of("backup = { every = \"24h\", to = \"backups\" }");
+    scene.commit("wal", 200, &["--rows-per-commit", "5"]);
+    let mut daemon = scene.daemon();
+    daemon.backed_up("app");
+    daemon.healthy("app");
+    scene.commit("wal", 30, &[]);
+    daemon.caught_up("app");
+    let bytes = damage::leaf(&scene.db(), "rows", &mut Dice::new());
+    let incident = daemon.closed("app", 1);
+    assert!(daemon.stop().success());
+
+    let evidence = PathBuf::from(incident["evidence"].as_str().unwrap());
+    let promised = truth::promised(&scene.log_of(&scene.db()));
+    assert_eq!(promised.len(), 230);
+    let salvage = |to: &str| {
+        let to = scene.path(to);
+        let ran = guardiand(&scene.path(""), &["salvage".as_ref(), evidence.as_os_str(), to.as_os_str()]);
+        assert_eq!(ran.status, 1, "{ran:#?}");
+        assert_eq!(truth::commits_of(&to), promised, "every commit is in a row that was not hit");
+    };
+    salvage("first.db");
+    assert_eq!(fs::read(evidence.join("main")).unwrap(), bytes.to_vec(), "evidence was changed");
+
+    // A later preservation of the same incident is what counts.
+    fs::create_dir(evidence.join("2")).unwrap();
+    for entry in fs::read_dir(&evidence).unwrap().map(Result::unwrap).filter(|entry| entry.path().is_file()) {
+        fs::copy(entry.path(), evidence.join("2").join(entry.file_name())).unwrap();
+    }
+    fs::write(evidence.join("main"), b"nothing of a database").unwrap();
+    salvage("second.db");
+}
+
+#[test]
+fn what_is_no_file_is_refused_and_keeps_nobody_waiting() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let fifo = |name: &str| mknodat(CWD, at(name), FileType::Fifo, 0o600.into(), 0).unwrap();
+    fifo("pipe");
+    rusqlite::Connection::open(at("app.db")).unwrap().execute_batch("CREATE TABLE t(a)").unwrap();
+    fs::create_dir(at("folder")).unwrap();
+    // A command that waits for a writer would be stopped by the test's own patience.
+    let refused = |source: &str, why: &str| {
+        let ran = guardiand(folder.path(), &["salvage", source, "new.db"]);
+        assert_eq!(ran.status, 1, "{ran:#?}");
+        assert!(ran.stderr.contains(why), "{ran:#?}");
+        assert!(!at("new.db").exists());
+    };
+    refused("pipe", "no regular file");
+    refused("folder", "no incident's evidence");
+    refused("nothing", "not there");
+    for side in ["-wal", "-journal"] {
+        let name = beside(&PathBuf::from("app.db"), side);
+        fifo(name.to_str().unwrap());
+        refused("app.db", "no regular file");
+        fs::remove_file(at(name.to_str().unwrap())).unwrap();
+    }
+}
