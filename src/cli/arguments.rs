@@ -184,6 +184,10 @@ pub(super) struct Salvage {
     #[arg(long, value_name = "FILE")]
     pub(super) schema: Option<PathBuf>,
 
+    /// A backup of the same database: its schema for what of the wreck's own cannot be read, its rows for those that are gone.
+    #[arg(long, value_name = "FILE")]
+    pub(super) backup: Option<PathBuf>,
+
     /// Also rows on pages that were freed, into lost_and_found (with rootpgno 0).
     #[arg(long)]
     pub(super) deleted: bool,

@@ -13,11 +13,13 @@ pub(super) fn run(asked: &Asked, output: Output) -> Done {
         std::fs::read_to_string(file).map_err(|error| Failure::usage(format!("reading {}: {error}", file.display())))
     };
     let schema = asked.schema.as_ref().map(read).transpose()?;
-    let salvaged = one_pass::salvage(&asked.source, &asked.to, schema, asked.deleted)?;
+    let salvaged = one_pass::salvage(&asked.source, &asked.to, schema, asked.backup.as_deref(), asked.deleted)?;
     output.facts(&salvaged, || {
-        let header = ["TABLE", "KEPT", "LOST", "REBUILT", "UNCERTAIN", "ADOPTED", "REFUSED"];
+        let header = ["TABLE", "KEPT", "LOST", "REBUILT", "BACKUP", "UNCERTAIN", "ADOPTED", "REFUSED"];
         let row = |table: &SalvagedTable| {
-            let figures = [table.kept, table.lost, table.rebuilt, table.uncertain, table.adopted, table.refused];
+            let (rebuilt, uncertain) =
+                ([table.rebuilt, table.from_backup], [table.uncertain, table.adopted, table.refused]);
+            let figures = [table.kept, table.lost].into_iter().chain(rebuilt).chain(uncertain);
             std::iter::once(table.table.clone()).chain(figures.map(|figure| figure.to_string())).collect()
         };
         let mut text = table(&header, salvaged.tables.iter().map(row));

@@ -14,6 +14,9 @@ pub struct SalvageJob {
     /// A schema as SQL, for what of the source's own cannot be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schema: Option<String>,
+    /// A backup of the same database, for what is gone: definitions, and rows by their rowids. Only read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<PathBuf>,
     /// Also what was deleted and is still there, into `lost_and_found`.
     #[serde(default)]
     pub deleted: bool,
@@ -50,10 +53,15 @@ pub struct SalvagedTable {
     pub table: String,
     /// Rows in the new database.
     pub kept: u64,
-    /// Rows that are known to be lost: cells that cannot be read. Pages that are gone altogether are not counted in rows.
+    /// Rows that are known to be lost: cells that cannot be read, and rows that only an index still has. Where no index has every row,
+    /// pages that are gone altogether are not counted in rows.
     pub lost: u64,
-    /// Of the rows kept: put together from indexes.
+    /// Of the rows kept: put together from indexes, which have all of their columns.
     pub rebuilt: u64,
+    /// Of the rows kept: as the backup has them. Where an index has the row too, it agrees; else the row was there when the backup was
+    /// made, and stands where a part of the table is missing.
+    #[serde(default)]
+    pub from_backup: u64,
     /// Rows whose overflow pages are damaged: kept where all bytes seem to be there, else with what there is in `lost_and_found`.
     pub uncertain: u64,
     /// Rows that a surer one with the same key stands in for.

@@ -20,6 +20,7 @@ mod rollback_in_use;
 mod rules;
 mod salvage;
 mod salvaged;
+mod salvage_gaps;
 mod salvage_sources;
 #[path = "../support/mod.rs"]
 mod support;

@@ -13,10 +13,17 @@ const SALVAGE_PATIENCE: Duration = Duration::from_secs(24 * 3600);
 ///
 /// # Errors
 /// With exit status 3 when it could not be told, 1 when the new database could not be made.
-pub fn salvage(source: &Path, to: &Path, schema: Option<String>, deleted: bool) -> Result<Salvaged, PassError> {
+pub fn salvage(
+    source: &Path,
+    to: &Path,
+    schema: Option<String>,
+    backup: Option<&Path>,
+    deleted: bool,
+) -> Result<Salvaged, PassError> {
     block_on(async {
         let jobs = foundation::client(1);
-        let job = SalvageJob { source: absolute(source), to: absolute(to), schema, deleted };
+        let backup = backup.map(absolute);
+        let job = SalvageJob { source: absolute(source), to: absolute(to), schema, backup, deleted };
         match jobs.run(Job::Salvage(job), SALVAGE_PATIENCE).await {
             Ok(Outcome::Salvaged(salvaged)) => Ok(*salvaged),
             Ok(_) => Err(failed("the salvage's job answered something else".to_owned())),

@@ -28,6 +28,8 @@ pub struct Assignment {
     pub pieces: Vec<Vec<Piece>>,
     /// Trees that lack something which was not found.
     pub lacking: Vec<bool>,
+    /// Of each tree of rowids: what it lacks, before orphans were found a place.
+    pub gaps: Vec<Vec<Gap>>,
     /// Pages that fit nowhere: the topmost page that led to them, and the page.
     pub lost: Vec<(u32, u32)>,
     /// Orphans that only repeat what a tree has.
@@ -75,6 +77,7 @@ pub fn assign(pages: &dyn Pages, survey: &Survey, trees: &[Tree], taken: &BTreeS
         let orphans = adopted.into_iter().map(|page| Piece { page, orphan: true });
         assignment.pieces.push(live.chain(orphans).collect());
         assignment.lacking.push(mine.lacks());
+        assignment.gaps.push(mine.gaps.clone());
     }
     assignment
 }

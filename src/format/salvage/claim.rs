@@ -31,9 +31,18 @@ pub struct Tree {
 
 /// A part that a tree lacks: keys above `low` up to `high`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Gap {
+pub struct Gap {
+    /// `None` for all below.
     pub low: Option<i64>,
+    /// `None` for all above.
     pub high: Option<i64>,
+}
+
+impl Gap {
+    /// Whether a row with this rowid would stand there.
+    pub fn has(&self, rowid: i64) -> bool {
+        self.low.is_none_or(|low| rowid > low) && self.high.is_none_or(|high| rowid <= high)
+    }
 }
 
 /// What a tree has.

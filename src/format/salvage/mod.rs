@@ -24,7 +24,7 @@ mod survey;
 mod transplant;
 
 pub use adopt::{Assignment, Piece, assign};
-pub use claim::{Tree, TreeUse};
+pub use claim::{Gap, Tree, TreeUse};
 pub use leaf::{Leaf, RowCell, Whole, values_of};
 pub use likeness::{Affinity, ColumnShape, Profile, TableShape};
 pub use measure::{Measures, encoding_of, has_pointer_maps, header_of, measure};

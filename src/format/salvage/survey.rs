@@ -1,5 +1,6 @@
 //! One pass over all pages: what each is by its own bytes. Then what the freelist owns.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::super::bytes::be32;
@@ -85,6 +86,21 @@ impl Survey {
             note.free && note.cells > 0 && note.kind == Some(PageKind::TableLeaf)
         };
         (2..=self.pages()).filter(is_leaf).collect()
+    }
+
+    /// Every page that another one leads to as its child.
+    pub fn children(&self, pages: &dyn Pages) -> BTreeSet<u32> {
+        let mut children = BTreeSet::new();
+        for number in 1..=self.pages() {
+            if self.note(number).kind.is_none_or(PageKind::is_leaf) {
+                continue;
+            }
+            let Some(bytes) = pages.page(number) else { continue };
+            if let Some(page) = BtreePage::lenient(&bytes, number, &self.geometry) {
+                children.extend(page.cells().flatten().filter_map(|cell| cell.left_child).chain(page.right_child()));
+            }
+        }
+        children
     }
 
     fn free(&mut self, number: u32) {

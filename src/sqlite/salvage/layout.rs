@@ -40,6 +40,26 @@ pub struct LayoutColumn {
     pub generated: bool,
 }
 
+/// What an entry of an index repeats of its row, in its order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IndexLayout {
+    /// Each column of an entry.
+    pub columns: Vec<IndexColumn>,
+    /// It has an entry for each row; one over a part of them has not.
+    pub is_of_all: bool,
+}
+
+/// A column of an index's entries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IndexColumn {
+    /// The row's rowid.
+    Rowid,
+    /// That column of the table's layout.
+    Column(usize),
+    /// An expression, or a column that the table does not store.
+    Other,
+}
+
 /// Tries definitions, in memory.
 #[derive(Debug)]
 pub struct Layouts {
@@ -69,6 +89,48 @@ impl Layouts {
         let made = guarded(&mut self.connection, sql).and_then(|()| self.read(name)).map_err(words);
         self.connection.execute_batch("ROLLBACK TO tried; RELEASE tried").map_err(words)?;
         made?.ok_or_else(|| "its definition is another table's".to_owned())
+    }
+
+    /// What an index of a table has; `sql` is none for one that a constraint made.
+    ///
+    /// # Errors
+    /// Why it makes none, in words.
+    pub fn index(
+        &mut self,
+        table: (&Layout, &str),
+        name: &str,
+        sql: Option<&str>,
+    ) -> Result<Option<IndexLayout>, String> {
+        let (layout, table_sql) = table;
+        if sql.is_some_and(|sql| !creates(sql, SchemaKind::Index)) || !creates(table_sql, SchemaKind::Table) {
+            return Err("a definition creates something else".to_owned());
+        }
+        let words = |error: rusqlite::Error| error.to_string();
+        self.connection.execute_batch("SAVEPOINT tried").map_err(words)?;
+        let made = [Some(table_sql), sql].into_iter().flatten().try_for_each(|sql| guarded(&mut self.connection, sql));
+        let made = made.and_then(|()| self.read_index(layout, name)).map_err(words);
+        self.connection.execute_batch("ROLLBACK TO tried; RELEASE tried").map_err(words)?;
+        made
+    }
+
+    fn read_index(&self, layout: &Layout, name: &str) -> rusqlite::Result<Option<IndexLayout>> {
+        let db = &self.connection;
+        let of = "SELECT partial FROM pragma_index_list(?1) WHERE name=?2 COLLATE NOCASE";
+        let mut statement = db.prepare(of)?;
+        let mut rows = statement.query([&layout.name, name])?;
+        let Some(partial) = rows.next()?.map(|row| row.get::<_, bool>(0)).transpose()? else { return Ok(None) };
+        let mut statement = db.prepare("SELECT cid, name FROM pragma_index_xinfo(?1) ORDER BY seqno")?;
+        let column = |row: &rusqlite::Row<'_>| {
+            let (cid, name): (i64, Option<String>) = (row.get(0)?, row.get(1)?);
+            let at = || layout.columns.iter().position(|column| Some(&column.name) == name.as_ref());
+            Ok(match cid {
+                -1 => IndexColumn::Rowid,
+                0.. => at().map_or(IndexColumn::Other, IndexColumn::Column),
+                _ => IndexColumn::Other,
+            })
+        };
+        let columns = statement.query_map([name], column)?.collect::<Result<_, _>>()?;
+        Ok(Some(IndexLayout { columns, is_of_all: !partial }))
     }
 
     fn read(&self, name: &str) -> rusqlite::Result<Option<Layout>> {

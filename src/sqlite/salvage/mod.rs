@@ -6,7 +6,7 @@
 mod layout;
 mod writer;
 
-pub use layout::{Layout, LayoutColumn, Layouts};
+pub use layout::{IndexColumn, IndexLayout, Layout, LayoutColumn, Layouts};
 pub use writer::{Inserted, Inserter, NewDatabase, NewDatabaseOptions, check_new};
 
 /// A name as SQL has it.

@@ -325,18 +325,25 @@ impl<'a> Inserter<'a> {
     }
 
     fn why_not(&mut self, rowid: Option<i64>) -> Result<Inserted, SqliteFault> {
-        let db = &self.new.db;
         let Some(rowid) = rowid.filter(|_| self.layout.has_rowids) else { return Ok(Inserted::Repeated) };
+        Ok(if self.has(rowid)? == Some(true) { Inserted::Repeated } else { Inserted::Refused })
+    }
+
+    /// Whether there is a row with this rowid; `None` where none of its names is free to ask by.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn has(&mut self, rowid: i64) -> Result<Option<bool>, SqliteFault> {
+        let db = &self.new.db;
         let fault = |error: rusqlite::Error| db.fault("reading rows of", &error);
         let by_column = self.layout.columns.iter().find(|column| column.is_rowid).map(|column| quoted(&column.name));
-        let Some(name) = by_column.or(self.layout.rowid_name.map(str::to_owned)) else { return Ok(Inserted::Refused) };
+        let Some(name) = by_column.or(self.layout.rowid_name.map(str::to_owned)) else { return Ok(None) };
         if self.is_there.is_none() {
             let sql = format!("SELECT 1 FROM main.{} WHERE {name}=?1", quoted(&self.layout.name));
             self.is_there = Some(db.connection.prepare(&sql).map_err(fault)?);
         }
-        let Some(is_there) = &mut self.is_there else { return Ok(Inserted::Refused) };
-        let found = is_there.exists([rowid]).map_err(fault)?;
-        Ok(if found { Inserted::Repeated } else { Inserted::Refused })
+        let Some(is_there) = &mut self.is_there else { return Ok(None) };
+        is_there.exists([rowid]).map(Some).map_err(fault)
     }
 }
 

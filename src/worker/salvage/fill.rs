@@ -1,6 +1,7 @@
 //! Fills the new database: tables, their rows, what belongs nowhere, then indexes, virtual tables, views and triggers.
 
 use super::plan::Plan;
+use super::rebuild::Rebuild;
 use super::view::View;
 use crate::format::salvage::{Assignment, Leaf, Moved, Pages as _, Piece, Survey, values_of};
 use crate::format::{SchemaKind, Value};
@@ -28,17 +29,14 @@ pub(super) fn define_tables(new: &mut NewDatabase, plan: &mut Plan, report: &mut
 }
 
 /// Fills all that pages were not `moved` for: row by row.
-#[allow(clippy::too_many_arguments)]
 pub(super) fn fill(
     new: &mut NewDatabase,
-    view: &View<'_>,
-    survey: &Survey,
-    plan: &Plan,
-    assignment: &Assignment,
+    rebuild: &Rebuild<'_>,
     moved: &[Option<Moved>],
     deleted: &[u32],
     report: &mut Salvaged,
 ) -> Result<(), SqliteFault> {
+    let Rebuild { view, survey, plan, assignment, .. } = *rebuild;
     let mut moved = moved.to_vec();
     for (moved, table) in moved.iter_mut().zip(&plan.tables) {
         // A key twice: SQLite has to look at each row.
@@ -74,6 +72,12 @@ pub(super) fn fill(
         }
         for piece in pieces {
             filling.piece(piece, table.row.root, layout, &mut inserter, lost.as_mut(), &mut told, &mut lost_count)?;
+        }
+        let lacked = told.incomplete;
+        rebuild.table(at, &mut inserter, &mut told)?;
+        if lacked && !told.incomplete {
+            let name = &told.table;
+            report.damage.push(format!("table {name}: a part of its tree is missing; its indexes tell of every row"));
         }
         report.tables.push(told);
     }
@@ -287,6 +291,8 @@ fn told(survey: &Survey, plan: &Plan, assignment: &Assignment, report: &mut Salv
             }
         };
         say(table.lost, "rows lost");
+        say(table.rebuilt, "rows put together from indexes");
+        say(table.from_backup, "rows taken from the backup");
         say(table.uncertain, "rows uncertain");
         say(table.adopted, "rows on pages that nothing led to");
         say(table.carved, "rows found without a pointer to them");

@@ -3,6 +3,7 @@
 mod fill;
 mod moving;
 mod plan;
+mod rebuild;
 mod view;
 
 use std::ffi::OsStr;
@@ -10,13 +11,14 @@ use std::path::Path;
 
 use crate::backup::side_name;
 use crate::format::Header;
-use crate::format::salvage::{Survey, assign};
+use crate::format::salvage::{Assignment, Survey, assign};
 use crate::host::Folder;
 use crate::job::{FailureKind, JobFailure, SalvageJob, Salvaged};
 use crate::sqlite::SqliteFault;
 use crate::sqlite::salvage::{NewDatabase, NewDatabaseOptions, check_new};
 
 use plan::Plan;
+use rebuild::Rebuild;
 use view::{Files, View};
 
 /// Lines of SQLite's that a message repeats.
@@ -50,15 +52,18 @@ pub(super) fn run(job: &SalvageJob) -> Result<Salvaged, JobFailure> {
             let _ = to.unlink(side_name(OsStr::new(&temporary), suffix));
         }
     };
-    let survey = Survey::of(&view, view.geometry, view.encoding, view.header, threads());
-    let mut result = build(job, &view, &survey, &to, &temporary, true);
+    let survey = survey_of(&view);
+    let backup_files = job.backup.as_deref().map(Files::open).transpose()?;
+    let backup = backup_files.as_ref().map(Source::of).transpose()?;
+    let mut result = build(job, (&view, &survey), backup.as_ref(), &to, &temporary, true);
     if matches!(result, Ok((_, Passed::No)) | Err(_)) {
         // Sound pages can hold rows that their table refuses: SQLite has to look at each.
         clean();
-        result = build(job, &view, &survey, &to, &temporary, false);
+        result = build(job, (&view, &survey), backup.as_ref(), &to, &temporary, false);
     }
     let result = result.and_then(|(salvaged, _)| {
         files.are_still_so()?;
+        backup_files.iter().try_for_each(Files::are_still_so)?;
         to.rename_noreplace(&temporary, &to, &name).map_err(|error| failed(error.to_string()))?;
         to.sync().map_err(|error| failed(error.to_string()))?;
         Ok(salvaged)
@@ -67,6 +72,29 @@ pub(super) fn run(job: &SalvageJob) -> Result<Salvaged, JobFailure> {
         clean();
     }
     result
+}
+
+/// A database that is read, with all that is known of its pages.
+struct Source<'a> {
+    view: View<'a>,
+    survey: Survey,
+    plan: Plan,
+    assignment: Assignment,
+}
+
+impl<'a> Source<'a> {
+    fn of(files: &'a Files) -> Result<Source<'a>, JobFailure> {
+        let view = View::of(files).map_err(|error| failed(error.to_string()))?;
+        let view = view.ok_or_else(|| failed("nothing in the backup is a page of a database"))?;
+        let survey = survey_of(&view);
+        let plan = Plan::of(&view, &survey, None, None).map_err(failed)?;
+        let assignment = assign(&view, &survey, &plan.trees(&survey), &plan.schema_pages);
+        Ok(Source { view, survey, plan, assignment })
+    }
+}
+
+fn survey_of(view: &View<'_>) -> Survey {
+    Survey::of(view, view.geometry, view.encoding, view.header, threads())
 }
 
 /// What the check of a new database said.
@@ -79,14 +107,14 @@ enum Passed {
 /// Builds the new database; with `may_move` sound pages go as they are.
 fn build(
     job: &SalvageJob,
-    view: &View<'_>,
-    survey: &Survey,
+    (view, survey): (&View<'_>, &Survey),
+    backup: Option<&Source<'_>>,
     to: &Folder,
     temporary: &str,
     may_move: bool,
 ) -> Result<(Salvaged, Passed), JobFailure> {
     let path = to.path().join(temporary);
-    let mut plan = Plan::of(view, survey, job.schema.as_deref()).map_err(failed)?;
+    let mut plan = Plan::of(view, survey, job.schema.as_deref(), backup.map(|backup| &backup.plan)).map_err(failed)?;
     let assignment = assign(view, survey, &plan.trees(survey), &plan.schema_pages);
     plan.make_up(view, survey, &assignment);
 
@@ -115,7 +143,8 @@ fn build(
         drop(file);
         new = NewDatabase::reopen(&path, &options(view)).map_err(words)?;
     }
-    fill::fill(&mut new, view, survey, &plan, &assignment, &moved, &deleted, &mut report).map_err(words)?;
+    let rebuild = Rebuild { view, survey, plan: &plan, assignment: &assignment, backup };
+    fill::fill(&mut new, &rebuild, &moved, &deleted, &mut report).map_err(words)?;
     new.close().map_err(words)?;
 
     let file = to.open_for_writing_in(temporary).map_err(|error| failed(error.to_string()))?;

@@ -34,18 +34,32 @@ pub(super) struct Plan {
     /// `sqlite_sequence` and what ANALYZE left.
     pub internal: Vec<SchemaRow>,
     pub damage: Vec<String>,
+    /// The schema as it was found.
+    pub found: Vec<SchemaRow>,
 }
 
 impl Plan {
-    /// By the source's own schema, and where that says nothing, by the given one.
-    pub(super) fn of(view: &View<'_>, survey: &Survey, script: Option<&str>) -> Result<Plan, String> {
+    /// By the source's own schema, and where that says nothing, by the given one, or a backup's.
+    pub(super) fn of(
+        view: &View<'_>,
+        survey: &Survey,
+        script: Option<&str>,
+        backup: Option<&Plan>,
+    ) -> Result<Plan, String> {
         let mut plan = Plan::default();
         let found = survey.schema(view);
         if found.hurt || found.rows.is_empty() {
             plan.damage.push("the schema could not be read in full".to_owned());
         }
         plan.schema_pages = found.pages;
-        let given = script.map(Layouts::objects_of).transpose()?.unwrap_or_default();
+        plan.found = found.rows.clone();
+        let mut given = script.map(Layouts::objects_of).transpose()?.unwrap_or_default();
+        if let Some(backup) = backup {
+            let children = if found.rows.is_empty() { survey.children(view) } else { BTreeSet::new() };
+            // A root of then is one of now if nothing leads to it; whether its rows are the table's is looked at like that of any root.
+            let root = |root: u32| if found.rows.is_empty() && !children.contains(&root) { root } else { 0 };
+            given.splice(0..0, backup.found.iter().cloned().map(|row| SchemaRow { root: root(row.root), ..row }));
+        }
         let mut given: BTreeMap<(SchemaKind, String), SchemaRow> =
             given.into_iter().map(|row| ((row.kind, row.name.to_lowercase()), row)).collect();
         let mut layouts = Layouts::new()?;
@@ -103,12 +117,17 @@ impl Plan {
         }
     }
 
-    /// The trees, tables first, in their order; then SQLite's own tables, then indexes.
-    pub(super) fn trees(&self, survey: &Survey) -> Vec<Tree> {
+    /// Indexes with trees of their own, each with the tree's place among all.
+    pub(super) fn index_trees(&self) -> impl Iterator<Item = (usize, &SchemaRow)> {
         // The index of a WITHOUT ROWID table's key is the table itself.
         let roots: BTreeSet<u32> = self.tables.iter().map(|table| table.row.root).collect();
-        let of_its_own = |row: &&SchemaRow| row.root != 0 && !roots.contains(&row.root);
-        let indexes: Vec<&SchemaRow> = self.indexes.iter().filter(of_its_own).collect();
+        let of_its_own = move |row: &&SchemaRow| row.root != 0 && !roots.contains(&row.root);
+        (self.tables.len() + self.internal.len()..).zip(self.indexes.iter().filter(of_its_own))
+    }
+
+    /// The trees, tables first, in their order; then SQLite's own tables, then indexes.
+    pub(super) fn trees(&self, survey: &Survey) -> Vec<Tree> {
+        let indexes: Vec<&SchemaRow> = self.index_trees().map(|(_, row)| row).collect();
         let table = |table: &Table| {
             let kind = survey.note(table.row.root).kind;
             let shape = match &table.layout {

@@ -1,0 +1,363 @@
+//! Rows whose page is gone, put together from what indexes have of them, or taken from a backup.
+//!
+//! An index's entry proves that its row was there. A row is only built where every stored column is known: a NULL in the place of what is
+//! not known would pass for the user's own. The others are counted, so that the loss is told even where no page tells it.
+
+use std::collections::BTreeMap;
+
+use super::Source;
+use super::plan::{Plan, Table};
+use crate::format::Value;
+use crate::format::salvage::{Assignment, Gap, Leaf, Pages as _, Piece, Survey, values_of};
+use crate::job::SalvagedTable;
+use crate::sqlite::SqliteFault;
+use crate::sqlite::salvage::{IndexColumn, IndexLayout, Inserted, Inserter, Layout, Layouts};
+
+use super::view::View;
+
+/// Bytes of rows that are put together at once; what goes beyond waits for the next pass over the indexes.
+const ROOM: usize = 64 << 20;
+/// What a row costs beside its values, in bytes.
+const ROW: usize = 96;
+
+/// A value of its own.
+#[derive(Debug, Clone, PartialEq)]
+enum Owned {
+    Null,
+    Integer(i64),
+    Real(f64),
+    Text(Vec<u8>),
+    Blob(Vec<u8>),
+}
+
+impl Owned {
+    fn of(value: Value<'_>) -> Owned {
+        match value {
+            Value::Null => Owned::Null,
+            Value::Integer(number) => Owned::Integer(number),
+            Value::Real(number) => Owned::Real(number),
+            Value::Text(bytes) => Owned::Text(bytes.to_vec()),
+            Value::Blob(bytes) => Owned::Blob(bytes.to_vec()),
+        }
+    }
+
+    fn value(&self) -> Value<'_> {
+        match self {
+            Owned::Null => Value::Null,
+            Owned::Integer(number) => Value::Integer(*number),
+            Owned::Real(number) => Value::Real(*number),
+            Owned::Text(bytes) => Value::Text(bytes),
+            Owned::Blob(bytes) => Value::Blob(bytes),
+        }
+    }
+
+    /// Equal, also where one of them is a REAL that was stored as an integer.
+    fn is_same(&self, other: &Owned) -> bool {
+        match (self, other) {
+            (Owned::Integer(integer), Owned::Real(real)) | (Owned::Real(real), Owned::Integer(integer)) => {
+                *integer as f64 == *real
+            }
+            _ => self == other,
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Owned::Text(bytes) | Owned::Blob(bytes) => 32 + bytes.len(),
+            _ => 32,
+        }
+    }
+}
+
+/// What is known of a row that is gone.
+#[derive(Debug, Default)]
+struct Known {
+    columns: Vec<Option<Owned>>,
+    /// Two indexes say different things: one of them is damaged.
+    contradicts: bool,
+}
+
+/// An index of the table whose rows are put together.
+struct Index<'a> {
+    layout: IndexLayout,
+    pieces: &'a [Piece],
+    /// It has an entry for every row of the table.
+    is_whole: bool,
+}
+
+/// Puts together what one wreck lacks.
+pub(super) struct Rebuild<'a> {
+    pub view: &'a View<'a>,
+    pub survey: &'a Survey,
+    pub plan: &'a Plan,
+    pub assignment: &'a Assignment,
+    pub backup: Option<&'a Source<'a>>,
+}
+
+impl Rebuild<'_> {
+    /// Rows of table `at` that are not there.
+    ///
+    /// # Errors
+    /// SQLite's at writing.
+    pub(super) fn table(
+        &self,
+        at: usize,
+        inserter: &mut Inserter<'_>,
+        told: &mut SalvagedTable,
+    ) -> Result<(), SqliteFault> {
+        let Some(table) = self.plan.tables.get(at) else { return Ok(()) };
+        let Some(layout) = table.layout.as_ref().filter(|_| !table.made_up) else { return Ok(()) };
+        if !told.incomplete && told.lost + told.uncertain == 0 {
+            return Ok(());
+        }
+        let indexes = self.indexes(table, layout);
+        if !layout.has_rowids {
+            return self.by_keys(layout, &indexes, inserter, told);
+        }
+        let covered = self.covered(at);
+        let (mut after, mut gone) = (None, 0);
+        loop {
+            let (mut missing, next) = self.missing(layout, &indexes, &covered, after, inserter)?;
+            let mut still = BTreeMap::new();
+            while let Some((rowid, known)) = missing.pop_first() {
+                let values = complete(layout, &known);
+                let row = values.as_ref().map(|values| values.iter().map(Owned::value).collect::<Vec<_>>());
+                match row.map(|row| inserter.insert(Some(rowid), &row)).transpose()? {
+                    Some(Inserted::Kept) => (told.kept, told.rebuilt) = (told.kept + 1, told.rebuilt + 1),
+                    _ => {
+                        still.insert(rowid, known);
+                    }
+                }
+            }
+            let is_whole = indexes.iter().any(|index| index.is_whole) && next.is_none() && after.is_none();
+            self.take_from_backup(at, layout, (&mut still, is_whole), inserter, told)?;
+            gone += still.len() as u64;
+            if next.is_none() {
+                break;
+            }
+            after = next;
+        }
+        told.lost = told.lost.saturating_sub(told.rebuilt + told.from_backup).max(gone);
+        // An index that has every row has told all that is lost.
+        told.incomplete &= !indexes.iter().any(|index| index.is_whole);
+        Ok(())
+    }
+
+    fn indexes(&self, table: &Table, layout: &Layout) -> Vec<Index<'_>> {
+        let Ok(mut layouts) = Layouts::new() else { return Vec::new() };
+        let mut indexes = Vec::new();
+        for (tree, row) in self.plan.index_trees() {
+            if !row.table.eq_ignore_ascii_case(&table.row.name) {
+                continue;
+            }
+            let made = layouts.index((layout, &table.sql), &row.name, row.sql.as_deref());
+            let (Ok(Some(made)), Some(pieces)) = (made, self.assignment.pieces.get(tree)) else { continue };
+            let is_sound = |piece: &Piece| !piece.orphan && self.survey.note(piece.page).sound;
+            let lacks = self.assignment.lacking.get(tree).copied().unwrap_or(true);
+            let is_whole = made.is_of_all && !lacks && !pieces.is_empty() && pieces.iter().all(is_sound);
+            indexes.push(Index { layout: made, pieces, is_whole });
+        }
+        indexes
+    }
+
+    /// The rowids of pages of which every row was read.
+    fn covered(&self, at: usize) -> BTreeMap<i64, i64> {
+        let notes = self.assignment.pieces.get(at).into_iter().flatten().map(|piece| self.survey.note(piece.page));
+        notes.filter(|note| note.sound && note.cells > 0).map(|note| (note.low, note.high)).collect()
+    }
+
+    /// Each entry of an index that stands where it belongs.
+    fn each_entry<E>(&self, index: &Index<'_>, visit: &mut dyn FnMut(&[Value<'_>]) -> Result<(), E>) -> Result<(), E> {
+        for piece in index.pieces.iter().filter(|piece| !piece.orphan && self.survey.note(piece.page).sound) {
+            let Some(bytes) = self.view.page(piece.page) else { continue };
+            let leaf = Leaf::read(&bytes, piece.page, &self.survey.geometry, None);
+            for row in leaf.rows(self.view, &|page| self.survey.note(page).kind.is_none()) {
+                if row.is_complete() && !row.uncertain {
+                    visit(&values_of(&row.payload))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What indexes have and the table has not, above `after`; and where to go on, when there was no room for all.
+    fn missing(
+        &self,
+        layout: &Layout,
+        indexes: &[Index<'_>],
+        covered: &BTreeMap<i64, i64>,
+        after: Option<i64>,
+        inserter: &mut Inserter<'_>,
+    ) -> Result<(BTreeMap<i64, Known>, Option<i64>), SqliteFault> {
+        let mut missing: BTreeMap<i64, Known> = BTreeMap::new();
+        let (mut size, mut upper) = (0, None);
+        for index in indexes {
+            let Some(rowid_at) = index.layout.columns.iter().position(|column| *column == IndexColumn::Rowid) else {
+                continue;
+            };
+            self.each_entry(index, &mut |values| {
+                let Some(Value::Integer(rowid)) = values.get(rowid_at).copied() else { return Ok(()) };
+                let is_covered = covered.range(..=rowid).next_back().is_some_and(|(_, high)| *high >= rowid);
+                if is_covered || after.is_some_and(|after| rowid <= after) || upper.is_some_and(|upper| rowid > upper) {
+                    return Ok(());
+                }
+                if !missing.contains_key(&rowid) {
+                    if inserter.has(rowid)? != Some(false) {
+                        return Ok(());
+                    }
+                    size += ROW + layout.columns.len() * 32;
+                }
+                let known = missing.entry(rowid).or_default();
+                known.columns.resize(layout.columns.len(), None);
+                for (value, column) in values.iter().zip(&index.layout.columns) {
+                    let IndexColumn::Column(column) = column else { continue };
+                    let Some(slot) = known.columns.get_mut(*column) else { continue };
+                    let value = Owned::of(*value);
+                    match slot {
+                        Some(there) => known.contradicts |= !there.is_same(&value),
+                        None => {
+                            size += value.len();
+                            *slot = Some(value);
+                        }
+                    }
+                }
+                while size > ROOM && missing.len() > 1 {
+                    let Some((rowid, known)) = missing.pop_last() else { break };
+                    let values: usize = known.columns.iter().flatten().map(Owned::len).sum();
+                    size = size.saturating_sub(ROW + layout.columns.len() * 32 + values);
+                    upper = rowid.checked_sub(1);
+                }
+                Ok::<_, SqliteFault>(())
+            })?;
+        }
+        Ok((missing, upper))
+    }
+
+    /// A table WITHOUT ROWID: an index that has all of its columns has its rows.
+    fn by_keys(
+        &self,
+        layout: &Layout,
+        indexes: &[Index<'_>],
+        inserter: &mut Inserter<'_>,
+        told: &mut SalvagedTable,
+    ) -> Result<(), SqliteFault> {
+        for index in indexes {
+            let place =
+                |column: usize| index.layout.columns.iter().position(|known| *known == IndexColumn::Column(column));
+            let places: Vec<Option<usize>> = (0..layout.columns.len()).map(place).collect();
+            let is_known = |(place, column): (&Option<usize>, &crate::sqlite::salvage::LayoutColumn)| {
+                place.is_some() || column.generated
+            };
+            if !places.iter().zip(&layout.columns).all(is_known) {
+                continue;
+            }
+            self.each_entry(index, &mut |values| {
+                let row: Vec<Value<'_>> = places
+                    .iter()
+                    .map(|place| place.and_then(|place| values.get(place)).copied().unwrap_or(Value::Null))
+                    .collect();
+                if inserter.insert(None, &row)? == Inserted::Kept {
+                    (told.kept, told.rebuilt) = (told.kept + 1, told.rebuilt + 1);
+                }
+                Ok::<_, SqliteFault>(())
+            })?;
+            told.lost = told.lost.saturating_sub(told.rebuilt);
+            told.incomplete &= !index.is_whole;
+        }
+        Ok(())
+    }
+
+    /// Rows that are gone and that the backup has: those of which an index says that they were there, and where no index has every row,
+    /// those that would stand where a part of the tree is missing. Those that are found leave `still`.
+    fn take_from_backup(
+        &self,
+        at: usize,
+        layout: &Layout,
+        (still, is_whole): (&mut BTreeMap<i64, Known>, bool),
+        inserter: &mut Inserter<'_>,
+        told: &mut SalvagedTable,
+    ) -> Result<(), SqliteFault> {
+        let Some(backup) = self.backup else { return Ok(()) };
+        let theirs = backup.plan.tables.iter().position(|table| {
+            table.row.name.eq_ignore_ascii_case(&layout.name)
+                && table.layout.as_ref().is_some_and(|theirs| {
+                    theirs.has_rowids
+                        && theirs
+                            .columns
+                            .iter()
+                            .map(|column| &column.name)
+                            .eq(layout.columns.iter().map(|column| &column.name))
+                })
+        });
+        let Some(pieces) = theirs.and_then(|theirs| backup.assignment.pieces.get(theirs)) else { return Ok(()) };
+        let gaps = self.gaps(at);
+        for piece in pieces {
+            let note = backup.survey.note(piece.page);
+            let near = gaps
+                .iter()
+                .any(|gap| gap.low.is_none_or(|low| note.high > low) && gap.high.is_none_or(|high| note.low <= high));
+            if !near && still.range(note.low..=note.high.max(note.low)).next().is_none() {
+                continue;
+            }
+            let Some(bytes) = backup.view.page(piece.page) else { continue };
+            let leaf = Leaf::read(&bytes, piece.page, &backup.survey.geometry, None);
+            for row in leaf.rows(&backup.view, &|page| backup.survey.note(page).kind.is_none()) {
+                let Some(rowid) = row.rowid.filter(|_| row.is_complete() && !row.uncertain) else { continue };
+                let values = values_of(&row.payload);
+                let agrees = |known: &Known| {
+                    !known.contradicts
+                        && known.columns.iter().enumerate().all(|(at, known)| {
+                            known.as_ref().is_none_or(|known| {
+                                values.get(at).is_some_and(|value| Owned::of(*value).is_same(known))
+                            })
+                        })
+                };
+                let is_it = match still.get(&rowid) {
+                    Some(known) => agrees(known),
+                    None => !is_whole && gaps.iter().any(|gap| gap.has(rowid)) && inserter.has(rowid)? == Some(false),
+                };
+                if is_it && inserter.insert(Some(rowid), &values)? == Inserted::Kept {
+                    still.remove(&rowid);
+                    (told.kept, told.from_backup) = (told.kept + 1, told.from_backup + 1);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Where rows may be missing: below pages that are gone, and between the neighbours of one that is hurt.
+    fn gaps(&self, at: usize) -> Vec<Gap> {
+        let mut gaps = self.assignment.gaps.get(at).cloned().unwrap_or_default();
+        let mut notes: Vec<_> = self
+            .assignment
+            .pieces
+            .get(at)
+            .into_iter()
+            .flatten()
+            .map(|piece| self.survey.note(piece.page))
+            .filter(|note| note.cells > 0)
+            .collect();
+        notes.sort_unstable_by_key(|note| note.low);
+        for (at, note) in notes.iter().enumerate().filter(|(_, note)| !note.sound) {
+            let low = at
+                .checked_sub(1)
+                .and_then(|at| notes.get(at))
+                .map(|before| before.high.min(note.low.saturating_sub(1)));
+            let high = notes.get(at + 1).map(|behind| behind.low.saturating_sub(1));
+            gaps.push(Gap { low, high });
+        }
+        gaps
+    }
+}
+
+/// The row's values, if all that are stored are known.
+fn complete(layout: &Layout, known: &Known) -> Option<Vec<Owned>> {
+    if known.contradicts {
+        return None;
+    }
+    let value = |(at, column): (usize, &crate::sqlite::salvage::LayoutColumn)| {
+        let known = known.columns.get(at).cloned().flatten();
+        known.or_else(|| (column.is_rowid || column.generated).then_some(Owned::Null))
+    };
+    layout.columns.iter().enumerate().map(value).collect()
+}
