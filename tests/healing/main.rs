@@ -22,6 +22,7 @@ mod salvage;
 mod salvaged;
 mod salvage_gaps;
 mod salvage_sources;
+mod salvage_virtual;
 #[path = "../support/mod.rs"]
 mod support;
 mod wal;

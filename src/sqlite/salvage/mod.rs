@@ -4,6 +4,7 @@
 //! created (no SELECT, so no `CREATE TABLE … AS`).
 
 mod layout;
+mod rtree;
 mod writer;
 
 pub use layout::{IndexColumn, IndexLayout, Layout, LayoutColumn, Layouts};

@@ -158,9 +158,21 @@ impl NewDatabase {
             Ok(Some(why)) | Err(why) => {
                 let take = "DELETE FROM main.sqlite_schema WHERE type='table' AND name=?1 AND rootpage=0";
                 self.edit_schema(take, &[name.into()]).map_err(words)?;
-                Err(why)
+                if !is_rtree(sql) {
+                    return Err(why);
+                }
+                let count = self.rebuild_rtree(name, sql).map_err(|fault| format!("{why}; {fault}"))?;
+                Ok(Some(format!("it was built anew from the {count} entries that are left ({why})")))
             }
         }
+    }
+
+    pub(super) fn rows(&self, sql: &str) -> Result<Vec<Vec<crate::sqlite::Value>>, SqliteFault> {
+        self.db.rows(sql, &[])
+    }
+
+    pub(super) fn run(&self, sql: &str, values: &[crate::sqlite::Value]) -> Result<usize, SqliteFault> {
+        self.db.execute(sql, values)
     }
 
     fn edit_schema(&self, sql: &str, values: &[crate::sqlite::Value]) -> Result<(), SqliteFault> {
@@ -345,6 +357,14 @@ impl<'a> Inserter<'a> {
         let Some(is_there) = &mut self.is_there else { return Ok(None) };
         is_there.exists([rowid]).map(Some).map_err(fault)
     }
+}
+
+/// A definition that makes an R-Tree, and nothing else.
+fn is_rtree(sql: &str) -> bool {
+    let words: Vec<String> = sql.split_ascii_whitespace().take(12).map(str::to_ascii_lowercase).collect();
+    let of = words.iter().position(|word| word == "using").and_then(|at| words.get(at + 1));
+    let module = of.and_then(|of| of.split('(').next());
+    words.starts_with(&["create".to_owned(), "virtual".to_owned()]) && matches!(module, Some("rtree" | "rtree_i32"))
 }
 
 fn insert_sql(layout: &Layout, length: usize) -> (String, Vec<Bound>) {
