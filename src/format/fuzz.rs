@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::convert::Infallible;
 
 use super::salvage::{
-    Leaf, Pages, Piece, Survey, TableShape, Transplant, Tree, TreeUse, assign, encoding_of, has_pointer_maps,
-    header_of, measure, values_of,
+    Affinity, ColumnShape, Leaf, Pages, Piece, Survey, TableShape, Transplant, Tree, TreeUse, assign, encoding_of,
+    has_pointer_maps, header_of, measure, values_of,
 };
 use super::*;
 
@@ -197,6 +197,7 @@ pub fn salvage_file(bytes: &[u8]) -> usize {
 fn moved(pages: &dyn Pages, survey: &Survey, trees: &[Tree], pieces: &[Vec<Piece>]) {
     let first = u32::try_from(trees.len()).unwrap_or(0) + 1;
     let Some(mut transplant) = Transplant::into_database(pages, survey, first) else { return };
+    let columns = [ColumnShape { affinity: Affinity::Blob, not_null: false, is_rowid: false }; 5];
     let mut written = BTreeSet::new();
     for (root, (tree, pieces)) in (2..).zip(trees.iter().zip(pieces)) {
         let mut put = |number: u32, page: &[u8]| {
@@ -205,8 +206,8 @@ fn moved(pages: &dyn Pages, survey: &Survey, trees: &[Tree], pieces: &[Vec<Piece
             Ok::<(), Infallible>(())
         };
         let _ = match tree.shape.has_rowids {
-            true => transplant.table(pieces, 5, root, &mut put).map(drop),
-            false => transplant.tree(tree.root, 5, root, &mut put).map(drop),
+            true => transplant.table(pieces, &columns, root, &mut put).map(drop),
+            false => transplant.tree(tree.root, &columns, root, &mut put).map(drop),
         };
     }
     let last = transplant.count();

@@ -1,7 +1,7 @@
 //! One pass over all pages: what each is by its own bytes. Then what the freelist owns.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use super::super::bytes::be32;
 use super::super::coverage::Coverage;
@@ -13,7 +13,7 @@ use super::measure::is_sound;
 use super::{Leaf, Pages};
 
 /// Bytes that are read at once.
-const RUN: u32 = 256 << 10;
+const RUN: usize = 256 << 10;
 
 /// What is known of a page from its own bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -160,45 +160,41 @@ impl Survey {
     }
 }
 
-/// Each page by itself. Threads take runs of pages, in the order of the file.
+/// Each page by itself. Threads take runs of pages, in the order of the file, and write their notes where these stay.
 fn look(pages: &dyn Pages, geometry: &Geometry, threads: usize) -> Vec<Note> {
-    let count = pages.count();
-    let per_run = (RUN / geometry.page_size()).max(1);
-    let next = AtomicU32::new(0);
+    let size = geometry.page_size() as usize;
+    let per_run = (RUN / size).max(1);
+    let mut notes = vec![Note::default(); pages.count() as usize];
+    let runs = Mutex::new((1u32..).step_by(per_run).zip(notes.chunks_mut(per_run)));
     let work = || {
-        let (mut coverage, mut bytes, mut looked) = (Coverage::new(), Vec::new(), Vec::new());
+        let (mut coverage, mut bytes) = (Coverage::new(), Vec::new());
         loop {
-            let run = next.fetch_add(1, Ordering::Relaxed);
-            let Some(first) = run.checked_mul(per_run).filter(|first| *first < count) else { return looked };
-            let numbers = first + 1..=first.saturating_add(per_run).min(count);
-            bytes.resize(numbers.clone().count() * geometry.page_size() as usize, 0);
-            let is_whole = pages.run(first + 1, geometry.page_size(), &mut bytes);
-            let each = numbers.zip(bytes.chunks_exact(geometry.page_size() as usize));
-            let notes = each.map(|(number, bytes)| {
+            // Nothing is half done where this can panic.
+            let run = runs.lock().unwrap_or_else(PoisonError::into_inner).next();
+            let Some((first, notes)) = run else { return };
+            bytes.resize(notes.len() * size, 0);
+            let is_whole = pages.run(first, geometry.page_size(), &mut bytes);
+            for ((number, slot), bytes) in (first..).zip(notes).zip(bytes.chunks_exact(size)) {
                 let own = if is_whole { None } else { Some(pages.page(number)) };
-                match own {
+                *slot = match own {
                     None => note(bytes, number, geometry, &mut coverage),
                     Some(Some(own)) => note(&own, number, geometry, &mut coverage),
                     Some(None) => Note { unreadable: true, ..Note::default() },
-                }
-            });
-            looked.push((run, notes.collect::<Vec<Note>>()));
-        }
-    };
-    let mut runs = std::thread::scope(|scope| {
-        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
-        let mut runs = work();
-        for other in others {
-            match other.join() {
-                Ok(more) => runs.extend(more),
-                // A panic of a thread is one of the pass.
-                Err(panicked) => std::panic::resume_unwind(panicked),
+                };
             }
         }
-        runs
+    };
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        work();
+        for other in others {
+            if let Err(panicked) = other.join() {
+                // A panic of a thread is one of the pass.
+                std::panic::resume_unwind(panicked);
+            }
+        }
     });
-    runs.sort_unstable_by_key(|(run, _)| *run);
-    runs.into_iter().flat_map(|(_, notes)| notes).collect()
+    notes
 }
 
 fn note(bytes: &[u8], number: u32, geometry: &Geometry, coverage: &mut Coverage) -> Note {

@@ -10,13 +10,16 @@ use super::super::Geometry;
 use super::super::cell::Cell;
 use super::super::overflow::OverflowChain;
 use super::super::page::{BtreePage, PageKind};
-use super::super::record::{Record, Soundness, record_is_sound};
+use super::super::record::{Record, Soundness, Value, record_is_sound};
 use super::super::tree::DEPTH_MAX;
 use super::super::varint::varint_len;
-use super::{Pages, Piece, Survey};
+use super::{ColumnShape, Pages, Piece, Survey};
 
 /// Where a page of the new database goes: its number and its bytes.
 pub type Put<'a, E> = dyn FnMut(u32, &[u8]) -> Result<(), E> + 'a;
+
+/// Hurt pages of one table that orphans are compared with; with more of them all orphans go row by row.
+const HURT: usize = 1000;
 
 /// What of a table went over as it was.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -46,6 +49,14 @@ impl std::fmt::Debug for Transplant<'_> {
     }
 }
 
+/// A leaf by its rowids, and which piece it is.
+#[derive(Clone, Copy)]
+struct Leaf {
+    low: i64,
+    high: i64,
+    nth: u32,
+}
+
 /// A leaf, or a page of keys, that is sound to the byte.
 struct Sound {
     rows: u32,
@@ -72,40 +83,32 @@ impl<'a> Transplant<'a> {
         self.next.saturating_sub(1)
     }
 
-    /// Moves the leaves of a table of rowids whose rows have no more than so many columns, below its empty `root`. Of two leaves with a
+    /// Moves the leaves of a table of rowids with these columns, as far as it takes their rows, below its empty `root`. Of two leaves with a
     /// rowid in common the first piece goes.
     ///
     /// # Errors
     /// What `put` says.
-    pub fn table<E>(&mut self, pieces: &[Piece], columns: usize, root: u32, put: &mut Put<'_, E>) -> Result<Moved, E> {
+    pub fn table<E>(
+        &mut self,
+        pieces: &[Piece],
+        columns: &[ColumnShape],
+        root: u32,
+        put: &mut Put<'_, E>,
+    ) -> Result<Moved, E> {
         let mut moved = Moved::default();
-        let mut in_order: BTreeMap<i64, (i64, Piece)> = BTreeMap::new();
-        // A row of a page that is in its place and hurt is worth more than one of a page that nothing led to.
-        let mut hurt: BTreeMap<i64, i64> = BTreeMap::new();
-        for piece in pieces {
-            let note = self.survey.note(piece.page);
-            let is_leaf = note.sound && note.kind == Some(PageKind::TableLeaf) && note.cells > 0;
-            let meets = in_order.range(..=note.high).next_back().is_some_and(|(_, (high, _))| *high >= note.low);
-            let meets_hurt = hurt.range(..=note.high).next_back().is_some_and(|(_, high)| *high >= note.low);
-            if is_leaf && !meets && !(meets_hurt && piece.orphan) {
-                in_order.insert(note.low, (note.high, *piece));
-                continue;
-            }
-            moved.left.push(*piece);
-            if !piece.orphan && note.low <= note.high {
-                hurt.insert(note.low, note.high);
-            }
-        }
+        let in_order = self.in_order(pieces);
+        let mut is_left = vec![true; pieces.len()];
         // The last one waits: if it stays alone, it is the root.
         let mut waiting: Option<(Vec<u8>, Sound)> = None;
         let mut leaves: Vec<(u32, i64)> = Vec::new();
-        for (_, piece) in in_order.into_values() {
+        for Leaf { nth, .. } in in_order {
+            let Some(piece) = pieces.get(nth as usize).copied() else { continue };
             let bytes = self.pages.page(piece.page);
             let sound = bytes.and_then(|bytes| Some((self.sound(&bytes, piece.page, columns)?, bytes)));
-            let Some((sound, bytes)) = sound else {
-                moved.left.push(piece);
-                continue;
-            };
+            let Some((sound, bytes)) = sound else { continue };
+            if let Some(is_left) = is_left.get_mut(nth as usize) {
+                *is_left = false;
+            }
             moved.rows += u64::from(sound.rows);
             moved.adopted += if piece.orphan { u64::from(sound.rows) } else { 0 };
             if let Some((bytes, sound)) = waiting.replace((bytes, sound)) {
@@ -114,6 +117,8 @@ impl<'a> Transplant<'a> {
                 self.put_rows(number, bytes, &sound, put)?;
             }
         }
+        // In their order: the surest first.
+        moved.left = pieces.iter().zip(is_left).filter_map(|(piece, is_left)| is_left.then_some(*piece)).collect();
         let Some((bytes, sound)) = waiting else { return Ok(moved) };
         let number = if leaves.is_empty() { root } else { self.number() };
         leaves.push((number, sound.high));
@@ -124,12 +129,46 @@ impl<'a> Transplant<'a> {
         Ok(moved)
     }
 
+    /// The leaves that can be moved, by their rowids. Of two with a rowid in common the first piece goes; and a row of a page that is in
+    /// its place and hurt is worth more than one of a page that nothing led to.
+    fn in_order(&self, pieces: &[Piece]) -> Vec<Leaf> {
+        let (mut all, mut hurt) = (Vec::with_capacity(pieces.len()), Vec::new());
+        for (nth, piece) in (0..).zip(pieces) {
+            let note = self.survey.note(piece.page);
+            let leaf = Leaf { low: note.low, high: note.high, nth };
+            if note.sound && note.kind == Some(PageKind::TableLeaf) && note.cells > 0 {
+                all.push(leaf);
+            } else if !piece.orphan && note.low <= note.high {
+                hurt.push(leaf);
+            }
+        }
+        all.sort_unstable_by_key(|leaf| (leaf.low, leaf.nth));
+        let mut kept: Vec<Leaf> = Vec::with_capacity(all.len());
+        for leaf in all {
+            match kept.last_mut().filter(|before| before.high >= leaf.low) {
+                Some(before) if before.nth > leaf.nth => *before = leaf,
+                Some(_) => {}
+                None => kept.push(leaf),
+            }
+        }
+        let is_orphan = |leaf: &Leaf| pieces.get(leaf.nth as usize).is_none_or(|piece| piece.orphan);
+        let meets = |leaf: &Leaf| hurt.iter().any(|hurt| leaf.low <= hurt.high && hurt.low <= leaf.high);
+        kept.retain(|leaf| !is_orphan(leaf) || hurt.len() < HURT && !meets(leaf));
+        kept
+    }
+
     /// Moves the tree of a table WITHOUT ROWID whole, in place of the empty one at `root`; so many rows. `None` when something of it is not
     /// sound: then nothing was moved.
     ///
     /// # Errors
     /// What `put` says.
-    pub fn tree<E>(&mut self, old: u32, columns: usize, root: u32, put: &mut Put<'_, E>) -> Result<Option<u64>, E> {
+    pub fn tree<E>(
+        &mut self,
+        old: u32,
+        columns: &[ColumnShape],
+        root: u32,
+        put: &mut Put<'_, E>,
+    ) -> Result<Option<u64>, E> {
         // Each page with how many overflow pages go behind it.
         let mut order: Vec<(u32, u32)> = Vec::new();
         let before = self.used.clone();
@@ -205,14 +244,12 @@ impl<'a> Transplant<'a> {
         is_free
     }
 
-    fn sound(&mut self, bytes: &[u8], number: u32, columns: usize) -> Option<Sound> {
+    fn sound(&mut self, bytes: &[u8], number: u32, columns: &[ColumnShape]) -> Option<Sound> {
         let page = BtreePage::parse(bytes, number, &self.geometry).ok()?;
         let mut sound = Sound { rows: 0, high: i64::MIN, chains: Vec::new() };
         for cell in page.cells() {
             let cell = cell.ok()?;
-            if record_is_sound(cell.local, cell.payload_len) != Ok(Soundness::Sound)
-                || Record::parse(cell.local).ok()?.columns().count() > columns
-            {
+            if record_is_sound(cell.local, cell.payload_len) != Ok(Soundness::Sound) || !is_taken(cell.local, columns) {
                 return None;
             }
             if let Some(rowid) = cell.rowid {
@@ -289,6 +326,18 @@ impl<'a> Transplant<'a> {
             level = upper;
         }
     }
+}
+
+/// Whether a table takes this record: it has no column too many, and no NULL where none may be.
+fn is_taken(local: &[u8], columns: &[ColumnShape]) -> bool {
+    let Ok(record) = Record::parse(local) else { return false };
+    let mut known = columns.iter();
+    record.columns().all(|column| {
+        let (Ok(column), Some(known)) = (column, known.next()) else { return false };
+        // A float that is not a number is read as a NULL too.
+        let may_be_null = matches!(column.serial_type, 0 | 7);
+        !(known.not_null && may_be_null && matches!(column.value(local), None | Some(Value::Null)))
+    })
 }
 
 /// An interior page of a tree of rowids.

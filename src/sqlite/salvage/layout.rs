@@ -23,6 +23,8 @@ pub struct Layout {
     pub columns: Vec<LayoutColumn>,
     /// The rowid's name where no column is it, and none hides it.
     pub rowid_name: Option<&'static str>,
+    /// It may refuse more than a NULL in a column that it stores, or has keys in an order that only SQLite knows.
+    pub has_rules: bool,
 }
 
 /// A column of a record.
@@ -86,7 +88,7 @@ impl Layouts {
         }
         let words = |error: rusqlite::Error| error.to_string();
         self.connection.execute_batch("SAVEPOINT tried").map_err(words)?;
-        let made = guarded(&mut self.connection, sql).and_then(|()| self.read(name)).map_err(words);
+        let made = guarded(&mut self.connection, sql).and_then(|()| self.read(name, sql)).map_err(words);
         self.connection.execute_batch("ROLLBACK TO tried; RELEASE tried").map_err(words)?;
         made?.ok_or_else(|| "its definition is another table's".to_owned())
     }
@@ -133,10 +135,16 @@ impl Layouts {
         Ok(Some(IndexLayout { columns, is_of_all: !partial }))
     }
 
-    fn read(&self, name: &str) -> rusqlite::Result<Option<Layout>> {
+    fn read(&self, name: &str, sql: &str) -> rusqlite::Result<Option<Layout>> {
         let db = &self.connection;
         let listed = "SELECT wr FROM pragma_table_list WHERE schema='main' AND name=?1 COLLATE NOCASE AND type='table'";
         let Some(without) = one(db, listed, name)? else { return Ok(None) };
+        let strict = "SELECT strict FROM pragma_table_list WHERE schema='main' AND name=?1 COLLATE NOCASE";
+        let generated = "SELECT count(*) FROM pragma_table_xinfo(?1) WHERE hidden<>0";
+        let has_rules = without != 0
+            || one(db, strict, name)? != Some(0)
+            || one(db, generated, name)? != Some(0)
+            || sql.to_ascii_lowercase().contains("check");
         let mut statement =
             db.prepare("SELECT name, type, \"notnull\", pk, hidden FROM pragma_table_xinfo(?1) ORDER BY cid")?;
         let rows = statement.query_map([name], |row| {
@@ -154,8 +162,13 @@ impl Layouts {
         // Virtual columns are not stored.
         let stored: Vec<(LayoutColumn, i64)> =
             all.into_iter().filter(|(.., hidden)| *hidden != 2).map(|(column, key, _)| (column, key)).collect();
-        let mut layout =
-            Layout { name: name.to_owned(), has_rowids: without == 0, columns: Vec::new(), rowid_name: None };
+        let mut layout = Layout {
+            name: name.to_owned(),
+            has_rowids: without == 0,
+            columns: Vec::new(),
+            rowid_name: None,
+            has_rules,
+        };
         if without != 0 {
             let mut keys: Vec<_> = stored.iter().filter(|(_, key)| *key > 0).cloned().collect();
             keys.sort_by_key(|(_, key)| *key);

@@ -206,6 +206,7 @@ fn lost_layout(plan: &Plan, survey: &Survey, assignment: &Assignment, deleted: &
         has_rowids: true,
         columns: columns.map(column).collect(),
         rowid_name: None,
+        has_rules: false,
     }
 }
 

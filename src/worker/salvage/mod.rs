@@ -1,5 +1,6 @@
 //! Rows out of a wreck into a new database: the source is only read, the new file is built aside, checked in full, and then named.
 
+mod check;
 mod fill;
 mod moving;
 mod plan;
@@ -7,7 +8,6 @@ mod rebuild;
 mod view;
 
 use std::ffi::OsStr;
-use std::path::Path;
 
 use crate::backup::side_name;
 use crate::format::Header;
@@ -15,14 +15,12 @@ use crate::format::salvage::{Assignment, Survey, assign};
 use crate::host::Folder;
 use crate::job::{FailureKind, JobFailure, SalvageJob, Salvaged};
 use crate::sqlite::SqliteFault;
-use crate::sqlite::salvage::{NewDatabase, NewDatabaseOptions, check_new};
+use crate::sqlite::salvage::{NewDatabase, NewDatabaseOptions};
 
+use check::{Passed, check};
 use plan::Plan;
 use rebuild::Rebuild;
 use view::{Files, View};
-
-/// Lines of SQLite's that a message repeats.
-const SAID: usize = 3;
 
 /// Salvages.
 ///
@@ -97,13 +95,6 @@ fn survey_of(view: &View<'_>) -> Survey {
     Survey::of(view, view.geometry, view.encoding, view.header, threads())
 }
 
-/// What the check of a new database said.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Passed {
-    Yes,
-    No,
-}
-
 /// Builds the new database; with `may_move` sound pages go as they are.
 fn build(
     job: &SalvageJob,
@@ -150,31 +141,10 @@ fn build(
     let file = to.open_for_writing_in(temporary).map_err(|error| failed(error.to_string()))?;
     file.sync_all().map_err(|error| failed(format!("fsync of {}: {error}", path.display())))?;
     report.size = file.metadata().map_or(0, |meta| meta.len());
-    drop(file);
-    // Indexes are made by SQLite when all rows are in.
-    let quick = moved.iter().any(Option::is_some);
-    let passed = check(&path, quick, !plan.virtuals.is_empty(), &mut report)?;
+    let ruled: Option<Vec<&str>> = moved.iter().any(Option::is_some).then(|| plan.ruled());
+    let passed = check(&path, &file, ruled.as_deref(), !plan.virtuals.is_empty(), &mut report)?;
     report.clean = report.damage.is_empty();
     Ok((report, passed))
-}
-
-/// The full check, before anybody may see the file. With virtual tables all others were checked before these were there.
-fn check(path: &Path, quick: bool, has_virtuals: bool, report: &mut Salvaged) -> Result<Passed, JobFailure> {
-    let failed_check = |text: String| failed(format!("the new database did not pass its check: {text}"));
-    let checked = check_new(path, quick).map_err(|fault| failed_check(fault.to_string()))?;
-    if let Some(fault) = checked.fault {
-        if has_virtuals {
-            report.damage.push(format!("a virtual table keeps the new database from its check: {fault}"));
-            return Ok(Passed::Yes);
-        }
-        return Err(failed_check(fault.to_string()));
-    }
-    if !checked.ok || !checked.content.is_empty() {
-        let said = checked.messages.iter().chain(&checked.content).take(SAID).cloned().collect::<Vec<_>>().join("; ");
-        report.damage.push(format!("the check of the new database says: {said}"));
-        return Ok(Passed::No);
-    }
-    Ok(Passed::Yes)
 }
 
 fn options(view: &View<'_>) -> NewDatabaseOptions {

@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 
 use super::failed;
-use super::plan::Plan;
+use super::plan::{Plan, shape};
 use crate::format::salvage::{Assignment, Moved, Pages, Survey, Transplant};
 use crate::job::JobFailure;
 
@@ -34,12 +34,12 @@ pub(super) fn run(
     for (at, table) in plan.tables.iter().enumerate() {
         let (Some(layout), Some(pieces)) = (&table.layout, assignment.pieces.get(at)) else { continue };
         let Some(root) = roots.get(&layout.name.to_lowercase()).copied().filter(|_| !table.made_up) else { continue };
-        let columns = layout.columns.len();
+        let columns = shape(layout).columns;
         let mut put = |number: u32, page: &[u8]| writer.put(number, page);
         let done = if layout.has_rowids {
-            Some(transplant.table(pieces, columns, root, &mut put).map_err(words)?)
+            Some(transplant.table(pieces, &columns, root, &mut put).map_err(words)?)
         } else if assignment.lacking.get(at) == Some(&false) && pieces.iter().all(|piece| !piece.orphan) {
-            let rows = transplant.tree(table.row.root, columns, root, &mut put).map_err(words)?;
+            let rows = transplant.tree(table.row.root, &columns, root, &mut put).map_err(words)?;
             rows.map(|rows| Moved { rows, ..Moved::default() })
         } else {
             None

@@ -117,6 +117,12 @@ impl Plan {
         }
     }
 
+    /// Tables with rules that no look at their pages tells: CHECK, types of a STRICT table, generated columns, the order of keys.
+    pub(super) fn ruled(&self) -> Vec<&str> {
+        let layouts = self.tables.iter().filter_map(|table| table.layout.as_ref());
+        layouts.filter(|layout| layout.has_rules).map(|layout| layout.name.as_str()).collect()
+    }
+
     /// Indexes with trees of their own, each with the tree's place among all.
     pub(super) fn index_trees(&self) -> impl Iterator<Item = (usize, &SchemaRow)> {
         // The index of a WITHOUT ROWID table's key is the table itself.
@@ -176,7 +182,7 @@ fn is_virtual(sql: &str) -> bool {
     words.next().as_deref() == Some("create") && words.next().as_deref() == Some("virtual")
 }
 
-fn shape(layout: &Layout) -> TableShape {
+pub(super) fn shape(layout: &Layout) -> TableShape {
     let column = |column: &LayoutColumn| ColumnShape {
         affinity: Affinity::of(&column.declared),
         not_null: column.not_null,
@@ -253,7 +259,7 @@ fn made_up(name: &str, view: &View<'_>, survey: &Survey, pieces: &[Piece]) -> La
         });
     }
     let rowid_name = (has_rowids && !columns.iter().any(|column| column.is_rowid)).then_some("rowid");
-    Layout { name: name.to_owned(), has_rowids, columns, rowid_name }
+    Layout { name: name.to_owned(), has_rowids, columns, rowid_name, has_rules: true }
 }
 
 fn definition(layout: &Layout) -> String {

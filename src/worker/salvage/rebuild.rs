@@ -161,9 +161,12 @@ impl Rebuild<'_> {
     }
 
     /// The rowids of pages of which every row was read.
-    fn covered(&self, at: usize) -> BTreeMap<i64, i64> {
+    fn covered(&self, at: usize) -> Vec<(i64, i64)> {
         let notes = self.assignment.pieces.get(at).into_iter().flatten().map(|piece| self.survey.note(piece.page));
-        notes.filter(|note| note.sound && note.cells > 0).map(|note| (note.low, note.high)).collect()
+        let sound = notes.filter(|note| note.sound && note.cells > 0);
+        let mut covered: Vec<(i64, i64)> = sound.map(|note| (note.low, note.high)).collect();
+        covered.sort_unstable();
+        covered
     }
 
     /// Each entry of an index that stands where it belongs.
@@ -185,7 +188,7 @@ impl Rebuild<'_> {
         &self,
         layout: &Layout,
         indexes: &[Index<'_>],
-        covered: &BTreeMap<i64, i64>,
+        covered: &[(i64, i64)],
         after: Option<i64>,
         inserter: &mut Inserter<'_>,
     ) -> Result<(BTreeMap<i64, Known>, Option<i64>), SqliteFault> {
@@ -197,7 +200,8 @@ impl Rebuild<'_> {
             };
             self.each_entry(index, &mut |values| {
                 let Some(Value::Integer(rowid)) = values.get(rowid_at).copied() else { return Ok(()) };
-                let is_covered = covered.range(..=rowid).next_back().is_some_and(|(_, high)| *high >= rowid);
+                let before = covered.partition_point(|(low, _)| *low <= rowid).checked_sub(1);
+                let is_covered = before.and_then(|at| covered.get(at)).is_some_and(|(_, high)| *high >= rowid);
                 if is_covered || after.is_some_and(|after| rowid <= after) || upper.is_some_and(|upper| rowid > upper) {
                     return Ok(());
                 }
