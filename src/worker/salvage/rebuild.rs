@@ -281,7 +281,10 @@ impl Rebuild<'_> {
         inserter: &mut Inserter<'_>,
         told: &mut SalvagedTable,
     ) -> Result<(), SqliteFault> {
-        let Some(backup) = self.backup else { return Ok(()) };
+        // Texts go over as bytes: those of another encoding would be others.
+        let Some(backup) = self.backup.filter(|backup| backup.view.encoding == self.view.encoding) else {
+            return Ok(());
+        };
         let theirs = backup.plan.tables.iter().position(|table| {
             table.row.name.eq_ignore_ascii_case(&layout.name)
                 && table.layout.as_ref().is_some_and(|theirs| {
