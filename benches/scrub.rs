@@ -1,4 +1,4 @@
-//! A scrub beside SQLite's `quick_check`, and beside plainly reading the file: a mixed database of 100 MB and of 1 GB.
+//! A scrub beside SQLite's `quick_check`, a full one beside its `integrity_check`, and beside plainly reading the file: a mixed database of 100 MB and of 1 GB.
 //!
 //! Parts, both without arguments: `100mb`, `1gb`. `GUARDIAN_BENCH_FILE` names a database to be measured instead. Warm, all of the
 //! file is in the page cache; cold, the kernel was asked to forget it before each round.
@@ -20,6 +20,8 @@ use support::usage;
 
 /// Times `quick_check`'s throughput, warm.
 const WARM: f64 = 4.0;
+/// Times `integrity_check`'s throughput, warm, with `--full`.
+const FULL: f64 = 5.0;
 /// Times the time of plainly reading the file, cold.
 const COLD: f64 = 1.3;
 /// Of the worker, in MB.
@@ -60,7 +62,7 @@ fn create(path: &Path, mib: usize) {
          WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {mib} * 1500)
            INSERT INTO pairs SELECT i % 1000, 'key ' || i, i FROM n;
          CREATE INDEX small_k ON small(k); CREATE INDEX texts_tag ON texts(tag, title);
-         DELETE FROM blobs WHERE id % 10 = 0; DELETE FROM small WHERE id % 9 = 0; COMMIT;"
+         DELETE FROM blobs WHERE id % 10 = 0; DELETE FROM small WHERE id % 9 = 0; COMMIT; PRAGMA journal_mode=wal;"
     ))
     .unwrap();
 }
@@ -73,25 +75,25 @@ struct Scrubbed {
     whole: f64,
 }
 
-fn scrub_once(path: &Path) -> Scrubbed {
+fn scrub_once(path: &Path, flags: &[&str]) -> Scrubbed {
     let begun = Instant::now();
-    let output = command(path).output().unwrap();
+    let output = command(path, flags).output().unwrap();
     let whole = begun.elapsed().as_secs_f64();
     let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(document["verdict"], "clean", "{document:#}");
     Scrubbed { pass: document["seconds"].as_f64().unwrap(), whole }
 }
 
-fn command(path: &Path) -> Command {
+fn command(path: &Path, flags: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_guardiand"));
-    command.args(["scrub", "--json"]).arg(path).arg("--state-dir").arg(path.with_extension("state"));
+    command.args(["scrub", "--json"]).args(flags).arg(path).arg("--state-dir").arg(path.with_extension("state"));
     command.stdout(Stdio::piped());
     command
 }
 
 /// The most that the worker had resident, as far as quick looks at it see.
-fn resident(path: &Path, seconds: f64) -> u64 {
-    let mut child = command(path).spawn().unwrap();
+fn resident(path: &Path, flags: &[&str], seconds: f64) -> u64 {
+    let mut child = command(path, flags).spawn().unwrap();
     let peak = usage::worker_peak(child.id(), Duration::from_secs_f64(seconds));
     child.wait().unwrap();
     peak
@@ -109,9 +111,9 @@ fn read_once(path: &Path) {
     }
 }
 
-fn check_once(path: &Path) {
+fn check_once(path: &Path, pragma: &str) {
     let db = Connection::open(path).unwrap();
-    let answer: String = db.query_row("PRAGMA quick_check", [], |row| row.get(0)).unwrap();
+    let answer: String = db.query_row(&format!("PRAGMA {pragma}"), [], |row| row.get(0)).unwrap();
     assert_eq!(answer, "ok");
 }
 
@@ -119,6 +121,11 @@ fn timed(into: &mut Figures, work: impl FnOnce()) {
     let begun = Instant::now();
     work();
     into.add(begun.elapsed().as_secs_f64());
+}
+
+fn memory(name: &str, path: &Path, flags: &[&str], seconds: f64) {
+    let peak = resident(path, flags, seconds * 0.95) as f64 / 1e6;
+    println!("  {name:<34} {peak:.1} MB   target <= {RESIDENT} MB: {}", met(peak <= RESIDENT));
 }
 
 fn measure(path: &Path, rounds: usize) {
@@ -129,8 +136,8 @@ fn measure(path: &Path, rounds: usize) {
     let [mut check, mut pass, mut whole, mut read] = [(); 4].map(|()| Figures::default());
     read_once(path);
     for _ in 0..rounds {
-        timed(&mut check, || check_once(path));
-        let ours = scrub_once(path);
+        timed(&mut check, || check_once(path, "quick_check"));
+        let ours = scrub_once(path, &[]);
         pass.add(ours.pass);
         whole.add(ours.whole);
         timed(&mut read, || read_once(path));
@@ -148,22 +155,35 @@ fn measure(path: &Path, rounds: usize) {
         check.median() / whole.median(),
         met(times >= WARM)
     );
-    let peak = resident(path, whole.median() * 0.95) as f64 / 1e6;
+    memory("resident memory of the worker", path, &[], whole.median());
+    let [mut check, mut pass, mut whole] = [(); 3].map(|()| Figures::default());
+    for _ in 0..rounds.min(5) {
+        timed(&mut check, || check_once(path, "integrity_check"));
+        let ours = scrub_once(path, &["--full"]);
+        pass.add(ours.pass);
+        whole.add(ours.whole);
+    }
+    line("warm: integrity_check", &check, None);
+    line("warm: scrub --full, the passes", &pass, None);
+    line("warm: scrub --full, whole command", &whole, None);
+    let times = check.median() / pass.median();
     println!(
-        "  {:<34} {peak:.1} MB   target <= {RESIDENT} MB: {}",
-        "resident memory of the worker",
-        met(peak <= RESIDENT)
+        "  {:<34} {times:.2} x   (the whole command {:.2} x)   target >= {FULL} x: {}",
+        "scrub --full beside integrity_check",
+        check.median() / whole.median(),
+        met(times >= FULL)
     );
+    memory("resident memory, --full", path, &["--full"], whole.median());
     let [mut check, mut pass, mut read] = [(); 3].map(|()| Figures::default());
     let cold = || forget_cached(File::open(path).unwrap());
     for round in 0..rounds.min(7) {
         cold();
-        pass.add(scrub_once(path).pass);
+        pass.add(scrub_once(path, &[]).pass);
         cold();
         timed(&mut read, || read_once(path));
         if round == 0 {
             cold();
-            timed(&mut check, || check_once(path));
+            timed(&mut check, || check_once(path, "quick_check"));
         }
     }
     line("cold: quick_check", &check, None);

@@ -161,6 +161,10 @@ pub(super) struct Scrub {
     #[arg(value_name = "TARGET|DB")]
     pub(super) subject: PathBuf,
 
+    /// Also compare what indexes hold with what their tables hold, and have SQLite check the tables' rules.
+    #[arg(long)]
+    pub(super) full: bool,
+
     /// Tell at most so many faults; all are counted.
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub(super) faults: usize,

@@ -13,8 +13,8 @@ pub(super) fn run(common: &Common, asked: &Asked, output: Output) -> Done {
     let typed = std::slice::from_ref(&asked.subject);
     let (scope, subjects) = subject::resolve(common, typed, asked.state_dir.clone())?;
     let subject = subjects.first().ok_or_else(|| Failure::usage("name one target"))?;
-    let found = one_pass::scrub(&scope, subject, asked.faults)?;
-    output.facts(&found, || text(&found));
+    let found = one_pass::scrub(&scope, subject, asked.faults, asked.full)?;
+    output.facts(&found, || text(&found, asked.full));
     Ok(match found.verdict {
         ScrubVerdict::Clean => ExitCode::SUCCESS,
         ScrubVerdict::Damaged => ExitCode::FAILURE,
@@ -22,7 +22,7 @@ pub(super) fn run(common: &Common, asked: &Asked, output: Output) -> Done {
     })
 }
 
-fn text(found: &Scrubbed) -> String {
+fn text(found: &Scrubbed, full: bool) -> String {
     let verdict = match found.verdict {
         ScrubVerdict::Clean => "clean",
         ScrubVerdict::Damaged => "damaged",
@@ -48,8 +48,19 @@ fn text(found: &Scrubbed) -> String {
             text += &format!("\nand {} more", found.faults_total - told);
         }
     }
-    if found.verdict == ScrubVerdict::Clean {
-        text += "\nThe structure, that is: rules such as NOT NULL and CHECK are SQLite's to check, and so is what an index holds.";
+    if !found.by_sqlite.is_empty() {
+        let rows = found.by_sqlite.iter().map(|one| {
+            let checked = if one.checked { "checked by SQLite" } else { "not checked" };
+            vec![one.table.clone(), one.why.clone(), checked.to_owned()]
+        });
+        text += &format!("\n{}", table(&["TABLE", "HAS", "SO"], rows));
+    }
+    if !found.content.is_empty() {
+        text +=
+            &format!("\nRows that break a rule of their table, which is no damage:\n  {}", found.content.join("\n  "));
+    }
+    if found.verdict == ScrubVerdict::Clean && !full {
+        text += "\nThe structure, that is: `--full` also looks at what indexes hold, and at rules such as NOT NULL and CHECK.";
     }
     text
 }

@@ -363,17 +363,17 @@ pub fn restore(scope: &Scope, from: &RestoreFrom, to: &Path) -> Result<Restored,
     })?
 }
 
-/// Looks through all pages of a database, telling at most so many faults.
+/// Looks through all pages of a database, telling at most so many faults; `full`: also through what indexes hold.
 ///
 /// # Errors
 /// When no child could do it; what could not be told is a verdict.
-pub fn scrub(scope: &Scope, subject: &Subject, faults_max: usize) -> Result<Scrubbed, PassError> {
+pub fn scrub(scope: &Scope, subject: &Subject, faults_max: usize, full: bool) -> Result<Scrubbed, PassError> {
     block_on(async {
         let site = Site::of(scope);
         let jobs = foundation::client(site.workers);
         let databases = site.databases(&jobs, std::slice::from_ref(subject)).await?;
         let Some(database) = databases.first() else { return Err(failed("nothing matches".to_owned())) };
-        match jobs.run(database.scrub(faults_max), SCRUB_PATIENCE).await {
+        match jobs.run(database.scrub(faults_max, full), SCRUB_PATIENCE).await {
             Ok(Outcome::Scrubbed(found)) => Ok(*found),
             Ok(_) => Err(failed("the scrub's job answered something else".to_owned())),
             // A child that died or was killed says nothing of the database.

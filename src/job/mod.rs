@@ -28,7 +28,7 @@ pub use database::{
 pub use events::WorkerEvents;
 pub use rollback::{KeptFile, KeptFiles, RowsSince, Since, WeighRollback, Weighed, WeighedMember};
 pub use salvage::{SalvageJob, Salvaged, SalvagedTable};
-pub use scrub::{ScrubJob, ScrubVerdict, Scrubbed, ScrubbedFault, ScrubbedTable};
+pub use scrub::{ScrubJob, ScrubVerdict, Scrubbed, ScrubbedBySqlite, ScrubbedFault, ScrubbedTable};
 pub use step::{Candidate, DatabaseStep, KnownPageOne, Phase, Progress, StepJob, StepReport, WalBase};
 
 use std::path::PathBuf;

@@ -13,6 +13,9 @@ pub struct ScrubJob {
     pub site: DatabaseSite,
     /// Faults that are told; all are counted.
     pub faults_max: usize,
+    /// Also what indexes hold against what their tables hold, and the tables' rules.
+    #[serde(default)]
+    pub full: bool,
 }
 
 /// What a scrub came to.
@@ -53,6 +56,23 @@ pub struct Scrubbed {
     pub free_pages: u32,
     /// The trees, in the order of the schema.
     pub tables: Vec<ScrubbedTable>,
+    /// Tables that SQLite's own check was left with, or would have been; of virtual tables' rules a full scrub alone has it look at any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub by_sqlite: Vec<ScrubbedBySqlite>,
+    /// Of a full scrub: rows that break a rule of their table, in SQLite's words. That is the program's content, and no damage.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub content: Vec<String>,
+}
+
+/// A table that is not for a scrub alone to judge.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScrubbedBySqlite {
+    /// The table.
+    pub table: String,
+    /// What it has.
+    pub why: String,
+    /// SQLite's own check of it ran to its end.
+    pub checked: bool,
 }
 
 /// One thing that is wrong.

@@ -7,6 +7,9 @@ use super::probe::{quoted, text};
 use super::{Database, SqliteFault};
 use crate::model::FaultClass;
 
+/// Of one table's check SQLite tells as many (`SQLITE_INTEGRITY_CHECK_ERROR_MAX`).
+const LINES_OF_A_TABLE: u32 = 100;
+
 /// What a check said.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IntegrityReport {
@@ -47,6 +50,23 @@ impl Database {
         self.run_check("quick_check", limit)
     }
 
+    /// Compiles a check without running it: an error names a function or a collation that this SQLite has not got. No table is read.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn can_check(&self, full: bool) -> Result<(), SqliteFault> {
+        let pragma = if full { "integrity_check" } else { "quick_check" };
+        let compiled = self.connection.prepare(&format!("PRAGMA main.{pragma}"));
+        compiled.map(drop).map_err(|error| self.fault(&format!("preparing {pragma} of"), &error))
+    }
+
+    /// One table with its indexes, and its rules (NOT NULL, CHECK, types): the same as [`Database::integrity_check`], of this table alone.
+    /// Pages of others are not read. Not for a database that was opened for reading alone: of such a one SQLite forgets its CHECKs
+    /// (`sqlite3AddCheckConstraint` in `build.c`).
+    pub fn check_table(&self, table: &str) -> IntegrityReport {
+        self.run("integrity_check", &quoted(table), LINES_OF_A_TABLE)
+    }
+
     /// The structure of every tree, and every index against its table. Ten times the cost of a quick one.
     pub fn integrity_check(&self, limit: u32) -> IntegrityReport {
         let mut report = self.run_check("integrity_check", limit);
@@ -60,8 +80,12 @@ impl Database {
 
     fn run_check(&self, pragma: &str, limit: u32) -> IntegrityReport {
         let limit = limit.max(1);
+        self.run(pragma, &limit.to_string(), limit)
+    }
+
+    fn run(&self, pragma: &str, argument: &str, limit: u32) -> IntegrityReport {
         let mut lines = Vec::new();
-        let fault = self.check_lines(pragma, limit, &mut lines).err();
+        let fault = self.check_lines(pragma, argument, &mut lines).err();
         let fault = fault.map(|error| self.fault(&format!("running {pragma} on"), &error));
         if let Some((line, code)) = lines.iter().find_map(|line| Some((line, refused_page(line)?))) {
             // The disk's failure, whatever else seems wrong for want of that page: nothing is known of the bytes, and no repair
@@ -127,8 +151,8 @@ impl Database {
         matches!((rows, entries), (Some(rows), Some(entries)) if entries > rows)
     }
 
-    fn check_lines(&self, pragma: &str, limit: u32, lines: &mut Vec<String>) -> rusqlite::Result<()> {
-        let mut statement = self.connection.prepare(&format!("PRAGMA main.{pragma}({limit})"))?;
+    fn check_lines(&self, pragma: &str, argument: &str, lines: &mut Vec<String>) -> rusqlite::Result<()> {
+        let mut statement = self.connection.prepare(&format!("PRAGMA main.{pragma}({argument})"))?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
             // The lines about trees come as one row, and so do those of an R-tree about itself.
@@ -274,6 +298,20 @@ mod tests {
         let report = open(&path, Access::Probe).integrity_check(100);
         assert!(report.ok && !report.is_corrupt(), "{report:?}");
         assert_eq!(report.content, ["CHECK constraint failed in t"]);
+        assert_eq!(open(&path, Access::Copy).check_table("t").content, report.content);
+        assert!(open(&path, Access::Immutable).check_table("t").content.is_empty(), "what a CHECK needs is not read");
+    }
+
+    #[test]
+    fn a_table_is_checked_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = sample(dir.path());
+        mismatch(&path);
+        damage(&path, (root_of(&path, "w") - 1) * 4096, &[0xa5; 4096]);
+        let db = open(&path, Access::Immutable);
+        let report = db.check_table("t");
+        assert!(report.only_indexes && report.fault.is_none(), "{report:?}");
+        assert!(db.check_table("w").is_corrupt() && db.check_table("no such").fault.is_some());
     }
 
     #[test]

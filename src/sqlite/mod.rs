@@ -7,6 +7,7 @@
 mod backup;
 mod check;
 mod checkpoint;
+mod contents;
 mod fault;
 mod messages;
 mod open;
@@ -23,6 +24,7 @@ mod store;
 pub use crate::model::FaultClass;
 pub use check::IntegrityReport;
 pub use checkpoint::CheckpointReport;
+pub use contents::{Contents, LeftTable};
 pub use fault::SqliteFault;
 pub use open::{Access, Database, Deadline, limit_memory, sqlite_version, sqlite_version_number};
 pub use probe::SchemaObjects;

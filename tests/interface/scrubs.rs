@@ -20,9 +20,13 @@ impl Folder {
     }
 
     fn scrub(&self, name: &str) -> Ran {
-        let state = self.path("state");
-        let db = self.path(name);
-        guardiand(self.0.path(), &["scrub", "--json", db.to_str().unwrap(), "--state-dir", state.to_str().unwrap()])
+        self.scrub_with(name, &[])
+    }
+
+    fn scrub_with(&self, name: &str, flags: &[&str]) -> Ran {
+        let (state, db) = (self.path("state"), self.path(name));
+        let plain = ["scrub", "--json", db.to_str().unwrap(), "--state-dir", state.to_str().unwrap()];
+        guardiand(self.0.path(), &[&plain[..], flags].concat())
     }
 
     fn program(&self, mode: &str, commits: &str, flags: &[&str]) -> Program {
@@ -73,6 +77,57 @@ fn a_sound_database_is_0_and_a_hurt_page_is_1_with_its_number_and_its_owner() {
 }
 
 #[test]
+fn a_full_scrub_also_compares_indexes_and_leaves_to_sqlite_what_is_its_to_say() {
+    let folder = Folder::new();
+    database(&folder.path("app.db"));
+    let db = Connection::open(folder.path("app.db")).unwrap();
+    db.execute_batch(
+        "CREATE TABLE ruled(a INT NOT NULL, b CHECK(b > 0)); CREATE TABLE typed(a INT NOT NULL, b); CREATE INDEX part ON t(b) WHERE a > 9;
+         CREATE TABLE plain(a, b); CREATE INDEX p ON plain(b); INSERT INTO plain SELECT a, b FROM t; INSERT INTO typed SELECT a, b FROM t;
+         CREATE VIRTUAL TABLE words USING fts5(w); INSERT INTO words SELECT b FROM t LIMIT 100; INSERT INTO ruled VALUES(1, 1);",
+    )
+    .unwrap();
+    drop(db);
+    let before = folder.bytes();
+    let document = folder.scrub_with("app.db", &["--full"]).json_of(0);
+    assert_eq!((&document["verdict"], &document["content"]), (&"clean".into(), &Value::Null), "{document:#}");
+    let left = document["by_sqlite"].as_array().unwrap();
+    let named: Vec<&str> = left.iter().map(|one| one["table"].as_str().unwrap()).collect();
+    assert_eq!(named, ["t", "ruled", "words"], "{document:#}");
+    assert!(left.iter().all(|one| one["checked"] == true), "{document:#}");
+    assert_eq!(folder.bytes(), before);
+
+    // Rows that break a rule are no damage.
+    let db = Connection::open(folder.path("app.db")).unwrap();
+    db.execute_batch(
+        "PRAGMA ignore_check_constraints=ON; INSERT INTO ruled VALUES(1, -1); PRAGMA writable_schema=ON;
+         UPDATE sqlite_schema SET sql='CREATE TABLE typed(a INT, b)' WHERE name='typed'; PRAGMA writable_schema=RESET;
+         INSERT INTO typed VALUES(NULL, 1); PRAGMA writable_schema=ON;
+         UPDATE sqlite_schema SET sql='CREATE TABLE typed(a INT NOT NULL, b)' WHERE name='typed';",
+    )
+    .unwrap();
+    drop(db);
+    let document = folder.scrub_with("app.db", &["--full"]).json_of(0);
+    let said: Vec<&str> = document["content"].as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect();
+    assert_eq!(said, ["CHECK constraint failed in ruled", "NULL value in typed.a"], "{document:#}");
+
+    // An index without one of its table's rows is.
+    let db = Connection::open(folder.path("app.db")).unwrap();
+    db.execute_batch(
+        "PRAGMA writable_schema=ON; CREATE TEMP TABLE kept AS SELECT * FROM sqlite_schema WHERE name='p';
+         DELETE FROM sqlite_schema WHERE name='p'; PRAGMA writable_schema=RESET; UPDATE plain SET b='other' WHERE a=17;
+         PRAGMA writable_schema=ON; INSERT INTO main.sqlite_schema SELECT * FROM temp.kept; PRAGMA writable_schema=RESET",
+    )
+    .unwrap();
+    drop(db);
+    assert_eq!(folder.scrub("app.db").json_of(0)["verdict"], "clean", "the structure is sound");
+    let document = folder.scrub_with("app.db", &["--full"]).json_of(1);
+    let faults = document["faults"].as_array().unwrap();
+    assert!(faults.iter().any(|fault| fault["owner"] == "index p of plain"), "{document:#}");
+    assert!(faults.iter().any(|fault| fault["what"] == "row 17 missing from index p"), "{document:#}");
+}
+
+#[test]
 fn words_of_the_schema_that_sqlite_cannot_parse_are_1() {
     let folder = Folder::new();
     database(&folder.path("app.db"));
@@ -105,8 +160,8 @@ fn a_program_that_commits_all_the_time_is_neither_kept_from_it_nor_called_damage
         let flags: Vec<&str> = flags.into_iter().chain(["--chores", "--rows-per-commit", "50"]).collect();
         let program = folder.program(mode, "forever", &flags);
         let mut clean = 0;
-        for _ in 0..8 {
-            let ran = folder.scrub("app.db");
+        for round in 0..8 {
+            let ran = folder.scrub_with("app.db", if round % 2 == 0 { &["--full"] } else { &[] });
             let document = ran.json();
             assert_ne!(document["verdict"], "damaged", "{document:#}");
             clean += usize::from(ran.status == 0);
@@ -134,7 +189,9 @@ fn what_a_dead_program_left_is_looked_at_as_sqlite_would_see_it_and_left_as_it_i
             program.ended();
         }
         let before = folder.bytes();
+        let full = folder.scrub_with("app.db", &["--full"]).json_of(0);
         let document = folder.scrub("app.db").json_of(0);
+        assert_eq!((&full["tables"], &full["reason"]), (&document["tables"], &document["reason"]), "{full:#}");
         assert_eq!(folder.bytes(), before, "{mode} {flag}");
         assert_eq!(document["reason"].is_string(), flag == "--leave-hot-journal", "{document:#}");
         let copy = folder.path("copy.db");
@@ -150,5 +207,50 @@ fn what_a_dead_program_left_is_looked_at_as_sqlite_would_see_it_and_left_as_it_i
             let counted: i64 = db.query_row(&sql, [], |row| row.get(0)).unwrap();
             assert_eq!(table["rows"].as_i64(), Some(counted), "{sql}");
         }
+    }
+}
+
+/// Large enough for a content check to begin with a scrub.
+#[test]
+fn a_content_check_of_a_large_database_says_what_sqlite_says() {
+    for mode in ["delete", "wal"] {
+        let folder = Folder::new();
+        let path = folder.path("app.db");
+        let db = Connection::open(&path).unwrap();
+        db.execute_batch(&format!(
+            "PRAGMA journal_mode={mode}; CREATE TABLE t(a INTEGER PRIMARY KEY, b); CREATE INDEX i ON t(b); CREATE TABLE c(a NOT NULL, b CHECK(b > a));
+             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 30000) INSERT INTO t SELECT i, hex(randomblob(100)) FROM n;
+             INSERT INTO c SELECT a, a + 1 FROM t LIMIT 99;"
+        ))
+        .unwrap();
+        drop(db);
+        assert!(path.metadata().unwrap().len() > 8 << 20);
+        let check = |status| {
+            let document = guardiand(folder.0.path(), &["check", "--json", path.to_str().unwrap()]).json_of(status);
+            let kinds = document["findings"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|finding| finding["kind"].as_str().unwrap().to_owned());
+            (kinds.collect::<Vec<_>>(), document)
+        };
+        assert_eq!(check(0).0, Vec::<String>::new());
+        let db = Connection::open(&path).unwrap();
+        db.execute_batch(
+            "PRAGMA writable_schema=ON; CREATE TEMP TABLE kept AS SELECT * FROM sqlite_schema WHERE name='i';
+             DELETE FROM sqlite_schema WHERE name='i'; PRAGMA writable_schema=RESET; UPDATE t SET b='other' WHERE a=17;
+             PRAGMA writable_schema=ON; INSERT INTO main.sqlite_schema SELECT * FROM temp.kept; PRAGMA writable_schema=RESET",
+        )
+        .unwrap();
+        drop(db);
+        let (kinds, document) = check(1);
+        assert_eq!(kinds, ["db_index_corrupted"], "{mode}: {document:#}");
+        assert!(document.to_string().contains("row 17 missing from index i"), "{mode}: {document:#}");
+        let mut bytes = std::fs::read(&path).unwrap();
+        let leaf = (1..bytes.len() / 4096).find(|page| bytes[page * 4096] == 13).unwrap();
+        bytes[leaf * 4096 + 3] ^= 0xff;
+        std::fs::write(&path, &bytes).unwrap();
+        let (kinds, document) = check(1);
+        assert_eq!(kinds, ["db_corrupted"], "{mode}: {document:#}");
     }
 }

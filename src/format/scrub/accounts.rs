@@ -15,12 +15,19 @@ pub(super) enum Owner {
     Nobody,
 }
 
+/// Of a page that no tree has.
+pub(super) const NOBODY: u32 = u32::MAX;
+/// Beside the tree, of a page that holds the rest of a payload.
+pub(super) const OVERFLOW: u32 = 1 << 31;
+
 /// The books.
 pub(super) struct Accounts {
     pages: u32,
     uses: Vec<PageUse>,
     /// Who refers to the page; only where a pointer map is to be compared.
     parents: Vec<u32>,
+    /// The tree that has the page, and [`OVERFLOW`] for what is no page of the tree itself; only where that is asked for.
+    owners: Vec<u32>,
     /// Kept: at most so many as are asked for.
     pub faults: Vec<(u32, Owner, ScrubFaultKind)>,
     pub faults_total: u64,
@@ -28,11 +35,12 @@ pub(super) struct Accounts {
 }
 
 impl Accounts {
-    pub(super) fn new(pages: u32, geometry: &Geometry, faults_max: usize) -> Accounts {
+    pub(super) fn new(pages: u32, geometry: &Geometry, faults_max: usize, with_owners: bool) -> Accounts {
         let mut accounts = Accounts {
             pages,
             uses: vec![PageUse::Nothing; pages as usize],
             parents: if geometry.has_pointer_maps() { vec![0; pages as usize] } else { Vec::new() },
+            owners: if with_owners { vec![NOBODY; pages as usize] } else { Vec::new() },
             faults: Vec::new(),
             faults_total: 0,
             faults_max,
@@ -57,7 +65,7 @@ impl Accounts {
     ///
     /// # Errors
     /// What is wrong with that: the database has no such page, or it has an owner.
-    pub(super) fn claim(&mut self, page: u32, what: PageUse, parent: u32) -> Result<(), ScrubFaultKind> {
+    pub(super) fn claim(&mut self, page: u32, what: PageUse, parent: u32, owner: Owner) -> Result<(), ScrubFaultKind> {
         let at = (page as usize).wrapping_sub(1);
         let slot = self.uses.get_mut(at).ok_or(ScrubFaultKind::OutOfRange(page))?;
         if *slot != PageUse::Nothing {
@@ -66,6 +74,10 @@ impl Accounts {
         *slot = what;
         if let Some(slot) = self.parents.get_mut(at) {
             *slot = parent;
+        }
+        if let (Some(slot), Owner::Tree(tree)) = (self.owners.get_mut(at), owner) {
+            let is_overflow = matches!(what, PageUse::FirstOverflow | PageUse::LaterOverflow);
+            *slot = if is_overflow { tree | OVERFLOW } else { tree };
         }
         Ok(())
     }
@@ -76,6 +88,11 @@ impl Accounts {
 
     pub(super) fn parent_of(&self, page: u32) -> u32 {
         (page as usize).checked_sub(1).and_then(|at| self.parents.get(at)).copied().unwrap_or(0)
+    }
+
+    /// By page, from page 1: see the field. They are not kept here.
+    pub(super) fn take_owners(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.owners)
     }
 
     /// Every page that is used so, in order.

@@ -146,6 +146,27 @@ pub enum ScrubFaultKind {
         /// Of the table.
         rows: u64,
     },
+    /// A key is not behind the one before it.
+    #[error("the key of cell {cell} is out of order")]
+    KeyOrder {
+        /// Which, from 0.
+        cell: u16,
+    },
+    /// Of a unique index.
+    #[error("the key of cell {cell} is there twice, and the index is unique")]
+    NotUnique {
+        /// Which, from 0.
+        cell: u16,
+    },
+    /// An entry of an index is no entry of that index.
+    #[error("an entry has other columns than the {expected} of the index")]
+    EntryColumns {
+        /// By the definition.
+        expected: usize,
+    },
+    /// As many as they should be, and not the same.
+    #[error("its entries are not those of its table's rows")]
+    IndexContent,
     /// The schema.
     #[error(transparent)]
     Schema(#[from] SchemaFault),

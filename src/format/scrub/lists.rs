@@ -29,7 +29,7 @@ pub(super) fn freelist<S: PageSource>(
         if stray {
             return;
         }
-        match accounts.claim(page, PageUse::Free, 0) {
+        match accounts.claim(page, PageUse::Free, 0, owner) {
             Ok(()) => found += 1,
             Err(fault) => {
                 stray = page == of;

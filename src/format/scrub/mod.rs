@@ -5,11 +5,16 @@
 //! comes. Here each page is judged by itself first, by several threads at once, and leaves a note of 24 bytes; whose it is, and
 //! whether its rowids and its depth fit there, follows from the notes.
 //!
-//! Not seen here, because it is no structure: NOT NULL, CHECK, the types of a STRICT table, the rules of virtual tables, and whether the
-//! order of an index is that of its collation.
+//! With what SQLite makes of the tables' definitions ([`TableContent`]) a second pass compares rows with the entries of their indexes, and
+//! says of which tables only SQLite's own check can say more. CHECK and the rules of virtual tables are not seen here.
 
 mod accounts;
+mod compare;
+mod content;
 mod fault;
+#[cfg(test)]
+mod full_tests;
+mod key;
 mod lists;
 mod note;
 mod sql;
@@ -24,8 +29,10 @@ use thiserror::Error;
 
 use super::coverage::Coverage;
 use super::geometry::Geometry;
-use super::{Header, SchemaFault, SchemaKind, SchemaRow, read_schema};
-use accounts::{Accounts, Owner};
+use super::{Encoding, Header, SchemaFault, SchemaKind, SchemaRow, read_schema};
+use accounts::{Accounts, NOBODY, OVERFLOW, Owner};
+use compare::{Comparison, Shape, Task};
+pub use content::{Absent, Allowed, Collation, IndexContent, KeyPart, StoredColumn, TableContent};
 pub use fault::{PageUse, ScrubFault, ScrubFaultKind};
 use walk::Walk;
 
@@ -46,7 +53,7 @@ pub type Watch<'a> = dyn Fn(u32) -> bool + Sync + 'a;
 
 /// What to scrub, and how.
 #[derive(Debug, Clone, Copy)]
-pub struct ScrubPlan {
+pub struct ScrubPlan<'a> {
     /// Of page 1 as the source has it.
     pub header: Header,
     /// Pages that the database has: by its header or by the last commit of its WAL.
@@ -57,6 +64,8 @@ pub struct ScrubPlan {
     pub threads: usize,
     /// Faults that are told; all are counted.
     pub faults_max: usize,
+    /// Tables whose rows are to be compared with their indexes, and whose pages' owners are to be told; `None` for neither.
+    pub contents: Option<&'a [TableContent]>,
 }
 
 /// Why a scrub says nothing.
@@ -91,6 +100,20 @@ pub struct Scrub {
     pub free_pages: u32,
     /// The trees, in the order of the schema; its own is the first.
     pub trees: Vec<ScrubbedTree>,
+    /// Virtual tables, which have no tree.
+    pub virtual_tables: Vec<String>,
+    /// Tables of which only SQLite's own check can say more, and what of them. Their structure is judged.
+    pub undecided: Vec<(String, &'static str)>,
+    /// By page, from page 1; empty where it was not asked for.
+    owners: Vec<u32>,
+}
+
+impl Scrub {
+    /// The place in [`Scrub::trees`] of the tree that has a page, or the rest of a payload on it.
+    pub fn owner_of(&self, page: u32) -> Option<usize> {
+        let owner = self.owners.get((page as usize).checked_sub(1)?).copied()?;
+        (owner != NOBODY).then_some((owner & !OVERFLOW) as usize)
+    }
 }
 
 /// A tree, as far as it could be walked.
@@ -120,19 +143,23 @@ pub struct ScrubbedTree {
 ///
 /// # Errors
 /// [`ScrubError`]; what is wrong with the database is a result, not an error.
-pub fn scrub<S: PageSource>(source: &S, plan: &ScrubPlan, watch: &Watch<'_>) -> Result<Scrub, ScrubError<S::Error>> {
+pub fn scrub<S: PageSource>(
+    source: &S,
+    plan: &ScrubPlan<'_>,
+    watch: &Watch<'_>,
+) -> Result<Scrub, ScrubError<S::Error>> {
     let header = &plan.header;
     let geometry = Geometry::of(header).ok_or(ScrubError::Header)?;
     let pages = plan.counted.min(plan.there);
     let notes = sweep::sweep(source, pages, &geometry, plan.threads, watch)?;
-    let mut accounts = Accounts::new(pages, &geometry, plan.faults_max);
+    let mut accounts = Accounts::new(pages, &geometry, plan.faults_max, plan.contents.is_some());
     if plan.counted > plan.there {
         let (found, written) = (plan.there, plan.counted);
         accounts.fault(1, Owner::Database, ScrubFaultKind::PageCount { found, written });
     }
     let schema = read_schema(pages, &geometry, header.encoding, |number| read_page(source, number, &geometry).ok());
     let rows: Vec<SchemaRow> = schema.rows.into_iter().map(|placed| placed.row).collect();
-    let (mut trees, mut partial) = (Vec::new(), BTreeSet::new());
+    let (mut trees, mut partial, mut virtual_tables) = (Vec::new(), BTreeSet::new(), Vec::new());
     let mut walk = Walk {
         source,
         geometry: &geometry,
@@ -141,6 +168,7 @@ pub fn scrub<S: PageSource>(source: &S, plan: &ScrubPlan, watch: &Watch<'_>) -> 
         accounts: &mut accounts,
         coverage: Coverage::new(),
         watch,
+        bounds: plan.contents.map(|_| Vec::new()),
     };
     let own = SchemaRow {
         kind: SchemaKind::Table,
@@ -152,7 +180,10 @@ pub fn scrub<S: PageSource>(source: &S, plan: &ScrubPlan, watch: &Watch<'_>) -> 
     for row in std::iter::once(&own).chain(&rows) {
         let sql = row.sql.as_deref().unwrap_or_default();
         let is_table = match row.kind {
-            SchemaKind::Table if sql::is_virtual(sql) => continue,
+            SchemaKind::Table if sql::is_virtual(sql) => {
+                virtual_tables.push(row.name.clone());
+                continue;
+            }
             SchemaKind::Table => !sql::is_without_rowid(sql),
             SchemaKind::Index => false,
             SchemaKind::View | SchemaKind::Trigger => continue,
@@ -180,6 +211,7 @@ pub fn scrub<S: PageSource>(source: &S, plan: &ScrubPlan, watch: &Watch<'_>) -> 
             is_sound: walk.accounts.faults_total == before,
         });
     }
+    let bounds = walk.bounds.take().unwrap_or_default();
     // What is wrong with the schema's tree is told already; not so a row that is none.
     for fault in schema.faults {
         if let SchemaFault::NoRow { page, .. } | SchemaFault::Cut { page, .. } = fault {
@@ -191,9 +223,116 @@ pub fn scrub<S: PageSource>(source: &S, plan: &ScrubPlan, watch: &Watch<'_>) -> 
     vacuum(header, &trees, &mut accounts);
     counts(&trees, &partial, &mut accounts);
     lists::unused(&mut accounts);
+    drop(notes);
+    let owners = accounts.take_owners();
+    let mut undecided = Vec::new();
+    if let Some(contents) = plan.contents {
+        let entered = Entered { geometry: &geometry, pages, trees: &trees, owners: &owners, bounds };
+        undecided = contents_of(source, plan, contents, entered, &mut accounts, watch)?;
+    }
     let faults_total = accounts.faults_total;
     let faults = accounts.told(|tree| trees.get(tree as usize).map(words).unwrap_or_default());
-    Ok(Scrub { pages, faults, faults_total, free_pages, trees })
+    Ok(Scrub { pages, faults, faults_total, free_pages, trees, virtual_tables, undecided, owners })
+}
+
+/// What the walk came to.
+struct Entered<'a> {
+    geometry: &'a Geometry,
+    pages: u32,
+    trees: &'a [ScrubbedTree],
+    owners: &'a [u32],
+    bounds: Vec<walk::Bounds>,
+}
+
+/// Compares rows with the entries of their indexes, where nothing is wrong with the structure of either. Which tables only SQLite can
+/// say more of, and why.
+fn contents_of<S: PageSource>(
+    source: &S,
+    plan: &ScrubPlan<'_>,
+    contents: &[TableContent],
+    mut entered: Entered<'_>,
+    accounts: &mut Accounts,
+    watch: &Watch<'_>,
+) -> Result<Vec<(String, &'static str)>, ScrubError<S::Error>> {
+    let (mut undecided, mut first) = (Vec::new(), 0);
+    let shapes: Vec<Shape<'_>> = contents.iter().map(|content| Shape::of(content, &mut first)).collect();
+    let mut tasks = vec![Task::Nothing; entered.trees.len()];
+    // By the place of its sums: the tree of an index.
+    let mut indexes = vec![None; first];
+    for (table, shape) in shapes.iter().enumerate() {
+        let content = shape.content;
+        let has = |tree: &ScrubbedTree| tree.table == content.name;
+        let own: Vec<usize> = (0..).zip(entered.trees).filter(|(_, tree)| has(tree)).map(|(at, _)| at).collect();
+        let of = |kind, name: &str| {
+            own.iter()
+                .copied()
+                .find(|at| entered.trees.get(*at).is_some_and(|tree| tree.kind == kind && tree.name == name))
+        };
+        let places: Option<Vec<usize>> =
+            content.indexes.iter().map(|index| of(SchemaKind::Index, &index.name)).collect();
+        let (Some(rows), Some(places)) = (of(SchemaKind::Table, &content.name), places) else {
+            undecided.push((content.name.clone(), "a schema that SQLite reads otherwise"));
+            continue;
+        };
+        if own.len() != places.len() + 1 {
+            undecided.push((content.name.clone(), "a schema that SQLite reads otherwise"));
+            continue;
+        }
+        // What is wrong with their structure is told already.
+        if !own.iter().all(|at| entered.trees.get(*at).is_some_and(|tree| tree.is_sound)) {
+            continue;
+        }
+        if let Some(task) = tasks.get_mut(rows).filter(|_| shape.is_of_use()) {
+            *task = Task::Rows { table, shape };
+        }
+        for ((index, place), sum) in content.indexes.iter().zip(places).zip(shape.first..) {
+            if let (Some(task), Some(tree)) = (tasks.get_mut(place), indexes.get_mut(sum)) {
+                (*task, *tree) = (Task::Entries { content: index, sum }, Some(place));
+            }
+        }
+    }
+    if tasks.iter().all(|task| matches!(task, Task::Nothing)) {
+        return Ok(undecided);
+    }
+    entered.bounds.sort_unstable_by_key(|bounds| bounds.page);
+    let comparison = Comparison {
+        source,
+        geometry: entered.geometry,
+        pages: entered.pages,
+        owners: entered.owners,
+        bounds: &entered.bounds,
+        tasks: &tasks,
+        tables: contents.len(),
+        sums: first,
+        faults_max: plan.faults_max,
+        is_utf8: plan.header.encoding == Encoding::Utf8,
+    };
+    let found = comparison.run(plan.threads, watch)?;
+    let told = found.faults.len() as u64;
+    let mut differing = BTreeSet::new();
+    for (page, owner, what) in found.faults {
+        accounts.fault(page, Owner::Tree(owner), what);
+        differing.extend(entered.trees.get(owner as usize).map(|tree| tree.table.as_str()));
+    }
+    accounts.faults_total += found.faults_total.saturating_sub(told);
+    for ((shape, why), table) in shapes.iter().zip(&found.undecided).zip(contents) {
+        if let Some(why) = why {
+            undecided.push((table.name.clone(), why));
+            continue;
+        }
+        for (sum, tree) in (shape.first..).zip(indexes.iter().skip(shape.first).take(table.indexes.len())) {
+            let (Some(tree), Some(sums)) = (*tree, found.sums.get(sum)) else { continue };
+            let root = entered.trees.get(tree).map_or(0, |tree| tree.root);
+            if sums.rows != sums.entries {
+                accounts.fault(root, Owner::Tree(tree as u32), ScrubFaultKind::IndexContent);
+                differing.insert(&table.name);
+            }
+        }
+        if differing.contains(table.name.as_str()) {
+            undecided.push((table.name.clone(), "rows that differ from its indexes"));
+        }
+    }
+    Ok(undecided)
 }
 
 /// What the header says for a vacuum.

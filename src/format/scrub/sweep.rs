@@ -10,7 +10,7 @@ use super::{PageSource, ScrubError, Watch};
 
 /// Bytes per read: large enough for the disk, small enough that what was read is still in the processor's own cache when it is
 /// looked at.
-const CHUNK_BYTES: usize = 256 << 10;
+pub(super) const CHUNK_BYTES: usize = 256 << 10;
 
 /// What the pass leaves.
 pub(super) struct Notes {
@@ -98,6 +98,6 @@ pub(super) fn sweep<S: PageSource>(
 }
 
 /// Nothing is left half done under any of these locks.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -9,7 +9,7 @@ use super::super::tests::make;
 use super::*;
 
 /// A file in memory.
-struct Bytes(Vec<u8>, u32);
+pub(super) struct Bytes(pub Vec<u8>, pub u32);
 
 impl PageSource for Bytes {
     type Error = Infallible;
@@ -28,7 +28,7 @@ fn scrubbed(file: &[u8], threads: usize) -> Option<Scrub> {
     let header = Header::parse(file).ok()?;
     let there = file.len().div_ceil(header.page_size as usize) as u32;
     let counted = header.counted_pages().unwrap_or(there);
-    let plan = ScrubPlan { header, counted, there, threads, faults_max: 1000 };
+    let plan = ScrubPlan { header, counted, there, threads, faults_max: 1000, contents: None };
     Some(scrub(&Bytes(file.to_vec(), header.page_size), &plan, &|_| true).unwrap())
 }
 
@@ -89,11 +89,11 @@ fn add(path: &Path) {
     .unwrap();
 }
 
-fn folder() -> tempfile::TempDir {
+pub(super) fn folder() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
 }
 
-const KINDS: [(u32, u8, &str, u8); 9] = [
+pub(super) const KINDS: [(u32, u8, &str, u8); 9] = [
     (512, 0, "UTF-8", 0),
     (512, 32, "UTF-16le", 1),
     (1024, 9, "UTF-16be", 2),
@@ -105,7 +105,7 @@ const KINDS: [(u32, u8, &str, u8); 9] = [
     (65_536, 8, "UTF-8", 2),
 ];
 
-fn made(folder: &Path, kind: usize) -> PathBuf {
+pub(super) fn made(folder: &Path, kind: usize) -> PathBuf {
     let (page_size, reserved, encoding, auto_vacuum) = KINDS[kind];
     let path = folder.join(format!("{page_size}-{reserved}.db"));
     make(&path, page_size, reserved, encoding, auto_vacuum);
@@ -155,10 +155,10 @@ fn any_number_of_threads_finds_the_same() {
 }
 
 /// xorshift64*: the same everywhere.
-struct Random(u64);
+pub(super) struct Random(pub u64);
 
 impl Random {
-    fn below(&mut self, n: usize) -> usize {
+    pub(super) fn below(&mut self, n: usize) -> usize {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -232,7 +232,7 @@ fn whatever_sqlite_finds_in_hurt_files_is_found() {
 }
 
 /// A file and its side files, as SQLite leaves them once it has recovered what there is.
-fn recovered(entry: &Path, copy: &Path) -> (Vec<String>, Vec<u8>) {
+pub(super) fn recovered(entry: &Path, copy: &Path) -> (Vec<String>, Vec<u8>) {
     for suffix in ["", "-wal", "-journal"] {
         let side = |path: &Path| PathBuf::from(format!("{}{suffix}", path.display()));
         let _ = std::fs::remove_file(side(copy));

@@ -37,6 +37,23 @@ pub(super) struct Walk<'a, S> {
     pub accounts: &'a mut Accounts,
     pub coverage: Coverage,
     pub watch: &'a Watch<'a>,
+    /// Of the pages of keys, where they are asked for.
+    pub bounds: Option<Vec<Bounds>>,
+}
+
+/// A cell, by its page; page 0 for none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct CellAt {
+    pub page: u32,
+    pub cell: u16,
+}
+
+/// A page of keys, and the keys of pages above that all of its own lie between.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    pub page: u32,
+    pub after: CellAt,
+    pub before: CellAt,
 }
 
 /// A page that is to be visited, and the rowids that it may have.
@@ -47,6 +64,9 @@ struct Visit {
     /// All are above this; `None` on the left edge.
     above: Option<i64>,
     up_to: i64,
+    /// In a tree of keys: those that its own lie between.
+    after: CellAt,
+    before: CellAt,
 }
 
 /// The tree that is walked.
@@ -61,7 +81,7 @@ struct Tree {
 impl<S: PageSource> Walk<'_, S> {
     /// The tree `owner` at `root`; `is_table`: by the schema its keys are rowids.
     pub(super) fn tree(&mut self, owner: u32, root: u32, is_table: bool) -> Result<Totals, ScrubError<S::Error>> {
-        if let Err(fault) = self.accounts.claim(root, PageUse::Root, 0) {
+        if let Err(fault) = self.accounts.claim(root, PageUse::Root, 0, Owner::Tree(owner)) {
             self.accounts.fault(root, Owner::Tree(owner), fault);
             return Ok(Totals::default());
         }
@@ -69,7 +89,8 @@ impl<S: PageSource> Walk<'_, S> {
         if found.is_some_and(|found| found != is_table) {
             self.accounts.fault(root, Owner::Tree(owner), ScrubFaultKind::OtherTree);
         }
-        let first = Visit { page: root, depth: 1, above: None, up_to: i64::MAX };
+        let none = CellAt::default();
+        let first = Visit { page: root, depth: 1, above: None, up_to: i64::MAX, after: none, before: none };
         let is_table = found.unwrap_or(is_table);
         let mut tree = Tree { owner, is_table, totals: Totals::default(), leaf_depth: None, waiting: vec![first] };
         // A page waits once at the most: it was claimed.
@@ -99,6 +120,9 @@ impl<S: PageSource> Walk<'_, S> {
         if kind.is_table() != tree.is_table {
             self.fault(tree, page, ScrubFaultKind::OtherTree);
             return Ok(());
+        }
+        if let (false, Some(bounds)) = (kind.is_table(), &mut self.bounds) {
+            bounds.push(Bounds { page, after: visit.after, before: visit.before });
         }
         if kind.is_leaf() || !kind.is_table() {
             tree.totals.entries += u64::from(note.cells);
@@ -160,23 +184,25 @@ impl<S: PageSource> Walk<'_, S> {
     fn children(&mut self, tree: &mut Tree, visit: Visit, bytes: &[u8]) {
         // Of a page that is hurt, whatever of it can be read.
         let Some(page) = BtreePage::lenient(bytes, visit.page, self.geometry) else { return };
-        let mut above = visit.above;
-        for cell in page.cells().flatten() {
-            let up_to = cell.rowid.unwrap_or(i64::MAX);
+        let mut next = Visit { depth: visit.depth + 1, ..visit };
+        for (index, cell) in (0..).zip(page.cells()) {
+            let Ok(cell) = cell else { continue };
+            next.up_to = cell.rowid.unwrap_or(i64::MAX);
+            next.before = CellAt { page: visit.page, cell: index };
             if let Some(child) = cell.left_child {
-                self.child(tree, visit, child, above, up_to);
+                self.child(tree, visit.page, Visit { page: child, ..next });
             }
-            above = cell.rowid.or(above);
+            (next.above, next.after) = (cell.rowid.or(next.above), next.before);
         }
         if let Some(child) = page.right_child() {
-            self.child(tree, visit, child, above, visit.up_to);
+            self.child(tree, visit.page, Visit { page: child, up_to: visit.up_to, before: visit.before, ..next });
         }
     }
 
-    fn child(&mut self, tree: &mut Tree, visit: Visit, page: u32, above: Option<i64>, up_to: i64) {
-        match self.accounts.claim(page, PageUse::Tree, visit.page) {
-            Ok(()) => tree.waiting.push(Visit { page, depth: visit.depth + 1, above, up_to }),
-            Err(fault) => self.fault(tree, visit.page, fault),
+    fn child(&mut self, tree: &mut Tree, parent: u32, child: Visit) {
+        match self.accounts.claim(child.page, PageUse::Tree, parent, Owner::Tree(tree.owner)) {
+            Ok(()) => tree.waiting.push(child),
+            Err(fault) => self.fault(tree, parent, fault),
         }
     }
 
@@ -216,7 +242,7 @@ impl<S: PageSource> Walk<'_, S> {
                 let missing = (head.pages - done).saturating_mul(self.geometry.overflow_capacity());
                 return Err(ScrubFaultKind::Chain { first, error: ChainError::Ends { missing } });
             }
-            self.accounts.claim(page, what, parent)?;
+            self.accounts.claim(page, what, parent, Owner::Tree(tree.owner))?;
             tree.totals.overflow_pages += 1;
             (parent, page, what) = (page, self.notes.of(page).next, PageUse::LaterOverflow);
         }

@@ -49,6 +49,8 @@ pub(super) fn make(path: &Path, page_size: u32, reserved: u8, encoding: &str, au
     drop(db);
     reserve(path, reserved);
     let db = Connection::open(path).unwrap();
+    // Written with the first table, and not before.
+    db.execute_batch(&format!("PRAGMA encoding='{encoding}'")).unwrap();
     db.execute_batch(
         "PRAGMA journal_mode=memory; PRAGMA synchronous=off; BEGIN;
          CREATE TABLE t(id INTEGER PRIMARY KEY, a, b TEXT, c REAL);

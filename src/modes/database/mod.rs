@@ -143,9 +143,9 @@ impl Database {
         self.config.backup.as_ref().map(|backup| backup.folder(&self.config.name))
     }
 
-    /// The job that scrubs it, telling at most so many faults.
-    pub fn scrub(&self, faults_max: usize) -> Job {
-        Job::Scrub(Box::new(ScrubJob { site: self.site(), faults_max }))
+    /// The job that scrubs it, telling at most so many faults; `full`: indexes against tables, too.
+    pub fn scrub(&self, faults_max: usize, full: bool) -> Job {
+        Job::Scrub(Box::new(ScrubJob { site: self.site(), faults_max, full }))
     }
 
     fn site(&self) -> DatabaseSite {

@@ -76,6 +76,12 @@ impl Content<'_> {
         }
     }
 
+    /// Whether SQLite has all that the check would call: the check itself would say what is missing.
+    pub(super) fn can_check(&self, level: IntegrityLevel) -> bool {
+        let full = level == IntegrityLevel::Full;
+        self.with(Deadline::never(), |database| database.can_check(full)).is_ok()
+    }
+
     /// Runs the user's query.
     pub(super) fn query(&self, canary: &str) -> Result<QueryFacts, SqliteFault> {
         let rows = self.with(Deadline::after(self.query), |database| database.canary(canary, CANARY_ROWS));
@@ -101,6 +107,18 @@ fn facts(level: IntegrityLevel, report: IntegrityReport) -> IntegrityFacts {
         fault: report.fault.map(fault),
         unfinished: None,
     }
+}
+
+/// A check that found nothing.
+pub(super) fn sound(level: IntegrityLevel) -> IntegrityFacts {
+    facts(level, IntegrityReport { ok: true, ..IntegrityReport::default() })
+}
+
+/// A check that was not begun, for it would not have ended in its time.
+pub(super) fn interrupted(level: IntegrityLevel) -> IntegrityFacts {
+    let message = "it would have kept writers out too long".to_owned();
+    let fault = SqliteFault { code: 0, message, errno: None, class: FaultClass::Interrupted };
+    IntegrityFacts { fault: Some(fault), ..facts(level, IntegrityReport::default()) }
 }
 
 /// True when the check was ended by its limit.

@@ -3,6 +3,7 @@
 //! No SQLite connection is ever made to the database itself, so that its locks and ours cannot meet in this process. What has a hot
 //! journal is rolled back by SQLite on a private copy, which is looked through then (rule 19).
 
+mod left;
 mod schema;
 mod view;
 
@@ -10,15 +11,18 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
-use super::copy::{PrivateCopy, of_all};
-use super::files::{Files, Looked, open_raw, with_suffix};
+use super::copy::{PrivateCopy, of_all, under_shared_lock};
+use super::files::{self, Files, Looked, open_raw, with_suffix};
 use super::{dotfile, likeness, raw};
 use crate::format::{self, Header, Scrub, ScrubError, ScrubPlan};
 use crate::host::read_ahead;
 use crate::job::{
-    FileState, JobFailure, JournalState, ScrubJob, ScrubVerdict, Scrubbed, ScrubbedFault, ScrubbedTable, WalState,
+    DatabaseSite, FileState, JobFailure, JournalState, ScrubJob, ScrubVerdict, Scrubbed, ScrubbedBySqlite,
+    ScrubbedFault, ScrubbedTable, WalState,
 };
 use crate::sqlite::{Access, Database, Deadline};
+use crate::worker::sweep::Sweep;
+use left::Left;
 use view::View;
 
 /// More threads than this wait for memory.
@@ -34,7 +38,49 @@ const TRIES: u32 = 3;
 /// None but a bug's: what keeps it from being told is a verdict.
 pub(in crate::worker) fn run(job: &ScrubJob) -> Result<Scrubbed, JobFailure> {
     let unknown = |reason| Scrubbed { reason: Some(reason), ..unread(job, ScrubVerdict::Unknown) };
-    Ok(attempt(job).unwrap_or_else(unknown))
+    let tried = match attempt(job, Terms { patience: PATIENCE.max(busy(job)), looks_twice: true }) {
+        Err(Stop::Time) => on_short_copy(job),
+        Err(Stop::Words(words)) => Err(words),
+        Ok(scrubbed) => Ok(scrubbed),
+    };
+    Ok(tried.unwrap_or_else(unknown))
+}
+
+/// What a scrub can say for a content check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Soundness {
+    /// All that SQLite's check would look at was looked at, and is sound.
+    Sound,
+    /// It would have kept writers out for too long, as SQLite's check would.
+    TakesTooLong,
+    /// Something is wrong, or cannot be told: SQLite's own check has the word, for what is healed is healed by that.
+    NotTold,
+}
+
+/// Whether a database is sound, once SQLite has read its schema. Writers are kept out for `block_max` at the most, and once.
+pub(super) fn soundness(site: &DatabaseSite, full: bool) -> Soundness {
+    let job = ScrubJob { site: site.clone(), faults_max: 1, full };
+    match attempt(&job, Terms { patience: busy(&job), looks_twice: false }) {
+        // What a virtual table says of itself is a part of the check.
+        Ok(found) if found.verdict == ScrubVerdict::Clean && found.by_sqlite.iter().all(|one| one.checked) => {
+            Soundness::Sound
+        }
+        Err(Stop::Time) => Soundness::TakesTooLong,
+        _ => Soundness::NotTold,
+    }
+}
+
+fn busy(job: &ScrubJob) -> Duration {
+    Duration::from_millis(job.site.busy_ms)
+}
+
+/// How much may be done for an answer.
+#[derive(Clone, Copy)]
+struct Terms {
+    /// How long a lock is waited for.
+    patience: Duration,
+    /// Where the time is too short for a file that is not in the cache, it is read into that, without locks, and looked at again.
+    looks_twice: bool,
 }
 
 /// What is said of a database none of whose pages was looked at.
@@ -51,30 +97,37 @@ fn unread(job: &ScrubJob, verdict: ScrubVerdict) -> Scrubbed {
         faults_total: 0,
         free_pages: 0,
         tables: Vec::new(),
+        by_sqlite: Vec::new(),
+        content: Vec::new(),
     }
 }
 
 /// Where it ends without a word on the database.
-fn attempt(job: &ScrubJob) -> Result<Scrubbed, String> {
+fn attempt(job: &ScrubJob, terms: Terms) -> Result<Scrubbed, Stop> {
+    let words = |words: String| Err(Stop::Words(words));
     let mut why = String::new();
     let mut warmed = false;
     for _ in 0..TRIES {
         let files = Files::pinned(&job.site.path);
         match &files.main.state {
-            FileState::File(main) if main.size == 0 => return Err("the file has no bytes".to_owned()),
+            FileState::File(main) if main.size == 0 => return words("the file has no bytes".to_owned()),
             FileState::File(_) => {}
-            FileState::Missing => return Err("there is no such file".to_owned()),
+            FileState::Missing => return words("there is no such file".to_owned()),
             FileState::Symlink { target } => {
-                return Err(format!("it is a symbolic link, which is never followed: name {}", target.display()));
+                return words(format!("it is a symbolic link, which is never followed: name {}", target.display()));
             }
-            FileState::Other { what } => return Err(format!("it is {what}")),
-            FileState::Unreadable { message, .. } => return Err(message.clone()),
+            FileState::Other { what } => return words(format!("it is {what}")),
+            FileState::Unreadable { message, .. } => return words(message.clone()),
+        }
+        let place = files::place(&files.main, &Sweep::default());
+        // Through an overlay everything of this container's shows, and a change behind it shows on the file.
+        if let Some(why) = place.observe_only.filter(|_| !place.read_only && place.fs_type != "overlay") {
+            return words(format!("whether anybody writes to it cannot be told: {why}"));
         }
         if dotfile::entry(&Looked::at(with_suffix(&job.site.path, ".lock"))).is_some() {
-            return Err("a program of the dotfile VFS has it locked, which takes no other locks".to_owned());
+            return words("a program of the dotfile VFS has it locked, which takes no other locks".to_owned());
         }
-        let patience = PATIENCE.max(Duration::from_millis(job.site.busy_ms));
-        let held = view::hold(&files, patience).map_err(|error| format!("it could not be locked: {error}"))?;
+        let held = view::hold(&files, terms.patience).map_err(|error| format!("it could not be locked: {error}"))?;
         let since = Instant::now();
         // As they are under the locks: until they were had, programs wrote.
         let locked = files.main.state.file().map(|main| (main.dev, main.ino));
@@ -87,49 +140,55 @@ fn attempt(job: &ScrubJob) -> Result<Scrubbed, String> {
         match journal.state {
             JournalState::Hot => {
                 drop(held);
-                return on_copy(job, &format!("its journal was {}", journal.detail), None);
+                return Ok(on_copy(job, &format!("its journal was {}", journal.detail), None)?);
             }
             JournalState::Damaged => {
                 drop(held);
                 let fault = fault("rollback journal", &journal.detail);
-                return on_copy(job, "its rollback journal is hot and damaged", Some(fault));
+                return Ok(on_copy(job, "its rollback journal is hot and damaged", Some(fault))?);
             }
-            JournalState::NotAFile => return Err(format!("its journal is not to be read: {}", journal.detail)),
+            JournalState::NotAFile => return words(format!("its journal is not to be read: {}", journal.detail)),
             JournalState::Absent | JournalState::InUse => {}
         }
         let view = View::open(&files).map_err(told("reading it"))?;
-        // Writers wait for SHARED, unless they write to a WAL.
-        let is_wal = view.wal_pages.is_some() || files.shm.state.size() > 0;
+        // Writers wait for SHARED, unless they write to a WAL. One that begins it now, and a checkpoint after it, show behind the pass.
+        let is_wal = view.wal_pages.is_some()
+            || files.shm.state.size() > 0
+            || Header::parse(&view.head).is_ok_and(|header| header.is_wal());
         let until = (!is_wal).then(|| since + Duration::from_millis(job.site.block_max_ms));
         // What SQLite reads is a private file's: its locks and ours never meet.
-        let result = look_through(job, &view, until)
-            .and_then(|scrubbed| schema::judge(job, &view, scrubbed).map_err(Stop::Words));
+        let result = look_through(job, &view, until).and_then(|(scrubbed, left)| {
+            let scrubbed = schema::judge(job, &view, scrubbed).map_err(Stop::Words)?;
+            Ok((scrubbed, left))
+        });
         let is_still_so = files.main.is_still_so() && files.wal.again().state.size() >= files.wal.state.size();
         drop(held);
         match result {
-            Err(Stop::Time) if !warmed => {
+            Err(Stop::Time) if terms.looks_twice && !warmed => {
                 // From the cache it goes faster by far, and reading keeps nobody out.
                 let main = open_raw(&files.main).map_err(told("reading it"))?;
                 let long = Instant::now() + Duration::from_secs(3600);
                 read_ahead(main, u64::MAX, long).map_err(told("reading it"))?;
                 warmed = true;
             }
-            Err(Stop::Time) => {
-                let most = Duration::from_millis(job.site.block_max_ms);
-                return Err(format!("it would keep its programs from writing for longer than {most:?}"));
-            }
-            Err(Stop::Words(words)) => return Err(words),
-            Ok(scrubbed) if is_still_so => return Ok(scrubbed),
+            Err(stop) => return Err(stop),
+            Ok((scrubbed, left)) if is_still_so => return Ok(left::check(left, scrubbed)),
             Ok(_) => "it was written while it was read, past the locks that SQLite takes".clone_into(&mut why),
         }
     }
-    Err(why)
+    Err(Stop::Words(why))
 }
 
 /// Why a pass ended.
 enum Stop {
     Time,
     Words(String),
+}
+
+impl From<String> for Stop {
+    fn from(words: String) -> Stop {
+        Stop::Words(words)
+    }
 }
 
 fn told<E: std::fmt::Display>(doing: &'static str) -> impl Fn(E) -> String {
@@ -140,13 +199,16 @@ fn fault(owner: &str, what: &str) -> ScrubbedFault {
     ScrubbedFault { page: 0, owner: owner.to_owned(), what: what.to_owned() }
 }
 
-fn look_through(job: &ScrubJob, view: &View, until: Option<Instant>) -> Result<Scrubbed, Stop> {
+/// What was found, and what SQLite is to look at on a copy of it, once the locks are gone.
+fn look_through(job: &ScrubJob, view: &View, until: Option<Instant>) -> Result<(Scrubbed, Option<Left>), Stop> {
     let words = |words: String| Stop::Words(words);
     let begun = Instant::now();
     let header = match Header::parse(&view.head) {
         Ok(header) => header,
-        Err(error) => return headless(job, view, &error.to_string()).map_err(words),
+        Err(error) => return headless(job, view, &error.to_string()).map(|found| (found, None)).map_err(words),
     };
+    // A schema that SQLite cannot read is told by `schema::judge`.
+    let contents = if job.full { schema::contents(job, view, &header).map_err(words)? } else { None };
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let plan = ScrubPlan {
         header,
@@ -154,6 +216,7 @@ fn look_through(job: &ScrubJob, view: &View, until: Option<Instant>) -> Result<S
         there: view.there,
         threads: cores.clamp(1, THREADS_MAX),
         faults_max: job.faults_max,
+        contents: contents.as_ref().map(|contents| contents.tables.as_slice()),
     };
     let is_time = |_| until.is_none_or(|until| Instant::now() < until);
     let found = match format::scrub(view, &plan, &is_time) {
@@ -161,7 +224,15 @@ fn look_through(job: &ScrubJob, view: &View, until: Option<Instant>) -> Result<S
         Err(ScrubError::Stopped) => return Err(Stop::Time),
         Err(error) => return Err(Stop::Words(error.to_string())),
     };
+    let virtual_tables = found.virtual_tables.clone();
+    let left = match &contents {
+        Some(contents) => left::take(job, view, &header, &found, contents, until)?,
+        None => None,
+    };
     let mut scrubbed = in_job(job, &header, found, begun.elapsed());
+    if !job.full {
+        scrubbed.by_sqlite = virtual_tables.into_iter().map(unchecked).collect();
+    }
     let wal = &view.wal_facts;
     if wal.state == WalState::Damaged {
         let promises =
@@ -174,7 +245,12 @@ fn look_through(job: &ScrubJob, view: &View, until: Option<Instant>) -> Result<S
             scrubbed.reason = Some(format!("its pages are sound, but {}: only begun, or destroyed", wal.detail));
         }
     }
-    Ok(scrubbed)
+    Ok((scrubbed, left))
+}
+
+/// Its rows are other tables', and those were looked at.
+fn unchecked(table: String) -> ScrubbedBySqlite {
+    ScrubbedBySqlite { table, why: "the rules of a virtual table".to_owned(), checked: false }
 }
 
 /// Of a file whose header is none: damaged where its pages are a database's; else it may be encrypted, or anything.
@@ -216,6 +292,8 @@ fn in_job(job: &ScrubJob, header: &Header, found: Scrub, took: Duration) -> Scru
                 sound: tree.is_sound,
             })
             .collect(),
+        by_sqlite: Vec::new(),
+        content: Vec::new(),
     }
 }
 
@@ -223,16 +301,29 @@ fn in_job(job: &ScrubJob, header: &Header, found: Scrub, took: Duration) -> Scru
 fn on_copy(job: &ScrubJob, why: &str, known: Option<ScrubbedFault>) -> Result<Scrubbed, String> {
     let copy: PrivateCopy = of_all(&job.site).map_err(told("taking a private copy"))?;
     settle(&copy).map_err(told("rolling back a private copy"))?;
+    let mut scrubbed = through_copy(job, &copy, why)?;
+    known.into_iter().for_each(|fault| scrubbed.add(fault));
+    Ok(scrubbed)
+}
+
+fn through_copy(job: &ScrubJob, copy: &PrivateCopy, why: &str) -> Result<Scrubbed, String> {
     let files = Files::look(&copy.main());
     let view = View::open(&files).map_err(told("reading a private copy"))?;
     let mut scrubbed = match look_through(job, &view, None) {
-        Ok(scrubbed) => schema::judge(job, &view, scrubbed)?,
+        Ok((scrubbed, left)) => left::check(left, schema::judge(job, &view, scrubbed)?),
         Err(Stop::Words(words)) => return Err(words),
         Err(Stop::Time) => return Err("it took too long".to_owned()),
     };
-    scrubbed.reason = Some(format!("looked at on a private copy, because {why}"));
-    known.into_iter().for_each(|fault| scrubbed.add(fault));
+    let unchecked = scrubbed.reason.map(|reason| format!("; {reason}")).unwrap_or_default();
+    scrubbed.reason = Some(format!("looked at on a private copy, because {why}{unchecked}"));
     Ok(scrubbed)
+}
+
+/// A copy is made faster than the pass, by far where the file system shares its blocks.
+fn on_short_copy(job: &ScrubJob) -> Result<Scrubbed, String> {
+    let why = format!("it would keep its programs from writing for longer than {} ms", job.site.block_max_ms);
+    let copy = under_shared_lock(&job.site).map_err(|error| format!("{why}, and so would a copy: {error}"))?;
+    through_copy(job, &copy, &why)
 }
 
 /// The first read rolls back; a database that is damaged beyond that is left as it is then.
@@ -250,5 +341,86 @@ impl Scrubbed {
         self.verdict = ScrubVerdict::Damaged;
         self.faults_total += 1;
         self.faults.push(fault);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use rusqlite::Connection;
+
+    use super::*;
+    use crate::host::SqliteLock;
+
+    fn database(folder: &Path, mode: &str) -> DatabaseSite {
+        let path = folder.join("app.db");
+        let db = Connection::open(&path).unwrap();
+        db.execute_batch(&format!(
+            "PRAGMA journal_mode={mode}; CREATE TABLE t(a INTEGER PRIMARY KEY, b); CREATE INDEX i ON t(b);
+             CREATE TABLE c(a CHECK(a > 0)); INSERT INTO c VALUES(1);
+             WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000) INSERT INTO t SELECT i, 'row ' || i FROM n;"
+        ))
+        .unwrap();
+        DatabaseSite {
+            name: "app".to_owned(),
+            path,
+            user: None,
+            scratch: folder.join("scratch"),
+            busy_ms: 20,
+            block_max_ms: 60_000,
+        }
+    }
+
+    #[test]
+    fn what_is_sound_is_sound_to_a_content_check_and_all_else_is_sqlites_to_say() {
+        for mode in ["wal", "delete"] {
+            let folder = tempfile::tempdir().unwrap();
+            let site = database(folder.path(), mode);
+            let says = |full| soundness(&site, full);
+            assert_eq!([says(false), says(true)], [Soundness::Sound; 2], "{mode}");
+            // Of this process, so that it loses its locks whenever a raw descriptor is closed: nobody else is there.
+            let live = Connection::open(&site.path).unwrap();
+            live.execute_batch("INSERT INTO t(b) VALUES('live'); BEGIN IMMEDIATE; INSERT INTO t(b) VALUES('open')")
+                .unwrap();
+            assert_eq!([says(false), says(true)], [Soundness::Sound; 2], "{mode}");
+            live.execute_batch("COMMIT").unwrap();
+            // No time at all is too short for whoever keeps writers out, and a WAL keeps none out.
+            let hurried = DatabaseSite { block_max_ms: 0, ..site.clone() };
+            let expected = if mode == "wal" { Soundness::Sound } else { Soundness::TakesTooLong };
+            assert_eq!(soundness(&hurried, false), expected, "{mode}");
+            drop(live);
+            // Nothing is held any more, and nothing is left.
+            let main = std::fs::File::options().read(true).write(true).open(&site.path).unwrap();
+            assert!(crate::host::OfdLock::exclusive(main.into(), SqliteLock::Shared.bytes()).is_ok());
+            assert_eq!(std::fs::read_dir(&site.scratch).unwrap().count(), 0);
+
+            let db = Connection::open(&site.path).unwrap();
+            db.execute_batch(
+                "PRAGMA writable_schema=ON; CREATE TEMP TABLE kept AS SELECT * FROM sqlite_schema WHERE name='i';
+                 DELETE FROM sqlite_schema WHERE name='i'; PRAGMA writable_schema=RESET; UPDATE t SET b='other' WHERE a=17;
+                 PRAGMA writable_schema=ON; INSERT INTO main.sqlite_schema SELECT * FROM temp.kept; PRAGMA writable_schema=RESET",
+            )
+            .unwrap();
+            drop(db);
+            assert_eq!([says(false), says(true)], [Soundness::Sound, Soundness::NotTold], "{mode}");
+            let mut bytes = std::fs::read(&site.path).unwrap();
+            let leaf = (1..bytes.len() / 4096).find(|page| bytes[page * 4096] == 13).unwrap();
+            bytes[leaf * 4096 + 3] ^= 0xff;
+            std::fs::write(&site.path, &bytes).unwrap();
+            assert_eq!([says(false), says(true)], [Soundness::NotTold; 2], "{mode}");
+        }
+    }
+
+    #[test]
+    fn rules_of_virtual_tables_are_a_part_of_a_content_check() {
+        let folder = tempfile::tempdir().unwrap();
+        let site = database(folder.path(), "delete");
+        let db = Connection::open(&site.path).unwrap();
+        db.execute_batch("CREATE VIRTUAL TABLE f USING fts5(w); INSERT INTO f VALUES('a word')").unwrap();
+        assert_eq!(soundness(&site, false), Soundness::NotTold);
+        assert_eq!(soundness(&site, true), Soundness::Sound);
+        db.execute_batch("DELETE FROM f_data WHERE id > 10").unwrap();
+        assert_eq!(soundness(&site, true), Soundness::NotTold);
     }
 }

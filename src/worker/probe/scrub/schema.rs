@@ -8,12 +8,14 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _};
 use std::time::Duration;
 
+use tempfile::TempDir;
+
 use super::view::View;
 use super::{fault, told};
 use crate::format::{Geometry, Header, PageSource as _, read_schema};
 use crate::job::{ScrubJob, Scrubbed};
 use crate::model::FaultClass;
-use crate::sqlite::{Access, Database, Deadline};
+use crate::sqlite::{Access, Contents, Database, Deadline, SqliteFault};
 
 /// Bytes of the schema's pages that are kept; no real schema comes near to it.
 const LIMIT: usize = 64 << 20;
@@ -31,7 +33,36 @@ pub(super) fn judge(job: &ScrubJob, view: &View, mut scrubbed: Scrubbed) -> Resu
     Ok(scrubbed)
 }
 
+/// What SQLite makes of the tables' definitions; `None` where it cannot read them.
+pub(super) fn contents(job: &ScrubJob, view: &View, header: &Header) -> Result<Option<Contents>, String> {
+    let file = file(job, view, header).map_err(told("having SQLite read the schema"))?;
+    let read = file.and_then(|file| open(&file).and_then(|database| database.contents()).ok());
+    Ok(read)
+}
+
 fn parsed(job: &ScrubJob, view: &View, header: &Header) -> io::Result<Option<String>> {
+    let Some(file) = file(job, view, header)? else { return Ok(None) };
+    let read = open(&file).and_then(|database| database.touch_schema());
+    Ok(match read {
+        Ok(_) => None,
+        // A word of a newer SQLite, or of another build of it, is no damage.
+        Err(fault) if fault.class == FaultClass::Corrupt || fault.class == FaultClass::NotADatabase => {
+            Some(fault.message)
+        }
+        Err(fault) => return Err(io::Error::other(fault.message)),
+    })
+}
+
+/// A private file in a folder of its own, deleted when dropped.
+struct SchemaFile(TempDir);
+
+fn open(file: &SchemaFile) -> Result<Database, SqliteFault> {
+    Database::open(&file.0.path().join(NAME), Access::Immutable, Duration::ZERO, Deadline::never())
+}
+
+const NAME: &str = "schema.db";
+
+fn file(job: &ScrubJob, view: &View, header: &Header) -> io::Result<Option<SchemaFile>> {
     let Some(geometry) = Geometry::of(header) else { return Ok(None) };
     let pages = RefCell::new(BTreeMap::new());
     let most = LIMIT / geometry.page_size() as usize;
@@ -49,21 +80,10 @@ fn parsed(job: &ScrubJob, view: &View, header: &Header) -> io::Result<Option<Str
     }
     DirBuilder::new().recursive(true).mode(0o700).create(&job.site.scratch)?;
     let folder = tempfile::Builder::new().prefix("schema-").tempdir_in(&job.site.scratch)?;
-    let path = folder.path().join("schema.db");
-    let file = File::create_new(&path)?;
+    let file = File::create_new(folder.path().join(NAME))?;
     for (number, bytes) in pages.into_inner() {
         file.write_all_at(&bytes, geometry.offset_of(number))?;
     }
     file.set_len(geometry.offset_of(view.wal_pages.unwrap_or(view.there).min(view.there).saturating_add(1)))?;
-    drop(file);
-    let read = Database::open(&path, Access::Immutable, Duration::ZERO, Deadline::never())
-        .and_then(|database| database.touch_schema());
-    Ok(match read {
-        Ok(_) => None,
-        // A word of a newer SQLite, or of another build of it, is no damage.
-        Err(fault) if fault.class == FaultClass::Corrupt || fault.class == FaultClass::NotADatabase => {
-            Some(fault.message)
-        }
-        Err(fault) => return Err(io::Error::other(fault.message)),
-    })
+    Ok(Some(SchemaFile(folder)))
 }
