@@ -155,7 +155,7 @@ pub fn scrub_file(bytes: &[u8]) {
     let file = Bytes { bytes, page_size: header.page_size };
     let there = file.count();
     let counted = header.counted_pages().unwrap_or(there);
-    let plan = ScrubPlan { header, counted, there, threads: 1, faults_max: 100 };
+    let plan = ScrubPlan { header, counted, there, threads: 1, faults_max: 100, contents: None };
     if let Ok(scrubbed) = scrub(&file, &plan, &|_| true) {
         assert!(scrubbed.faults.len() as u64 <= scrubbed.faults_total && scrubbed.pages <= there);
     }

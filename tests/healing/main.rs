@@ -19,10 +19,10 @@ mod rollback;
 mod rollback_in_use;
 mod rules;
 mod salvage;
-mod salvaged;
 mod salvage_gaps;
 mod salvage_sources;
 mod salvage_virtual;
+mod salvaged;
 #[path = "../support/mod.rs"]
 mod support;
 mod wal;

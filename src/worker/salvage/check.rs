@@ -80,7 +80,7 @@ fn structure(file: &File) -> Result<Vec<String>, String> {
     let len = file.metadata().map_err(|error| error.to_string())?.len();
     let there = u32::try_from(len.div_ceil(u64::from(header.page_size))).unwrap_or(u32::MAX);
     let counted = header.counted_pages().unwrap_or(there);
-    let plan = ScrubPlan { header, counted, there, threads: threads(), faults_max: SAID };
+    let plan = ScrubPlan { header, counted, there, threads: threads(), faults_max: SAID, contents: None };
     match scrub(&Whole { file, geometry }, &plan, &|_| true) {
         Ok(found) => Ok(found.faults.iter().map(|fault| format!("page {}: {}", fault.page, fault.what)).collect()),
         Err(ScrubError::Read { page, source }) => Err(format!("page {page} could not be read: {source}")),

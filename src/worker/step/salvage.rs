@@ -51,6 +51,7 @@ pub(super) fn build(place: &Place<'_>, wanted: &Wanted<'_>) -> Result<StepReport
             source: kept.folder.path().to_owned(),
             to: folder.path().join(NAME),
             schema: wanted.schema.map(str::to_owned),
+            backup: None,
             deleted: false,
         };
         // Nobody else writes to evidence: whatever it says, another rung may have more to offer.
