@@ -12,7 +12,7 @@ use super::super::page::{BtreePage, PageKind};
 use super::super::{Cell, Value, assemble};
 use super::content::{Absent, Allowed, IndexContent, KeyPart, TableContent};
 use super::fault::ScrubFaultKind;
-use super::key::{Digest, Spot, compare, is_number, spots};
+use super::key::{Digest, Kind, Spot, compare, is_number, spots};
 use super::sweep::{CHUNK_BYTES, lock};
 use super::walk::{Bounds, CellAt};
 use super::{PageSource, ScrubError, Watch, read_page};
@@ -153,7 +153,7 @@ impl<'a, S: PageSource> Comparison<'a, S> {
     ) -> Result<(), ScrubError<S::Error>> {
         (into.local, into.whole) = (cell.local, None);
         let mut needed = match spots(cell.local, columns, &mut into.spots) {
-            Ok(()) => end_of(&into.spots, wanted) as usize,
+            Ok(()) => end_of(&into.spots, wanted),
             Err(header) => header,
         };
         while needed > into.payload().len() {
@@ -175,7 +175,7 @@ impl<'a, S: PageSource> Comparison<'a, S> {
             let whole = into.whole.as_deref().unwrap_or_default();
             needed = match spots(whole, columns, &mut into.spots) {
                 _ if is_cut => 0,
-                Ok(()) => end_of(&into.spots, wanted) as usize,
+                Ok(()) => end_of(&into.spots, wanted),
                 Err(header) => header,
             };
         }
@@ -412,7 +412,7 @@ impl<S: PageSource> Reader<'_, '_, S> {
 
 /// Where the content of the first columns ends.
 #[inline]
-fn end_of(spots: &[Spot], columns: usize) -> u64 {
+fn end_of(spots: &[Spot], columns: usize) -> usize {
     spots.get(columns.min(spots.len()).wrapping_sub(1)).map_or(0, Spot::end)
 }
 
@@ -424,15 +424,15 @@ impl<S> Comparison<'_, S> {
             let Some(column) = shape.content.columns.get(at) else { return true };
             let value = match key.spots.get(at) {
                 // The content is asked for where only that can tell.
-                Some(spot) => match spot.serial_type {
-                    0 | 10 | 11 => return column.allowed & Allowed::NULL != 0,
-                    1..=6 | 8 | 9 => return column.allowed & Allowed::INTEGER != 0,
-                    7 if column.allowed & Allowed::NULL != 0 => return column.allowed & Allowed::REAL != 0,
-                    blob if blob % 2 == 0 => return column.allowed & Allowed::BLOB != 0,
-                    text if text > 7 && column.allowed & Allowed::NO_NUMBER == 0 => {
+                Some(spot) => match spot.kind {
+                    Kind::Null => return column.allowed & Allowed::NULL != 0,
+                    Kind::Integer | Kind::Zero | Kind::One => return column.allowed & Allowed::INTEGER != 0,
+                    Kind::Real if column.allowed & Allowed::NULL != 0 => return column.allowed & Allowed::REAL != 0,
+                    Kind::Blob => return column.allowed & Allowed::BLOB != 0,
+                    Kind::Text if column.allowed & Allowed::NO_NUMBER == 0 => {
                         return column.allowed & Allowed::TEXT != 0;
                     }
-                    _ if spot.end() > key.payload().len() as u64 => return false,
+                    _ if spot.end() > key.payload().len() => return false,
                     _ => spot.value(key.payload()),
                 },
                 None => match column.absent {

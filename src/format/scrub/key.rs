@@ -8,32 +8,58 @@ use super::super::varint::read_varint;
 use super::super::{Value, content_len};
 use super::content::{Absent, Collation, KeyPart};
 
-/// A column's place in a payload.
+/// A column's place in a payload, and what stands there.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Spot {
-    /// [`ABSENT`] for a column that the record does not have.
-    pub serial_type: u64,
     /// In bytes from the payload's beginning.
-    pub at: u64,
+    at: u32,
+    len: u32,
+    pub kind: Kind,
 }
 
-/// No record has this serial type: its payload would be too long.
-pub(super) const ABSENT: u64 = u64::MAX;
+/// What a serial type says of a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Null,
+    Zero,
+    One,
+    Integer,
+    Real,
+    Text,
+    Blob,
+}
 
 /// Where the first `columns` columns of a record lie; fewer if it has fewer. The error is how many bytes of the payload it takes to tell.
 #[inline]
 pub(super) fn spots(payload: &[u8], columns: usize, into: &mut Vec<Spot>) -> Result<(), usize> {
     into.clear();
-    let (header_len, mut at_type) = read_varint(payload, 0).unwrap_or((0, 0));
-    // A sound record's header is within its payload, and was looked at.
+    let (header_len, width) = read_varint(payload, 0).unwrap_or((0, 0));
+    // A sound record's header is within its payload, and was looked at; no payload is longer than these numbers hold.
     let header_len = usize::try_from(header_len).unwrap_or(0);
-    let mut at = header_len as u64;
-    let Some(header) = payload.get(..header_len) else { return Err(header_len) };
+    let mut at = header_len as u32;
+    let mut types = payload.get(..header_len).ok_or(header_len)?.get(width..).unwrap_or_default();
     while into.len() < columns {
-        let Some((serial_type, width)) = read_varint(header, at_type) else { break };
-        into.push(Spot { serial_type, at });
-        at = at.saturating_add(content_len(serial_type).unwrap_or(0));
-        at_type += width;
+        let (serial_type, rest) = match *types {
+            [] => break,
+            [small @ ..=0x7f, ref rest @ ..] => (u64::from(small), rest),
+            _ => {
+                let Some((serial_type, width)) = read_varint(types, 0) else { break };
+                (serial_type, types.get(width..).unwrap_or_default())
+            }
+        };
+        types = rest;
+        let len = content_len(serial_type).map_or(0, |len| u32::try_from(len).unwrap_or(u32::MAX));
+        let kind = match serial_type {
+            0 | 10 | 11 => Kind::Null,
+            1..=6 => Kind::Integer,
+            7 => Kind::Real,
+            8 => Kind::Zero,
+            9 => Kind::One,
+            blob if blob % 2 == 0 => Kind::Blob,
+            _ => Kind::Text,
+        };
+        into.push(Spot { at, len, kind });
+        at = at.saturating_add(len);
     }
     Ok(())
 }
@@ -41,28 +67,25 @@ pub(super) fn spots(payload: &[u8], columns: usize, into: &mut Vec<Spot>) -> Res
 impl Spot {
     /// Where its content ends, in bytes from the payload's beginning.
     #[inline]
-    pub(super) fn end(&self) -> u64 {
-        if self.serial_type == ABSENT { 0 } else { self.at.saturating_add(content_len(self.serial_type).unwrap_or(0)) }
+    pub(super) fn end(&self) -> usize {
+        self.at as usize + self.len as usize
     }
 
     /// The content; NULL where the payload does not have it.
-    #[inline]
+    #[inline(always)]
     pub(super) fn value<'a>(&self, payload: &'a [u8]) -> Value<'a> {
-        let (at, end) = (self.at as usize, self.end() as usize);
-        match self.serial_type {
-            0 | 10 | 11 | ABSENT => Value::Null,
-            8 => Value::Integer(0),
-            9 => Value::Integer(1),
-            1..=6 => Value::Integer(integer(payload.get(at..end).unwrap_or_default())),
-            7 => {
-                let bits = payload.get(at..).and_then(<[u8]>::first_chunk::<8>).copied().unwrap_or_default();
-                let float = f64::from_be_bytes(bits);
+        let bytes = payload.get(self.at as usize..self.end());
+        match (self.kind, bytes) {
+            (Kind::Zero, _) => Value::Integer(0),
+            (Kind::One, _) => Value::Integer(1),
+            (Kind::Null, _) | (_, None) => Value::Null,
+            (Kind::Integer, Some(bytes)) => Value::Integer(integer(bytes)),
+            (Kind::Real, Some(bytes)) => {
+                let float = f64::from_be_bytes(bytes.first_chunk::<8>().copied().unwrap_or_default());
                 if float.is_nan() { Value::Null } else { Value::Real(float) }
             }
-            serial_type => {
-                let bytes = payload.get(at..end).unwrap_or_default();
-                if serial_type % 2 == 0 { Value::Blob(bytes) } else { Value::Text(bytes) }
-            }
+            (Kind::Text, Some(bytes)) => Value::Text(bytes),
+            (Kind::Blob, Some(bytes)) => Value::Blob(bytes),
         }
     }
 }
@@ -126,7 +149,7 @@ impl Digest {
         self.b ^= self.b >> 29 ^ kind << 7;
     }
 
-    #[inline]
+    #[inline(always)]
     fn bytes(&mut self, bytes: &[u8], kind: u64) {
         self.word(bytes.len() as u64, kind);
         let chunks = bytes.chunks_exact(8);
@@ -140,7 +163,7 @@ impl Digest {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn value(&mut self, value: Value<'_>) {
         match value {
             Value::Null => self.word(0, 1),
@@ -193,7 +216,7 @@ pub(super) fn compare(a: (&[Spot], &[u8]), b: (&[Spot], &[u8]), parts: &[KeyPart
     compared
 }
 
-#[inline]
+#[inline(always)]
 fn values(a: Value<'_>, b: Value<'_>, collation: Collation) -> Ordering {
     use Value::{Blob, Integer, Real, Text};
     match (a, b) {

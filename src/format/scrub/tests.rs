@@ -301,7 +301,7 @@ proptest::proptest! {
 }
 
 /// A small file with a bit of all.
-fn small() -> Vec<u8> {
+pub(super) fn small() -> Vec<u8> {
     static FILE: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
     FILE.get_or_init(|| {
         let folder = folder();

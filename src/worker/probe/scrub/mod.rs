@@ -27,6 +27,10 @@ use view::View;
 
 /// More threads than this wait for memory.
 const THREADS_MAX: usize = 4;
+/// Pages of the largest database that is looked at: the books take 25 to 29 bytes a page, those of a full scrub up to 75, and a worker has a
+/// gibibyte.
+const PAGES_MAX: u32 = 20 << 20;
+const FULL_PAGES_MAX: u32 = 8 << 20;
 /// How long a lock is waited for at the least: a person waits for the answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// A file that changes all the same (it is not locked as SQLite locks) is looked at so often.
@@ -207,6 +211,12 @@ fn look_through(job: &ScrubJob, view: &View, until: Option<Instant>) -> Result<(
         Ok(header) => header,
         Err(error) => return headless(job, view, &error.to_string()).map(|found| (found, None)).map_err(words),
     };
+    let (pages, most) = (view.there, if job.full { FULL_PAGES_MAX } else { PAGES_MAX });
+    if pages > most {
+        return Err(Stop::Words(format!(
+            "it has {pages} pages, and the books on more than {most} take too much memory"
+        )));
+    }
     // A schema that SQLite cannot read is told by `schema::judge`.
     let contents = if job.full { schema::contents(job, view, &header).map_err(words)? } else { None };
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
