@@ -79,7 +79,9 @@ fn file(job: &ScrubJob, view: &View, header: &Header) -> io::Result<Option<Schem
         return Err(io::Error::other(format!("it has more than {} MiB", LIMIT >> 20)));
     }
     DirBuilder::new().recursive(true).mode(0o700).create(&job.site.scratch)?;
-    let folder = tempfile::Builder::new().prefix("schema-").tempdir_in(&job.site.scratch)?;
+    // Called as private copies are: what a killed worker leaves is swept out with theirs.
+    let prefix = format!("probe-{}-", std::process::id());
+    let folder = tempfile::Builder::new().prefix(&prefix).tempdir_in(&job.site.scratch)?;
     let file = File::create_new(folder.path().join(NAME))?;
     for (number, bytes) in pages.into_inner() {
         file.write_all_at(&bytes, geometry.offset_of(number))?;
