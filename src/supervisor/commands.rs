@@ -22,7 +22,7 @@ type Borrowed = (SlotId, Box<dyn Supervised>, Option<Case>);
 impl Supervisor {
     pub(super) fn obey(&mut self, command: Command) {
         let wanted = match &command {
-            Command::Heal { target, .. } => Some(target.as_str()),
+            Command::Heal { target, .. } | Command::Backup { target, .. } => Some(target.as_str()),
             Command::Rollback { of, .. } => Some(of.target.as_str()),
             _ => None,
         };
