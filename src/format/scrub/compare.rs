@@ -9,13 +9,13 @@ use std::sync::{Mutex, PoisonError};
 
 use super::super::geometry::Geometry;
 use super::super::page::{BtreePage, PageKind};
-use super::super::{Cell, Value, assemble};
+use super::super::{Cell, Value};
 use super::content::{Absent, Allowed, IndexContent, KeyPart, TableContent};
 use super::fault::ScrubFaultKind;
 use super::key::{Digest, Kind, Spot, compare, is_number, spots};
 use super::sweep::{CHUNK_BYTES, lock};
 use super::walk::{Bounds, CellAt};
-use super::{PageSource, ScrubError, Watch, read_page};
+use super::{PageSource, ScrubError, Watch, gather, read_page};
 
 /// What a tree's pages are looked at for.
 #[derive(Debug, Clone, Copy)]
@@ -157,18 +157,8 @@ impl<'a, S: PageSource> Comparison<'a, S> {
             Err(header) => header,
         };
         while needed > into.payload().len() {
-            let (mut whole, mut failed) = (into.whole.take().unwrap_or_default(), None);
-            let read = |number| match read_page(self.source, number, self.geometry) {
-                Ok(bytes) => Some(bytes),
-                Err(error) => {
-                    failed = Some(error);
-                    None
-                }
-            };
-            assemble(cell, self.pages, self.geometry, needed, read, &mut whole);
-            if let Some(error) = failed {
-                return Err(error);
-            }
+            let mut whole = into.whole.take().unwrap_or_default();
+            gather(self.source, cell, self.pages, self.geometry, needed, &mut whole)?;
             // Chains were followed: that one is cut can only be because the database is written past all locks.
             let is_cut = whole.len() < needed;
             into.whole = Some(whole);

@@ -29,7 +29,7 @@ use thiserror::Error;
 
 use super::coverage::Coverage;
 use super::geometry::Geometry;
-use super::{Encoding, Header, SchemaFault, SchemaKind, SchemaRow, read_schema};
+use super::{Cell, Encoding, Header, SchemaFault, SchemaKind, SchemaRow, assemble, read_schema};
 use accounts::{Accounts, NOBODY, OVERFLOW, Owner};
 use compare::{Comparison, Shape, Task};
 pub use content::{Absent, Allowed, Collation, IndexContent, KeyPart, StoredColumn, TableContent};
@@ -366,6 +366,24 @@ fn words(tree: &ScrubbedTree) -> String {
         SchemaKind::Index => format!("index {} of {}", tree.name, tree.table),
         _ => format!("table {}", tree.name),
     }
+}
+
+/// The first `limit` bytes of a cell's payload, into `into`, as far as its chain goes.
+///
+/// # Errors
+/// That of the overflow page which could not be read.
+fn gather<S: PageSource>(
+    source: &S,
+    cell: &Cell<'_>,
+    pages: u32,
+    geometry: &Geometry,
+    limit: usize,
+    into: &mut Vec<u8>,
+) -> Result<(), ScrubError<S::Error>> {
+    let mut failed = None;
+    let read = |number| read_page(source, number, geometry).map_err(|error| failed = Some(error)).ok();
+    assemble(cell, pages, geometry, limit, read, into);
+    failed.map_or(Ok(()), Err)
 }
 
 fn read_page<S: PageSource>(source: &S, number: u32, geometry: &Geometry) -> Result<Vec<u8>, ScrubError<S::Error>> {

@@ -7,12 +7,12 @@ use super::super::coverage::Coverage;
 use super::super::geometry::Geometry;
 use super::super::page::{BtreePage, PageError, PageKind};
 use super::super::record::{Record, RecordError, Soundness, record_is_sound};
-use super::super::{Cell, ChainError, DEPTH_MAX, assemble};
+use super::super::{Cell, ChainError, DEPTH_MAX};
 use super::accounts::{Accounts, Owner};
 use super::fault::{PageUse, ScrubFaultKind};
 use super::note::{Head, Note, look};
 use super::sweep::Notes;
-use super::{PageSource, ScrubError, Watch, read_page};
+use super::{PageSource, ScrubError, Watch, gather, read_page};
 
 /// Faults that are told of one page.
 const PER_PAGE: usize = 4;
@@ -210,19 +210,9 @@ impl<S: PageSource> Walk<'_, S> {
     fn record(&self, cell: &Cell<'_>) -> Result<Result<(), RecordError>, ScrubError<S::Error>> {
         // The header alone, which tells its own length.
         let len = Record::parse(cell.local).map_or(0, |record| record.header_len() as usize);
-        let (mut payload, mut failed) = (Vec::new(), None);
-        let source = |number| match read_page(self.source, number, self.geometry) {
-            Ok(bytes) => Some(bytes),
-            Err(error) => {
-                failed = Some(error);
-                None
-            }
-        };
-        assemble(cell, self.pages, self.geometry, len, source, &mut payload);
-        match failed {
-            Some(error) => Err(error),
-            None => Ok(Record::parse(&payload).and_then(|record| record.check(cell.payload_len))),
-        }
+        let mut payload = Vec::new();
+        gather(self.source, cell, self.pages, self.geometry, len, &mut payload)?;
+        Ok(Record::parse(&payload).and_then(|record| record.check(cell.payload_len)))
     }
 
     /// Follows a chain; false when something is wrong with it, which is told.
