@@ -1,4 +1,4 @@
-//! The full check of a finished database file that nobody writes: a copy, a candidate, a stored backup.
+//! The full check of a finished database file that nobody writes: a copy, a candidate, a stored backup, what a salvage made.
 
 use std::fs::File;
 use std::io;
@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::BackupError;
 use crate::format::header::HEADER_LEN;
-use crate::format::{Header, lost_page};
-use crate::host::fill;
+use crate::format::{Geometry, Header, PageSource, ScrubFault, ScrubPlan, lost_page, scrub};
+use crate::host::{fill, page_threads};
 use crate::job::TableRows;
 use crate::sqlite::{Access, Database, Deadline};
 
@@ -51,12 +51,54 @@ pub fn examine(path: &Path, deadline: &Deadline) -> Result<Examined, BackupError
     }
     let objects = database.touch_schema().map_err(BackupError::sqlite(doing))?;
     let rows = database.row_counts().map_err(BackupError::sqlite(doing))?;
-    Ok(Examined {
+    let examined = Examined {
         tables: rows.into_iter().map(|(table, rows)| TableRows { table, rows }).collect(),
         schema: database.schema_sql().map_err(BackupError::sqlite(doing))?,
         empty: objects.is_empty(),
         page_size: database.page_size().map_err(BackupError::sqlite(doing))?,
-    })
+    };
+    database.close().map_err(BackupError::sqlite(doing))?;
+    if !report.content.is_empty() {
+        // A value that its column cannot have was always so, or the record's own bytes have changed: that shows in its length.
+        let file = File::open(path).map_err(|error| unsound(error.to_string()))?;
+        let wrong = structure(&file, SAID).map_err(unsound)?;
+        if !wrong.is_empty() {
+            return Err(unsound(wrong.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")));
+        }
+    }
+    Ok(examined)
+}
+
+/// A file that nobody writes.
+struct Whole<'a> {
+    file: &'a File,
+    geometry: Geometry,
+}
+
+impl PageSource for Whole<'_> {
+    type Error = io::Error;
+
+    fn read(&self, first: u32, into: &mut [u8]) -> io::Result<()> {
+        fill(self.file, self.geometry.offset_of(first), into)
+    }
+}
+
+/// What is wrong with the structure of a file that nobody writes and that has no WAL, at most so much of it. SQLite must have it closed
+/// (rule 7).
+///
+/// # Errors
+/// Why it could not be looked through.
+pub fn structure(file: &File, faults_max: usize) -> Result<Vec<ScrubFault>, String> {
+    let mut head = [0; HEADER_LEN];
+    fill(file, 0, &mut head).map_err(|error| error.to_string())?;
+    let header = Header::parse(&head).map_err(|error| error.to_string())?;
+    let geometry = Geometry::of(&header).ok_or("its page size is none")?;
+    let len = file.metadata().map_err(|error| error.to_string())?.len();
+    let there = u32::try_from(len.div_ceil(u64::from(header.page_size))).unwrap_or(u32::MAX);
+    let counted = header.counted_pages().unwrap_or(there);
+    let plan = ScrubPlan { header, counted, there, threads: page_threads(), faults_max, contents: None };
+    let found = scrub(&Whole { file, geometry }, &plan, &|_| true).map_err(|error| error.to_string())?;
+    Ok(found.faults)
 }
 
 /// The first page that a file which nobody writes, and which has no WAL, does not have in full; see [`lost_page`]. Opens and

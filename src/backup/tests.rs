@@ -255,3 +255,23 @@ fn one_backup_at_a_time() {
     let _held = OfdLock::exclusive(lock.into(), Bytes::ALL).unwrap();
     assert!(matches!(scene.take(), Err(BackupError::Busy { .. })));
 }
+
+#[test]
+fn a_copy_with_a_record_that_does_not_add_up_is_no_backup_and_content_against_a_rule_is_no_reason() {
+    use std::os::unix::fs::FileExt as _;
+    let scene = Scene::new("delete");
+    let db = open(&scene.path(), Access::Repair);
+    db.batch(
+        "CREATE TABLE ruled(n CHECK(n > 0)); CREATE TABLE texts(b TEXT); PRAGMA ignore_check_constraints=ON;
+         INSERT INTO ruled VALUES(-7); INSERT INTO texts VALUES(printf('%-64s', 'sixty-four'))",
+    )
+    .unwrap();
+    db.close().unwrap();
+    scene.take().unwrap();
+    // A text of 64 bytes has the type 141, in two bytes; less the first bit these are a number's and an empty text's.
+    let bytes = std::fs::read(scene.path()).unwrap();
+    let at = bytes.windows(13).position(|window| window == b"\x03\x81\x0dsixty-four").unwrap();
+    std::fs::File::options().write(true).open(scene.path()).unwrap().write_all_at(&[1], at as u64 + 1).unwrap();
+    let refused = scene.take().unwrap_err().to_string();
+    assert!(refused.contains("table texts"), "{refused}");
+}

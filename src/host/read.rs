@@ -1,8 +1,15 @@
-//! Reading from an offset of an open file, as far as the file goes.
+//! Reading from an offset of an open file, as far as the file goes, and by how many threads.
 
 use std::fs::File;
 use std::io;
+use std::num::NonZero;
 use std::os::unix::fs::FileExt as _;
+
+/// Threads to read and look at pages with. More than these wait for memory.
+#[must_use]
+pub fn page_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get).min(4)
+}
 
 /// What the file has from `at` on, and zeros behind its end.
 ///

@@ -17,6 +17,12 @@ pub struct ScrubFault {
     pub what: ScrubFaultKind,
 }
 
+impl std::fmt::Display for ScrubFault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "page {} ({}): {}", self.page, self.owner, self.what)
+    }
+}
+
 /// What is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum ScrubFaultKind {

@@ -113,7 +113,7 @@ impl Look<'_> {
     fn check(&mut self, content: &Content<'_>, due: &[IntegrityLevel]) {
         let started = Instant::now();
         for &level in due {
-            let found = self.check_once(content, level);
+            let found = content::with_records(self.check_once(content, level), &self.probe.site, content.path);
             let go_on = found.ok;
             self.facts.integrity = Some(found);
             if !go_on {

@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::job::{IntegrityFacts, IntegrityLevel, OpenFacts, QueryFacts, SqliteFault, TableRows};
+use super::scrub;
+use crate::job::{DatabaseSite, IntegrityFacts, IntegrityLevel, OpenFacts, QueryFacts, SqliteFault, TableRows};
 use crate::model::FaultClass;
 use crate::sqlite::{self, Access, Database, Deadline, IntegrityReport};
 
@@ -109,6 +110,21 @@ fn facts(level: IntegrityLevel, report: IntegrityReport) -> IntegrityFacts {
     }
 }
 
+/// What SQLite found, and what it does not see: an index that differs from its table, or a value that its column cannot have, may come from
+/// a row whose record is broken, which SQLite reads all the same. An index that was rebuilt from that would forget what the row had held.
+pub(super) fn with_records(found: IntegrityFacts, site: &DatabaseSite, path: &Path) -> IntegrityFacts {
+    let is_doubtful = found.only_indexes || found.fault.is_none() && !found.constraint_messages.is_empty();
+    if !is_doubtful {
+        return found;
+    }
+    let broken = scrub::broken_tables(site, path, LINES as usize);
+    if broken.is_empty() {
+        return found;
+    }
+    let messages = broken.into_iter().chain(found.messages).take(LINES as usize).collect();
+    IntegrityFacts { ok: false, only_indexes: false, only_waste: false, messages, ..found }
+}
+
 /// A check that found nothing.
 pub(super) fn sound(level: IntegrityLevel) -> IntegrityFacts {
     facts(level, IntegrityReport { ok: true, ..IntegrityReport::default() })
@@ -139,4 +155,69 @@ pub(super) fn is_malformed_schema<T>(result: Option<&Result<T, SqliteFault>>) ->
 /// The room's fault as the wire has it.
 fn fault(fault: sqlite::SqliteFault) -> SqliteFault {
     SqliteFault { code: fault.code, message: fault.message, errno: fault.errno, class: fault.class }
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::Connection;
+
+    use super::*;
+
+    /// A database of one row, and that row's record changed from `from` to `to`.
+    fn changed(folder: &Path, schema: &str, from: &[u8], to: &[u8]) -> DatabaseSite {
+        let path = folder.join("app.db");
+        Connection::open(&path).unwrap().execute_batch(schema).unwrap();
+        let mut bytes = std::fs::read(&path).unwrap();
+        let at = bytes.windows(from.len()).position(|window| window == from).unwrap();
+        bytes[at..at + to.len()].copy_from_slice(to);
+        std::fs::write(&path, &bytes).unwrap();
+        let scratch = folder.join("scratch");
+        DatabaseSite { name: "app".to_owned(), path, user: None, scratch, busy_ms: 20, block_max_ms: 1000 }
+    }
+
+    fn checked(site: &DatabaseSite) -> [IntegrityFacts; 2] {
+        let content =
+            Content { path: &site.path, access: Access::Probe, busy: Duration::ZERO, query: Duration::from_secs(1) };
+        let found = content.check(IntegrityLevel::Full, None);
+        [found.clone(), with_records(found, site, &site.path)]
+    }
+
+    // A text of 64 bytes has the type 141, in two bytes 0x81 0x0d. Less the first bit these are a number's type and an empty text's; SQLite
+    // reads as many columns as the table has, and does not see that the record goes on.
+    #[test]
+    fn a_number_that_a_flipped_bit_made_of_a_text_is_damage() {
+        let folder = tempfile::tempdir().unwrap();
+        let schema =
+            "CREATE TABLE t(id INTEGER PRIMARY KEY, b TEXT); INSERT INTO t(b) VALUES(printf('%-64s', 'sixty-four'))";
+        let site = changed(folder.path(), schema, b"\x04\x00\x81\x0dsixty-four", b"\x04\x00\x01");
+        let [by_sqlite, all] = checked(&site);
+        assert!(by_sqlite.ok, "{by_sqlite:?}");
+        assert_eq!(by_sqlite.constraint_messages, ["NUMERIC value in t.b"]);
+        assert!(!all.ok, "{all:?}");
+        assert!(all.messages[0].starts_with("page 2 of table t: cell 0: "), "{all:?}");
+    }
+
+    #[test]
+    fn an_index_is_not_rebuilt_from_a_row_whose_record_is_broken() {
+        let folder = tempfile::tempdir().unwrap();
+        // Its index knows the text still.
+        let schema =
+            "CREATE TABLE t(b TEXT); CREATE INDEX i ON t(b); INSERT INTO t(b) VALUES(printf('%-64s', 'sixty-four'))";
+        let site = changed(folder.path(), schema, b"\x03\x81\x0dsixty-four", b"\x03\x01");
+        let [by_sqlite, all] = checked(&site);
+        assert!(by_sqlite.only_indexes && !all.only_indexes, "{by_sqlite:?} {all:?}");
+        assert!(all.messages.len() > by_sqlite.messages.len(), "{all:?}");
+    }
+
+    #[test]
+    fn content_that_breaks_its_rules_is_none_and_an_index_that_lacks_a_row_is_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let schema = "CREATE TABLE t(b CHECK(b > 0)); CREATE TABLE u(b INT); CREATE INDEX i ON u(b);
+             PRAGMA ignore_check_constraints=ON; INSERT INTO t VALUES(-7); INSERT INTO u VALUES(300)";
+        // The entry of the index: 300, of the row 1.
+        let site = changed(folder.path(), schema, b"\x03\x02\x09\x01\x2c", b"\x03\x02\x09\x01\x2d");
+        let [by_sqlite, all] = checked(&site);
+        assert!(by_sqlite.only_indexes && by_sqlite.constraint_messages.len() == 1, "{by_sqlite:?}");
+        assert_eq!(by_sqlite, all);
+    }
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use super::content::Content;
+use super::content::{self, Content};
 use super::files::{Files, Looked, open_raw};
 use super::{booted_ns, copy, raw};
 use crate::backup;
@@ -82,7 +82,7 @@ fn sought(tag: &'static str, looked: &Looked, main: &Looked, sweep: &Sweep) -> V
 }
 
 /// What a private copy looks like after SQLite has recovered it.
-pub(super) fn settle(copy: &io::Result<copy::PrivateCopy>) -> SettledCopy {
+pub(super) fn settle(site: &DatabaseSite, copy: &io::Result<copy::PrivateCopy>) -> SettledCopy {
     let copy = match copy {
         Ok(copy) => copy,
         Err(error) => {
@@ -93,7 +93,7 @@ pub(super) fn settle(copy: &io::Result<copy::PrivateCopy>) -> SettledCopy {
     let main = copy.main();
     let content = Content { path: &main, access: Access::Copy, busy: Duration::ZERO, query: Duration::ZERO };
     let opened = content.open(None);
-    let check = content.check(IntegrityLevel::Full, None);
+    let check = content::with_records(content.check(IntegrityLevel::Full, None), site, &main);
     let (tables, uncounted) = match content.rows() {
         Ok(tables) => (tables, String::new()),
         Err(fault) => (Vec::new(), format!("; its rows could not be counted: {}", fault.message)),
@@ -119,7 +119,7 @@ pub(super) fn with_schema(site: &DatabaseSite, schema: &str) -> Option<SettledCo
     let database = Database::open(&copy.main(), Access::Copy, Duration::ZERO, Deadline::never()).ok()?;
     database.put_schema_back(schema).ok().filter(|changed| *changed > 0)?;
     database.close().ok()?;
-    let settled = settle(&Ok(copy));
+    let settled = settle(site, &Ok(copy));
     let detail = format!("{}, with its schema as it was", settled.detail);
     settled.sound.then_some(SettledCopy { detail, schema_put_back: true, ..settled })
 }
@@ -135,7 +135,7 @@ pub(super) fn rolled_back(site: &DatabaseSite, files: &Files) -> Option<SettledC
     let target = std::fs::File::options().read(true).write(true).open(&path).ok()?;
     let how = roll_back(&target, &journal, &mended).ok()?;
     drop(target);
-    let settled = settle(&Ok(copy));
+    let settled = settle(site, &Ok(copy));
     settled.sound.then(|| SettledCopy { detail: format!("{}, {how}", settled.detail), ..settled })
 }
 

@@ -457,7 +457,7 @@ impl<'a> Look<'a> {
         if self.copy.is_none() && self.is_damaged_in_place() {
             self.copy = Some(diagnose::copy_of(&self.probe.site));
         }
-        let mut settled = self.copy.as_ref().map(diagnose::settle);
+        let mut settled = self.copy.as_ref().map(|copy| diagnose::settle(&self.probe.site, copy));
         if self.calls_for_its_journal(settled.as_ref())
             && let Some(rolled_back) = diagnose::rolled_back(&self.probe.site, &self.files)
         {

@@ -6,12 +6,10 @@
 //! made each of them a moment ago, from the rows as they are.
 
 use std::fs::File;
-use std::io;
 use std::path::Path;
 
-use super::{failed, threads};
-use crate::format::{Geometry, Header, PageSource, ScrubError, ScrubPlan, scrub};
-use crate::host::fill;
+use super::failed;
+use crate::backup::structure;
 use crate::job::{JobFailure, Salvaged};
 use crate::sqlite::salvage::check_new;
 
@@ -25,20 +23,6 @@ pub(super) enum Passed {
     No,
 }
 
-/// A file that nobody writes.
-struct Whole<'a> {
-    file: &'a File,
-    geometry: Geometry,
-}
-
-impl PageSource for Whole<'_> {
-    type Error = io::Error;
-
-    fn read(&self, first: u32, into: &mut [u8]) -> io::Result<()> {
-        fill(self.file, self.geometry.offset_of(first), into)
-    }
-}
-
 /// Checks the database that was moved into, or with no tables given, any. `ruled` are the tables that only SQLite can judge.
 pub(super) fn check(
     path: &Path,
@@ -49,7 +33,8 @@ pub(super) fn check(
 ) -> Result<Passed, JobFailure> {
     let failed_check = |text: String| failed(format!("the new database did not pass its check: {text}"));
     let mut said = match ruled {
-        Some(_) => structure(file).map_err(failed_check)?,
+        // SQLite has the file closed.
+        Some(_) => structure(file, SAID).map_err(failed_check)?.iter().map(ToString::to_string).collect(),
         None => Vec::new(),
     };
     let checked = check_new(path, ruled).map_err(|fault| failed_check(fault.to_string()))?;
@@ -69,21 +54,4 @@ pub(super) fn check(
     let said = said.into_iter().take(SAID).collect::<Vec<_>>().join("; ");
     report.damage.push(format!("the check of the new database says: {said}"));
     Ok(Passed::No)
-}
-
-/// What a scrub finds wrong. SQLite has the file closed.
-fn structure(file: &File) -> Result<Vec<String>, String> {
-    let mut head = [0; 100];
-    fill(file, 0, &mut head).map_err(|error| error.to_string())?;
-    let header = Header::parse(&head).map_err(|error| error.to_string())?;
-    let geometry = Geometry::of(&header).ok_or("its page size is none")?;
-    let len = file.metadata().map_err(|error| error.to_string())?.len();
-    let there = u32::try_from(len.div_ceil(u64::from(header.page_size))).unwrap_or(u32::MAX);
-    let counted = header.counted_pages().unwrap_or(there);
-    let plan = ScrubPlan { header, counted, there, threads: threads(), faults_max: SAID, contents: None };
-    match scrub(&Whole { file, geometry }, &plan, &|_| true) {
-        Ok(found) => Ok(found.faults.iter().map(|fault| format!("page {}: {}", fault.page, fault.what)).collect()),
-        Err(ScrubError::Read { page, source }) => Err(format!("page {page} could not be read: {source}")),
-        Err(error) => Err(error.to_string()),
-    }
 }

@@ -12,7 +12,7 @@ use std::ffi::OsStr;
 use crate::backup::side_name;
 use crate::format::Header;
 use crate::format::salvage::{Assignment, Survey, assign};
-use crate::host::Folder;
+use crate::host::{Folder, page_threads};
 use crate::job::{FailureKind, JobFailure, SalvageJob, Salvaged};
 use crate::sqlite::SqliteFault;
 use crate::sqlite::salvage::{NewDatabase, NewDatabaseOptions};
@@ -92,7 +92,7 @@ impl<'a> Source<'a> {
 }
 
 fn survey_of(view: &View<'_>) -> Survey {
-    Survey::of(view, view.geometry, view.encoding, view.header, threads())
+    Survey::of(view, view.geometry, view.encoding, view.header, page_threads())
 }
 
 /// Builds the new database; with `may_move` sound pages go as they are.
@@ -155,11 +155,6 @@ fn options(view: &View<'_>) -> NewDatabaseOptions {
     };
     let auto_vacuum = view.header.as_ref().map_or(u8::from(view.geometry.has_pointer_maps()), auto);
     NewDatabaseOptions { page_size: view.geometry.page_size(), encoding: view.encoding, auto_vacuum }
-}
-
-/// Threads that look at pages: reading and looking is done by each.
-fn threads() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(4)
 }
 
 pub(super) fn failed(message: impl Into<String>) -> JobFailure {

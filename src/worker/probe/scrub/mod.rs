@@ -8,14 +8,14 @@ mod schema;
 mod view;
 
 use std::io;
-use std::num::NonZeroUsize;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::copy::{PrivateCopy, of_all, under_shared_lock};
 use super::files::{self, Files, Looked, open_raw, with_suffix};
 use super::{dotfile, likeness, raw};
 use crate::format::{self, Header, Scrub, ScrubError, ScrubPlan};
-use crate::host::read_ahead;
+use crate::host::{page_threads, read_ahead};
 use crate::job::{
     DatabaseSite, FileState, JobFailure, JournalState, ScrubJob, ScrubVerdict, Scrubbed, ScrubbedBySqlite,
     ScrubbedFault, ScrubbedTable, WalState,
@@ -25,8 +25,6 @@ use crate::worker::sweep::Sweep;
 use left::Left;
 use view::View;
 
-/// More threads than this wait for memory.
-const THREADS_MAX: usize = 4;
 /// Pages of the largest database that is looked at: the books take 25 to 29 bytes a page, those of a full scrub up to 75, and a worker has a
 /// gibibyte.
 const PAGES_MAX: u32 = 20 << 20;
@@ -72,6 +70,17 @@ pub(super) fn soundness(site: &DatabaseSite, full: bool) -> Soundness {
         Err(Stop::Time) => Soundness::TakesTooLong,
         _ => Soundness::NotTold,
     }
+}
+
+/// What is wrong with tables, at most so much of it; nothing where that cannot be told. For rows that SQLite reads without complaint, or
+/// calls content: a record whose own lengths do not add up is none that SQLite has written.
+pub(super) fn broken_tables(site: &DatabaseSite, path: &Path, faults_max: usize) -> Vec<String> {
+    let job = ScrubJob { site: DatabaseSite { path: path.to_owned(), ..site.clone() }, faults_max, full: false };
+    let Ok(found) = run(&job) else { return Vec::new() };
+    let broken = found.tables.iter().filter(|tree| tree.index_of.is_none() && !tree.sound);
+    let owners: Vec<String> = broken.map(|tree| format!("table {}", tree.name)).collect();
+    let faults = found.faults.into_iter().filter(|fault| owners.contains(&fault.owner));
+    faults.map(|fault| format!("page {} of {}: {}", fault.page, fault.owner, fault.what)).collect()
 }
 
 fn busy(job: &ScrubJob) -> Duration {
@@ -219,12 +228,11 @@ fn look_through(job: &ScrubJob, view: &View, until: Option<Instant>) -> Result<(
     }
     // A schema that SQLite cannot read is told by `schema::judge`.
     let contents = if job.full { schema::contents(job, view, &header).map_err(words)? } else { None };
-    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let plan = ScrubPlan {
         header,
         counted: view.wal_pages.or(header.counted_pages()).unwrap_or(view.there),
         there: view.there,
-        threads: cores.clamp(1, THREADS_MAX),
+        threads: page_threads(),
         faults_max: job.faults_max,
         contents: contents.as_ref().map(|contents| contents.tables.as_slice()),
     };
@@ -356,8 +364,6 @@ impl Scrubbed {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use rusqlite::Connection;
 
     use super::*;
