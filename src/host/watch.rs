@@ -17,7 +17,7 @@ use std::time::Duration;
 use rustix::fs::inotify::{CreateFlags, ReadFlags, Reader, init, remove_watch};
 use rustix::io::Errno;
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 use tokio::sync::mpsc::{self, Receiver, Sender, UnboundedReceiver, UnboundedSender};
 use tokio::time::{Instant, sleep_until};
 
@@ -66,10 +66,8 @@ impl Watcher {
     pub fn start(first_hold: Duration, longest_hold: Duration) -> Result<Watcher, HostError> {
         let failed = |source| HostError::WatchStart { source };
         let fd = init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).map_err(|errno| failed(errno.into()))?;
-        // SAFETY: the descriptor is owned by the `Arc`, of which the `AsyncFd` holds a share that nothing replaces: it is
-        // open, and the same one, for as long as that lives.
-        let inotify = unsafe { AsyncFd::register_with_interest(Arc::new(fd), Interest::READABLE) };
-        let inotify = inotify.map_err(|refused| failed(refused.into()))?;
+        let inotify = Arc::new(fd);
+        let ready = register(&inotify).map_err(failed)?;
         let (commands, orders) = mpsc::unbounded_channel();
         let (results, armed) = mpsc::unbounded_channel();
         // Short, so that repeats of what nobody has taken yet are merged in the outbox.
@@ -77,6 +75,7 @@ impl Watcher {
         let blind = BlindFolders::default();
         let pump = Pump {
             inotify,
+            ready: Some(ready),
             orders,
             results,
             armed,
@@ -158,7 +157,9 @@ enum Step {
 
 /// The task behind a [`Watcher`].
 struct Pump {
-    inotify: AsyncFd<Arc<OwnedFd>>,
+    inotify: Arc<OwnedFd>,
+    /// `None` while the queue rests: the poller would wake up for each event all the same, thousands of times a second.
+    ready: Option<AsyncFd<Arc<OwnedFd>>>,
     orders: UnboundedReceiver<Command>,
     results: UnboundedSender<Armed>,
     armed: UnboundedReceiver<Armed>,
@@ -183,6 +184,11 @@ impl Pump {
                 self.put(path, touch);
             }
             self.read_again_at = self.read_again_at.filter(|at| *at > now);
+            match self.read_again_at {
+                Some(_) => self.ready = None,
+                None if self.ready.is_none() => self.listen(now),
+                None => {}
+            }
             let timer = [self.coalescer.next_due(), self.read_again_at].into_iter().flatten().min();
             let step = tokio::select! {
                 permit = self.wakes.reserve(), if !self.outbox.is_empty() => match permit {
@@ -192,7 +198,7 @@ impl Pump {
                     }
                     Err(_) => Step::End, // the watcher was dropped
                 },
-                ready = self.inotify.readable(), if self.read_again_at.is_none() => match ready {
+                ready = readable(self.ready.as_ref()) => match ready {
                     Ok(mut ready) => {
                         let (events, dry) = read_events(ready.get_inner());
                         if dry {
@@ -216,6 +222,18 @@ impl Pump {
         }
     }
 
+    /// Has the poller say again when there are events: those of the rest as well. Where it cannot, the queue is read at each rest's end.
+    fn listen(&mut self, now: Instant) {
+        match register(&self.inotify) {
+            Ok(ready) => self.ready = Some(ready),
+            Err(_) => {
+                self.read_again_at = Some(now + self.first_hold);
+                let (events, _) = read_events(&self.inotify);
+                self.digest(&events);
+            }
+        }
+    }
+
     fn obey(&mut self, order: Command) {
         match order {
             Command::Watch(folder) => self.arm(&folder),
@@ -231,7 +249,7 @@ impl Pump {
 
     fn arm(&mut self, folder: &Path) {
         if self.begin_arming(folder) {
-            arm_aside(self.inotify.get_ref(), vec![folder.to_path_buf()], &self.results);
+            arm_aside(&self.inotify, vec![folder.to_path_buf()], &self.results);
         }
     }
 
@@ -241,7 +259,7 @@ impl Pump {
         let all: Vec<PathBuf> = self.folders.keys().cloned().collect();
         let free: Vec<PathBuf> = all.into_iter().filter(|folder| self.begin_arming(folder)).collect();
         for share in free.chunks(SHARE) {
-            arm_aside(self.inotify.get_ref(), share.to_vec(), &self.results);
+            arm_aside(&self.inotify, share.to_vec(), &self.results);
         }
     }
 
@@ -297,7 +315,7 @@ impl Pump {
             }
         }
         self.by_wd.remove(&wd);
-        let _gone_already = remove_watch(self.inotify.get_ref(), wd);
+        let _gone_already = remove_watch(&self.inotify, wd);
     }
 
     fn digest(&mut self, events: &[Event]) {
@@ -368,6 +386,21 @@ impl Pump {
             Answer::TooMany => self.outbox.put_everything(),
         }
         false
+    }
+}
+
+fn register(inotify: &Arc<OwnedFd>) -> std::io::Result<AsyncFd<Arc<OwnedFd>>> {
+    // SAFETY: the descriptor is owned by the `Arc`, of which the `AsyncFd` holds a share that nothing replaces: it is
+    // open, and the same one, for as long as that lives.
+    let registered = unsafe { AsyncFd::register_with_interest(Arc::clone(inotify), Interest::READABLE) };
+    registered.map_err(Into::into)
+}
+
+/// Never, while the queue rests.
+async fn readable(ready: Option<&AsyncFd<Arc<OwnedFd>>>) -> std::io::Result<AsyncFdReadyGuard<'_, Arc<OwnedFd>>> {
+    match ready {
+        Some(ready) => ready.readable().await,
+        None => std::future::pending().await,
     }
 }
 
