@@ -7,12 +7,13 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{copy_file_range, ioctl_ficlone};
 use rustix::io::Errno;
 
-use crate::host::{HostError, OfdLock, SqliteLock, WINDOW_BYTES, read_up_to, write_back_window};
+use crate::host::{HostError, OfdLock, SqliteLock, WINDOW_BYTES, page_threads, read_up_to, write_back_window};
 
 /// How a bounded copy ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,31 +105,52 @@ pub fn copy_ahead(source: &File, target: &File, is_over: impl Fn() -> bool) -> i
     Ok(())
 }
 
-/// Makes `target` what `source` is now, until `deadline`: only what differs is written. Not synced.
+/// Makes `target` what `source` is now, until `deadline`: only what differs is written. Not synced. By several threads, for writers wait
+/// meanwhile.
 ///
 /// # Errors
 /// The system's, of the call that failed.
 pub fn bring_up_to_date(source: &File, target: &File, deadline: Option<Instant>) -> io::Result<Bounded> {
     let size = source.metadata()?.len();
     target.set_len(size)?;
-    let (mut theirs, mut ours) = (vec![0_u8; COMPARED_BYTES], vec![0_u8; COMPARED_BYTES]);
-    let mut done = 0;
-    while done < size {
-        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            return Ok(Bounded::OutOfTime(done));
+    let next = AtomicU64::new(0);
+    let level = || -> io::Result<Bounded> {
+        let (mut theirs, mut ours) = (vec![0_u8; COMPARED_BYTES], vec![0_u8; COMPARED_BYTES]);
+        loop {
+            let at = next.fetch_add(COMPARED_BYTES as u64, Ordering::Relaxed);
+            if at >= size {
+                return Ok(Bounded::Complete(size));
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Ok(Bounded::OutOfTime(at));
+            }
+            let wanted = usize::try_from(size - at).unwrap_or(usize::MAX).min(COMPARED_BYTES);
+            let (theirs, ours) =
+                (theirs.get_mut(..wanted).unwrap_or_default(), ours.get_mut(..wanted).unwrap_or_default());
+            let read = read_up_to(source, at, theirs)?;
+            let there = read_up_to(target, at, ours)?;
+            let now = theirs.get(..read).unwrap_or_default();
+            if ours.get(..there).unwrap_or_default().get(..read) != Some(now) {
+                target.write_all_at(now, at)?;
+            }
+            if read < wanted {
+                // It was cut meanwhile: nobody who holds to SQLite's locks does that.
+                return Ok(Bounded::Complete(at + read as u64));
+            }
         }
-        let read = read_up_to(source, done, &mut theirs)?;
-        let there = read_up_to(target, done, &mut ours)?;
-        let now = theirs.get(..read).unwrap_or_default();
-        if read == 0 {
-            break;
-        }
-        if ours.get(..there).unwrap_or_default().get(..read) != Some(now) {
-            target.write_all_at(now, done)?;
-        }
-        done += read as u64;
-    }
-    Ok(Bounded::Complete(done))
+    };
+    let ends = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..page_threads()).map(|_| scope.spawn(level)).collect();
+        let joined =
+            threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(io::Error::other("a thread died"))));
+        joined.collect::<io::Result<Vec<_>>>()
+    })?;
+    // The first place that was not reached, or where it ended.
+    let least = |bounded: &Bounded| match *bounded {
+        Bounded::OutOfTime(at) => (0, at),
+        Bounded::Complete(at) => (1, at),
+    };
+    Ok(ends.into_iter().min_by_key(least).unwrap_or(Bounded::Complete(0)))
 }
 
 fn copy_chunk(source: &File, target: &File, at: u64, length: u64, buffer: &mut Vec<u8>) -> io::Result<u64> {

@@ -13,10 +13,13 @@ use std::time::{Duration, Instant};
 /// Bytes that are on their way to the disk at once: a few milliseconds of an SSD's, a tenth of a second of a slow one's.
 pub const WINDOW_BYTES: u64 = 8 << 20;
 
+/// A rest is so many times as long as the window before it took: two thirds of the disk are left to the program.
+const REST: u32 = 2;
+
 /// The longest rest after a window.
 const LONGEST_REST: Duration = Duration::from_millis(250);
 
-/// Has `range` of `file` written to the disk, as far as it is not there yet, and then rests for as long as that took. Says nothing of
+/// Has `range` of `file` written to the disk, as far as it is not there yet, and then rests for twice as long as that took. Says nothing of
 /// the file's durability: an fsync(2) is due all the same, and has little left to do.
 pub fn write_back_window(file: &File, range: Range<u64>) {
     let began = Instant::now();
@@ -29,7 +32,7 @@ pub fn write_back_window(file: &File, range: Range<u64>) {
     let answer = unsafe { libc::sync_file_range(file.as_raw_fd(), from, length, all) };
     // A file system that cannot (ESPIPE, ENOSYS) has its fsync still, and an error of the disk is reported there too.
     if answer == 0 {
-        std::thread::sleep(began.elapsed().min(LONGEST_REST));
+        std::thread::sleep((began.elapsed() * REST).min(LONGEST_REST));
     }
 }
 
