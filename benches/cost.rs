@@ -9,6 +9,7 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,10 +34,10 @@ const ENOUGH: f64 = 1.0;
 fn main() {
     println!("cost to the program");
     for (part, mode, mib, seconds) in [
-        ("wal-10mb", "wal", 10, 25),
-        ("wal-1gb", "wal", 1000, 45),
-        ("rollback-10mb", "delete", 10, 25),
-        ("rollback-1gb", "delete", 1000, 45),
+        ("wal-10mb", "wal", 10, 20),
+        ("wal-1gb", "wal", 1000, 30),
+        ("rollback-10mb", "delete", 10, 20),
+        ("rollback-1gb", "delete", 1000, 30),
     ] {
         if support::wanted(part) {
             println!(" {part}");
@@ -100,27 +101,34 @@ fn measure(mode: &str, mib: usize, length: usize) {
     program.execute_batch("PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=1000").unwrap();
     run(&program, None, Duration::from_secs(3));
 
-    let saturated = |length| run(&program, None, length);
-    let alone = saturated(length).side(false);
-    let watched = beside_guardiand(folder.path(), || saturated(length));
-    let peer = beside_sqlite3(&db, || saturated(length));
-    println!("  as fast as it can: {:.0} commits/s without guardiand", alone.rate);
-    let share = |what: &str, side: &Side, least: Option<f64>| {
-        if side.seconds < ENOUGH {
-            return println!("    {what:<38} {:.2} s in all: too short to tell", side.seconds);
-        }
-        let share = side.rate / alone.rate;
-        let target = least.map_or_else(String::new, |least| format!("   target >= {least}: {}", met(share >= least)));
-        println!("    {what:<38} {share:.2} x over {:.1} s{target}", side.seconds);
-    };
-    share("watched each second", &watched.side(false), Some(WATCHED));
-    share("during its backups, every 10 s", &watched.side(true), Some(BACKED_UP));
-    share("during `sqlite3 .backup`, every 10 s", &peer.side(true), None);
+    println!("  as fast as it can, a turn without before and after each turn with it:");
+    let mut alone = vec![run(&program, None, length / 2).side(false)];
+    let mut turns = Turns::default();
+    for _ in 0..support::number("GUARDIAN_BENCH_ROUNDS", 3) {
+        let watched = beside_guardiand(folder.path(), false, || run(&program, None, length / 2)).side(false);
+        turns.add(Turn::Watched, &watched, &mut alone, || run(&program, None, length / 2));
+        let backed_up = beside_guardiand(folder.path(), true, || run(&program, None, length)).side(true);
+        turns.add(Turn::BackedUp, &backed_up, &mut alone, || run(&program, None, length / 2));
+        let peer = beside_sqlite3(&db, || run(&program, None, length)).side(true);
+        turns.add(Turn::Peer, &peer, &mut alone, || run(&program, None, length / 2));
+    }
+    let mut rates = Figures::default();
+    rates.extend(alone.iter().map(|side| side.rate));
+    let rate = rates.median();
+    println!(
+        "    {rate:.0} commits/s without guardiand ({:.0} to {:.0})",
+        rates.percentile(0.0),
+        rates.percentile(1.0)
+    );
+    turns.tell("nothing, beside nothing", Turn::Nothing, None);
+    turns.tell("watched each second", Turn::Watched, Some(WATCHED));
+    turns.tell("during its backups, every 10 s", Turn::BackedUp, Some(BACKED_UP));
+    turns.tell("during `sqlite3 .backup`, every 10 s", Turn::Peer, None);
 
-    let pace = Duration::from_secs_f64(2.0 / alone.rate);
+    let pace = Duration::from_secs_f64(2.0 / rate);
     let paced = |length| run(&program, Some(pace), length);
     let alone = paced(length).side(false);
-    let watched = beside_guardiand(folder.path(), || paced(length));
+    let watched = beside_guardiand(folder.path(), true, || paced(length));
     let p99 = |side: &Side| side.latency.percentile(0.99);
     println!("  at half of that: {:.0} commits/s, p99 {} without guardiand", alone.rate, words(p99(&alone)));
     let (calm, during) = (watched.side(false), watched.side(true));
@@ -146,6 +154,39 @@ fn measure(mode: &str, mib: usize, length: usize) {
     }
 }
 
+/// What goes on beside the program. `Nothing` tells how much the machine itself differs from turn to turn.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Turn {
+    Nothing,
+    Watched,
+    BackedUp,
+    Peer,
+}
+
+/// Rates as shares of the mean of those without anything, before and after.
+#[derive(Default)]
+struct Turns(BTreeMap<Turn, Figures>);
+
+impl Turns {
+    fn add(&mut self, turn: Turn, side: &Side, alone: &mut Vec<Side>, after: impl FnOnce() -> Phase) {
+        let before = alone.last().unwrap().rate;
+        let after = after().side(false);
+        if side.seconds >= ENOUGH {
+            self.0.entry(turn).or_default().extend([side.rate * 2.0 / (before + after.rate)]);
+        }
+        self.0.entry(Turn::Nothing).or_default().extend([after.rate / before]);
+        alone.push(after);
+    }
+
+    fn tell(&self, what: &str, turn: Turn, least: Option<f64>) {
+        let Some(shares) = self.0.get(&turn) else { return println!("    {what:<38} too short to tell") };
+        let share = shares.median();
+        let target = least.map_or_else(String::new, |least| format!("   target >= {least}: {}", met(share >= least)));
+        let (low, high) = (shares.percentile(0.0), shares.percentile(1.0));
+        println!("    {what:<38} {share:.2} x ({low:.2} to {high:.2}, {} turns){target}", shares.count());
+    }
+}
+
 /// Commits for `length`, one each `pace`, or one after the other.
 fn run(program: &Connection, pace: Option<Duration>, length: Duration) -> Phase {
     let rows: i64 = program.query_row("SELECT max(id) FROM rows", [], |row| row.get(0)).unwrap();
@@ -167,20 +208,22 @@ fn run(program: &Connection, pace: Option<Duration>, length: Duration) -> Phase 
     Phase { commits, all: (from, Timestamp::now()), backups: Vec::new() }
 }
 
-/// The same while guardiand looks and backs up.
-fn beside_guardiand(folder: &Path, run: impl FnOnce() -> Phase) -> Phase {
+/// The same while guardiand looks, and backs up.
+fn beside_guardiand(folder: &Path, backs_up: bool, run: impl FnOnce() -> Phase) -> Phase {
     let backups = folder.join("backups");
     let keep = "keep = { last = 20, hourly = 0, daily = 0, weekly = 0 }";
-    let table = format!(
-        "[[database]]\nname = \"app\"\npath = \"app.db\"\nbackup = {{ every = \"{}s\", to = \"backups\", {keep} }}\n",
-        EVERY.as_secs()
-    );
+    let mut table = "[[database]]\nname = \"app\"\npath = \"app.db\"\n".to_owned();
+    if backs_up {
+        table += &format!("backup = {{ every = \"{}s\", to = \"backups\", {keep} }}\n", EVERY.as_secs());
+    }
     let mut daemon = Daemon::start(folder, "1s", &table);
-    daemon.settled("app", true);
+    daemon.settled("app", backs_up);
     let mut phase = run();
     daemon.stop();
-    phase.backups = spans(&backups.join("app"));
-    std::fs::remove_dir_all(backups).unwrap();
+    if backs_up {
+        phase.backups = spans(&backups.join("app"));
+        std::fs::remove_dir_all(backups).unwrap();
+    }
     std::fs::remove_dir_all(folder.join("state")).unwrap();
     phase
 }
