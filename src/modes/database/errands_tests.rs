@@ -132,3 +132,34 @@ fn damage_that_was_seen_once_is_not_forgotten_before_a_check_of_everything_has_p
     assert_eq!(whole.verdict, Verdict::Healthy);
     assert_eq!(database.conclude(Look::Sweep, &seen(sound()), at(11, 11_000)).verdict, Verdict::Healthy);
 }
+
+#[test]
+fn what_is_written_is_checked_once_a_minute_and_once_more_at_rest() {
+    use crate::modes::Supervised as _;
+    let now = at(100, 100_000);
+    let mut database = database(at(0, 0));
+    let mut facts = sound();
+    let depth = |database: &Database, now| match database.ask(Look::Sweep, now) {
+        Job::Probe(probe) => probe.integrity,
+        other => panic!("{other:?}"),
+    };
+    let mut look = |database: &mut Database, written: Timestamp, checked: bool, now: Moment| {
+        if let Some(print) = &mut facts.fingerprint {
+            print.main.mtime_ns = i64::try_from(written.as_nanosecond()).unwrap();
+        }
+        let sound = |found| IntegrityFacts { ok: true, level: IntegrityLevel::Quick, ..found };
+        facts.integrity = with_integrity(&[], false, None).integrity.filter(|_| checked).map(sound);
+        database.judge(Look::Sweep, &Ok(Outcome::Probed(Box::new(facts.clone()))), now);
+    };
+    look(&mut database, at(-5, 0).wall, false, now);
+    assert_eq!(depth(&database, now), IntegrityLevel::Suspicion, "nothing was written since the last check");
+    look(&mut database, at(99, 0).wall, false, now);
+    assert_eq!(depth(&database, now), IntegrityLevel::Quick, "nothing was checked since it was written");
+    look(&mut database, at(99, 0).wall, true, now);
+    assert_eq!(depth(&database, at(130, 130_000)), IntegrityLevel::Suspicion);
+    look(&mut database, at(130, 0).wall, false, at(130, 130_000));
+    assert_eq!(depth(&database, at(131, 131_000)), IntegrityLevel::Suspicion, "it was checked within the minute");
+    assert_eq!(depth(&database, at(160, 160_000)), IntegrityLevel::Quick);
+    look(&mut database, at(130, 0).wall, true, at(160, 160_000));
+    assert_eq!(depth(&database, at(300, 300_000)), IntegrityLevel::Suspicion, "at rest");
+}

@@ -37,6 +37,9 @@ pub const MODE: &str = "database";
 
 /// Files of at most this size are checked within a sweep when something is suspicious: about 0.1 s.
 const INLINE_CHECK_MAX_BYTES: u64 = 64 * 1024 * 1024;
+/// So often such a file is checked for structure within a sweep while it is being written, and once more when it has come to rest:
+/// damage by others hides among the program's own commits. Some milliseconds a minute.
+const WRITTEN_CHECK_EVERY: Duration = Duration::from_secs(60);
 /// While SQLite answers BUSY, look again this often.
 const BUSY_LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// A probe that has no large file to check is done in microseconds; this is for stuck disks and slow canaries.
@@ -87,6 +90,8 @@ pub struct Database {
     doubt: Option<IntegrityLevel>,
     /// When an errand last checked it.
     checked: Option<Moment>,
+    /// When its content was last checked within a sweep, or that was tried.
+    skimmed: Option<Moment>,
     /// The open incident, and its evidence.
     case: Option<(String, PathBuf)>,
     /// What held a heal up was over at the last look.
@@ -132,6 +137,7 @@ impl Database {
             members_lost: Vec::new(),
             doubt: None,
             checked: None,
+            skimmed: None,
             case: None,
             turned: false,
             held_at: None,
@@ -225,9 +231,10 @@ impl Database {
     }
 
     /// How deep a look must go to see again what the last one saw.
-    fn depth(&self, look: Look) -> IntegrityLevel {
+    fn depth(&self, look: Look, now: Moment) -> IntegrityLevel {
         let seen = self.facts.as_ref().and_then(|facts| facts.integrity.as_ref()).filter(|integrity| !integrity.ok);
         match look {
+            Look::Sweep if self.is_written_unchecked(now) => IntegrityLevel::Quick,
             Look::Sweep => IntegrityLevel::Suspicion,
             // A later look may have seen less, and something harmless beside the damage: what is planned must know of both.
             Look::Confirm if self.hurt => IntegrityLevel::Full,
@@ -237,6 +244,16 @@ impl Database {
             Look::Prove => IntegrityLevel::Suspicion,
             Look::Inspect => IntegrityLevel::Full,
         }
+    }
+
+    /// It was written since its content was last checked, and is small enough for a check in passing.
+    fn is_written_unchecked(&self, now: Moment) -> bool {
+        let Some(print) = self.memory.last_healthy.as_ref().filter(|_| self.healthy) else { return false };
+        let is_due = self.skimmed.is_none_or(|last| now.since(last) >= WRITTEN_CHECK_EVERY);
+        let is_small = print.main.size + print.wal.map_or(0, |wal| wal.size) <= INLINE_CHECK_MAX_BYTES;
+        // What is written within a tick of the clock after the check may bear an earlier time.
+        let written = i128::from(print.main.mtime_ns) + i128::from(FileFacts::WRITE_TICK_NS);
+        is_due && is_small && self.memory.quick_at.is_some_and(|checked| written > checked.as_nanosecond())
     }
 
     /// Time for a job that reads and writes the whole database a few times.
@@ -309,7 +326,9 @@ impl Database {
                 self.case = None;
             }
             self.in_use = seen::in_use(facts, &self.memory, self.in_use.take());
-            if facts.integrity.is_none() {
+            if facts.integrity.is_some() {
+                self.skimmed = Some(now);
+            } else {
                 self.doubt = self.doubt.max(facts.suspicion).max(facts.copy_waits.then_some(IntegrityLevel::Quick));
             }
             if !facts.unchanged {

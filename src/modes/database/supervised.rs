@@ -23,8 +23,8 @@ impl Supervised for Database {
         &self.settings
     }
 
-    fn ask(&self, look: Look, _now: Moment) -> Job {
-        Job::Probe(Box::new(self.probe(look, self.depth(look))))
+    fn ask(&self, look: Look, now: Moment) -> Job {
+        Job::Probe(Box::new(self.probe(look, self.depth(look, now))))
     }
 
     fn take_up(&mut self, incident: &Incident, evidence: &Path) {
