@@ -146,6 +146,9 @@ fn entry(folder: &Folder, name: &str) -> Result<BackupEntry, BackupError> {
     let manifest = read(folder, name)?;
     let facts = folder.stat_in(name).map_err(BackupError::host("looking at a backup"))?;
     let file = folder.path().join(name);
+    if let Some(reason) = manifest.damaged {
+        return Err(BackupError::Unsound { path: file, reason });
+    }
     if facts.kind != FileKind::Regular || facts.size != manifest.size {
         let reason =
             format!("it is {} of {} bytes, its manifest says {}", facts.kind.words(), facts.size, manifest.size);

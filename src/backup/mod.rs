@@ -17,7 +17,7 @@ pub use error::BackupError;
 pub use examine::{Examined, examine, hash, structure};
 pub use manifest::{Listing, file_name, folder_name, is_backup_name, list, manifest_name, of_file, source_in};
 pub use raw::{Bounded, copy_bounded, shared_lock};
-pub use restore::{restore, verify};
+pub use restore::{note_damage, restore, verify};
 pub use retention::to_delete;
 pub use source::{apart_in, job_facts, journal_is_hot, ownership_of, side_name, stat_of};
 pub use take::{prune, take};

@@ -4,7 +4,8 @@ use std::ffi::OsStr;
 use std::path::Path;
 
 use super::source::{ownership_of, side_name, stat_of};
-use super::{BackupError, Examined, examine, hash, of_file};
+use super::take::lock;
+use super::{BackupError, Examined, examine, hash, manifest, of_file};
 use crate::host::{Folder, Ownership, Space, copy_file};
 use crate::job::{BackupManifest, RestoreJob, Restored};
 use crate::sqlite::Deadline;
@@ -16,10 +17,32 @@ use crate::sqlite::Deadline;
 pub fn verify(file: &Path, deadline: &Deadline) -> Result<(BackupManifest, Examined), BackupError> {
     let (folder, name, manifest) = of_file(file)?;
     let stored = folder.open_in(&name).map_err(BackupError::host("opening a backup"))?;
-    same_hash(&stored, file, &manifest.blake3)?;
+    if let Err(unsound) = same_hash(&stored, file, &manifest.blake3) {
+        note_damage(file);
+        return Err(unsound);
+    }
     drop(stored);
     let examined = examine(file, deadline)?;
     Ok((manifest, examined))
+}
+
+/// Says in the manifest of a stored backup that its file has changed, where reading it once more finds that too: it shall not be listed, nor
+/// count for the retention, nor let older ones go. Of use where it can be done, and no reason to fail.
+pub fn note_damage(file: &Path) {
+    let Ok((folder, name, manifest)) = of_file(file) else { return };
+    let Ok(_alone) = lock(&folder) else { return };
+    let Ok(stored) = folder.open_in(&name) else { return };
+    // A read that fails may succeed another time.
+    let Ok(found) = hash(&stored) else { return };
+    if found == manifest.blake3 || manifest.damaged.is_some() {
+        return;
+    }
+    let reason =
+        format!("its content changed since it was taken (BLAKE3 {found}, the manifest says {})", manifest.blake3);
+    let noted = manifest::write(&folder, &name, &BackupManifest { damaged: Some(reason), ..manifest });
+    if let Err(error) = noted {
+        tracing::warn!(backup = %file.display(), %error, "that a backup is damaged could not be noted");
+    }
 }
 
 pub(super) fn same_hash(file: &std::fs::File, path: &Path, expected: &str) -> Result<(), BackupError> {
@@ -56,6 +79,7 @@ pub fn restore(job: &RestoreJob) -> Result<Restored, BackupError> {
     let result = put(&folder, &name, &to, &temporary, &to_name, &manifest);
     if result.is_err() {
         let _ = to.unlink(&temporary);
+        note_damage(&job.backup);
     }
     let examined = result?;
     Ok(Restored { path: job.to.clone(), tables: examined.tables, taken_at: manifest.taken_at, size: manifest.size })

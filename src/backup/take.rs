@@ -270,6 +270,7 @@ fn finish(
         attributes: Some(copy.before.attributes),
         verified_at: Timestamp::now(),
         sqlite_version: sqlite_version().into(),
+        damaged: None,
     };
     manifest::write(folder, &name, &manifest)?;
     folder.rename_noreplace(temporary, folder, &name).map_err(BackupError::host("putting the backup in place"))?;
@@ -310,7 +311,7 @@ fn make_folder(path: &Path) -> Result<Folder, BackupError> {
     Folder::make_all(path, 0o700).map_err(BackupError::host("making the backups' folder"))
 }
 
-fn lock(folder: &Folder) -> Result<OfdLock, BackupError> {
+pub(super) fn lock(folder: &Folder) -> Result<OfdLock, BackupError> {
     let file = match folder.create_in(LOCK, 0o600) {
         Err(HostError::Open { .. }) => folder.open_for_writing_in(LOCK),
         answer => answer,

@@ -28,6 +28,7 @@ pub(super) fn entry(name: &str, taken_at: Timestamp, size: u64) -> BackupEntry {
         attributes: None,
         verified_at: taken_at,
         sqlite_version: "3".into(),
+        damaged: None,
     };
     BackupEntry { file: PathBuf::from(format!("/b/{name}.db")), manifest }
 }

@@ -226,7 +226,15 @@ fn a_backup_that_rotted_is_noticed_and_not_restored() {
     let mut bytes = std::fs::read(&entry.file).unwrap();
     bytes[5000] ^= 1;
     std::fs::write(&entry.file, bytes).unwrap();
+    let before = scene.take().unwrap();
     assert!(matches!(verify(&entry.file, &Deadline::never()), Err(BackupError::Unsound { .. })));
+    // From now on it is none, whoever asks, and stays for a salvage.
+    let listing = list(&scene.folder()).unwrap();
+    assert_eq!(listing.entries.iter().map(|entry| &entry.file).collect::<Vec<_>>(), [&before.file]);
+    assert!(listing.skipped[0].contains("its content changed since it was taken"), "{:?}", listing.skipped);
+    let none = Keep { last: 1, hourly: 0, daily: 0, weekly: 0 };
+    let job = PruneJob { folder: scene.folder(), keep: none, max_bytes: None, now: before.manifest.taken_at };
+    assert_eq!(prune(&job).unwrap(), Vec::<PathBuf>::new());
     let to = scene.dir.path().join("restored.db");
     assert!(matches!(restore(&RestoreJob { backup: entry.file, to: to.clone() }), Err(BackupError::Unsound { .. })));
     assert!(!to.exists());

@@ -269,7 +269,7 @@ pub(super) struct Pause {
     pub(super) all: bool,
 
     /// It ends by itself after this, such as "1h 30m" [default: not before `guardiand resume`].
-    #[arg(long = "for", value_name = "DURATION", value_parser = crate::model::parse_duration)]
+    #[arg(long = "for", value_name = "DURATION", value_parser = crate::model::parse_positive_duration)]
     pub(super) span: Option<std::time::Duration>,
 }
 

@@ -16,7 +16,11 @@ pub(super) fn run(file: &Path, output: Output) -> Done {
             output.facts(&document, || {
                 let warnings =
                     config.warnings.iter().map(|warning| format!("warning: {warning}\n")).collect::<String>();
-                format!("{warnings}{} is valid: {} databases", file.display(), config.databases.len())
+                let databases = match config.databases.len() {
+                    1 => "1 database".to_owned(),
+                    many => format!("{many} databases"),
+                };
+                format!("{warnings}{} is valid: {databases}", file.display())
             });
             Ok(ExitCode::SUCCESS)
         }

@@ -96,7 +96,11 @@ impl Config {
         let bytes =
             std::fs::read(path).map_err(|error| unreadable(format!("cannot read the configuration: {error}")))?;
         let text = String::from_utf8(bytes).map_err(|error| {
-            unreadable(format!("byte {} is not UTF-8: save the file as UTF-8", error.utf8_error().valid_up_to()))
+            let at = error.utf8_error().valid_up_to();
+            let message = format!("byte {at} is not UTF-8: save the file as UTF-8");
+            // Up to there the readable form has the same bytes, and from there on a mark in the place of each that is none.
+            let readable = String::from_utf8_lossy(error.as_bytes());
+            ConfigErrors::new(path, &readable, vec![Problem { span: at..at + 3, message }])
         })?;
         Config::parse(&text, path, &Environment::of_process())
     }

@@ -272,3 +272,13 @@ fn a_folder_that_is_a_link_is_resolved_when_the_configuration_is_read() {
     let config = Config::parse(&text, &dir.path().join("g.toml"), &Environment::default()).unwrap();
     assert_eq!(config.databases[0].path, real.join("app.db"));
 }
+
+#[test]
+fn a_byte_that_is_not_utf_8_is_shown_where_it_stands() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("guardian.toml");
+    std::fs::write(&path, b"[guardian]\ninterval = \"\xff3s\"\n").unwrap();
+    let shown = Config::load(&path).unwrap_err().to_string();
+    assert!(shown.contains("guardian.toml:2:13: byte 23 is not UTF-8: save the file as UTF-8"), "{shown}");
+    assert!(shown.trim_end().ends_with('^'), "{shown}");
+}

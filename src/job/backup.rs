@@ -81,6 +81,9 @@ pub struct BackupManifest {
     pub verified_at: Timestamp,
     /// Bundled SQLite that took it.
     pub sqlite_version: String,
+    /// Why it is none any more: its file was found changed. It is kept, for rows may be salvaged from it, and never restored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub damaged: Option<String>,
 }
 
 /// A backup on disk.

@@ -27,4 +27,4 @@ pub use loss::{Loss, TableLoss};
 pub use notice::{Notice, Occasion};
 pub use plan::{Plan, Playbook, Policy, Risk, StepSpec};
 pub use restart::RestartReason;
-pub use spelled::{Bytes, Delay, Period, parse_duration, parse_size};
+pub use spelled::{Bytes, Delay, Period, parse_duration, parse_positive_duration, parse_size};

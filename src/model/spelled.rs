@@ -38,6 +38,17 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     Duration::try_from(signed).map_err(|_| format!("\"{text}\" is negative: {hint}"))
 }
 
+/// The same for one that must take some time.
+///
+/// # Errors
+/// As [`parse_duration`], and of zero.
+pub fn parse_positive_duration(text: &str) -> Result<Duration, String> {
+    match parse_duration(text)? {
+        Duration::ZERO => Err("this duration must be more than zero".to_owned()),
+        duration => Ok(duration),
+    }
+}
+
 /// Reads a size such as "100MB" (decimal) or "64KiB" (binary).
 ///
 /// # Errors
@@ -77,11 +88,8 @@ const SIZE: &str = "a size with its unit, in quotes, such as \"100MB\" or \"64Ki
 
 impl<'de> Deserialize<'de> for Period {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Period, D::Error> {
-        let Delay(duration) = Delay::deserialize(from)?;
-        match duration.is_zero() {
-            true => Err(D::Error::custom("this duration must be more than zero")),
-            false => Ok(Period(duration)),
-        }
+        let text = from.deserialize_str(Text(DURATION))?;
+        parse_positive_duration(&text).map(Period).map_err(D::Error::custom)
     }
 }
 

@@ -48,6 +48,7 @@ fn backup_of(taken_at: Timestamp) -> BackupEntry {
         attributes: None,
         verified_at: taken_at,
         sqlite_version: "3".into(),
+        damaged: None,
     };
     BackupEntry { file: "/b/1.db".into(), manifest }
 }

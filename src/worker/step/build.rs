@@ -45,6 +45,7 @@ pub(super) fn from_backup(
         copy_file(&source, &target).map_err(here("copying the backup"))?;
         let found = hash(&target).map_err(while_("reading the candidate back"))?;
         if found != blake3 {
+            crate::backup::note_damage(backup);
             return Err(failed(format!(
                 "the backup {} is damaged: its BLAKE3 is {found}, its manifest says {blake3}",
                 backup.display()

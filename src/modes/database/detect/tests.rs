@@ -765,6 +765,7 @@ fn backup(rows: u64) -> crate::job::BackupEntry {
         attributes: None,
         verified_at: now().wall,
         sqlite_version: "3.54.1".to_owned(),
+        damaged: None,
     };
     crate::job::BackupEntry { file: "/var/backups/app/1.db".into(), manifest }
 }
