@@ -21,6 +21,7 @@ mod journal_mend;
 mod lost_page;
 mod overflow;
 mod page;
+mod page_map;
 mod pointer_map;
 mod record;
 pub mod salvage;
@@ -48,6 +49,7 @@ pub use journal_mend::{MendedJournal, PreImage, mend_journal};
 pub use lost_page::lost_page;
 pub use overflow::{ChainError, Link, OverflowChain, Shortfall, assemble};
 pub use page::{BtreePage, FreeblockError, Freeblocks, PageError, PageKind};
+pub use page_map::{Hashing, MAP_PAGES_MAX, MappedTree, PageHash, PageMap, PageMapError, page_hash};
 pub use pointer_map::{PointerMapEntry, PointerMapKind, pointer_map_entries};
 pub use record::{
     Column, Columns, RECORD_HEADER_MAX, Record, RecordError, Soundness, Value, content_len, record_is_sound,

@@ -11,6 +11,7 @@ mod database;
 mod events;
 mod kept;
 pub mod line;
+mod pages;
 mod rollback;
 mod salvage;
 mod scrub;
@@ -26,6 +27,7 @@ pub use database::{
     WalMark, WalState, WalUnread,
 };
 pub use events::WorkerEvents;
+pub use pages::{KnownPages, KnownState, PAGE_MAP, PagesOf, Present, Unwritten};
 pub use rollback::{KeptFile, KeptFiles, RowsSince, Since, WeighRollback, Weighed, WeighedMember};
 pub use salvage::{SalvageJob, Salvaged, SalvagedTable};
 pub use scrub::{ScrubJob, ScrubVerdict, Scrubbed, ScrubbedBySqlite, ScrubbedFault, ScrubbedTable};

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DatabaseSite, FileFacts, Fingerprint, Member, Owner, TableRows, WalPosition};
+use super::{DatabaseSite, FileFacts, Fingerprint, KnownPages, Member, Owner, TableRows, WalPosition};
 use crate::model::App;
 
 /// One step on a database. Its serialized shape is what the journal keeps: add fields with defaults, never rename.
@@ -59,6 +59,17 @@ pub enum DatabaseStep {
     BuildMended {
         /// What is known of its first page.
         known: Box<KnownPageOne>,
+    },
+    /// Build a candidate with the pages put back that are not what they were at a moment since which nothing was committed, and check
+    /// it in full.
+    BuildFromPages {
+        /// States of which every page is known: the first that is proven and can be had again is taken.
+        known: Vec<KnownPages>,
+        /// Backups that may have a page as it was, the newest first.
+        #[serde(default)]
+        sources: Vec<PathBuf>,
+        /// For the candidate, when the old file is gone.
+        owner: Option<Owner>,
     },
     /// Build a candidate from the rows that can be read of what was preserved, and check it in full.
     BuildFromSalvage {
@@ -216,6 +227,7 @@ impl DatabaseStep {
             DatabaseStep::BuildFromCopy { .. } => "build_from_copy",
             DatabaseStep::BuildFromWal { .. } => "build_from_wal",
             DatabaseStep::BuildMended { .. } => "build_mended",
+            DatabaseStep::BuildFromPages { .. } => "build_from_pages",
             DatabaseStep::BuildFromSalvage { .. } => "build_from_salvage",
             DatabaseStep::BuildFromSchema { .. } => "build_from_schema",
             DatabaseStep::ResumeStopped { .. } => "resume_stopped",

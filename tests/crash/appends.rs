@@ -169,9 +169,9 @@ fn a_restored_backup_over_a_damaged_header_with_a_wal_beside_it() {
 }
 
 #[test]
-fn a_restored_backup_in_rollback_mode() {
+fn pages_put_back_out_of_a_backup() {
     survives_every_kill(|| {
-        let broken = Broken::after_60_commits("delete", BACKUP, "restore_backup");
+        let broken = Broken::after_60_commits("delete", BACKUP, "mend_pages");
         damage::leaf(&broken.scene.db(), "rows", &mut Dice::new());
         broken.expect_evidence()
     });
@@ -334,7 +334,7 @@ fn salvaged_rows() {
 #[test]
 fn rows_that_were_salvaged_in_vain() {
     survives_every_kill(|| {
-        let broken = Broken::after_60_commits("delete", BACKUP, "restore_backup");
+        let broken = Broken::after_60_commits("wal", BACKUP, "restore_backup");
         damage::leaf(&broken.scene.db(), "rows", &mut Dice::new());
         broken.expect_evidence()
     });

@@ -13,6 +13,7 @@ mod in_use;
 mod locks;
 mod mended;
 mod notices;
+mod pages;
 mod programs;
 mod reclaim;
 mod rollback;

@@ -295,7 +295,9 @@ fn a_group_that_was_restored_together_comes_back_together() {
     scene.database("stock", "data/stock.db", &lines);
     let stock = scene.path("data/stock.db");
     let commit = |db: &Path, commits: &str| {
-        assert!(scene.writer_of(db, "delete", commits, &["--rows-per-commit", "5"]).finish().success());
+        // In WAL mode nothing proves that nobody has committed since the backup, and no page of it is put back by itself.
+        let mode = if *db == scene.db() { "wal" } else { "delete" };
+        assert!(scene.writer_of(db, mode, commits, &["--rows-per-commit", "5"]).finish().success());
     };
     commit(&scene.db(), "60");
     commit(&stock, "70");

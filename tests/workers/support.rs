@@ -61,6 +61,7 @@ impl Host {
             users: false,
             backups: None,
             members: Vec::new(),
+            map_pages: false,
             doubted: guardian::job::Doubted::default(),
             evidence: None,
             last_files: None,

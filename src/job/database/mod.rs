@@ -16,6 +16,8 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::KnownState;
+
 /// How thorough the check of the database's content shall be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -100,6 +102,9 @@ pub struct DatabaseProbe {
     /// The open incident's evidence, where copies of files may be that programs had open under no name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub evidence: Option<PathBuf>,
+    /// A check that passes is followed by a map of the pages, beside the backups.
+    #[serde(default)]
+    pub map_pages: bool,
     /// What an earlier look found damaged: read from the disk anew, past the page cache, as far as the kernel lets go of it.
     #[serde(default, skip_serializing_if = "Doubted::is_nothing")]
     pub doubted: Doubted,
@@ -297,6 +302,9 @@ pub struct DatabaseFacts {
     /// The content check.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub integrity: Option<IntegrityFacts>,
+    /// The state that the page map beside the backups is of, where this look made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mapped: Option<KnownState>,
     /// The canary.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub query: Option<Result<QueryFacts, SqliteFault>>,

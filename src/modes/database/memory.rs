@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Moment;
 use crate::job::{
-    BackupEntry, DatabaseFacts, FileFacts, FileState, Fingerprint, HeaderFacts, HeldLock, OpenFacts, Owner, TableRows,
-    WalFacts, WalMark, WalState, WalUnread,
+    BackupEntry, DatabaseFacts, FileFacts, FileState, Fingerprint, HeaderFacts, HeldLock, KnownState, OpenFacts, Owner,
+    TableRows, WalFacts, WalMark, WalState, WalUnread,
 };
 use crate::model::FaultClass;
 
@@ -63,6 +63,9 @@ pub struct Memory {
     /// The backup that the database was restored from, and its files just after: while they stay so, its content is that
     /// backup's.
     pub restored: Option<(String, Fingerprint)>,
+    /// The state that the page map beside its backups is of.
+    #[serde(default)]
+    pub mapped: Option<KnownState>,
     /// What was in its WAL alone when it was last seen healthy.
     #[serde(default)]
     pub pending: Option<Pending>,
@@ -266,6 +269,7 @@ impl Memory {
             backup_tried_at,
             backup,
             restored,
+            mapped,
             pending,
             wal_mark: _,
             wal_verified: _,
@@ -295,6 +299,7 @@ impl Memory {
             && *backup_tried_at == saved.backup_tried_at
             && *backup == saved.backup
             && *restored == saved.restored
+            && *mapped == saved.mapped
             && *pending == saved.pending
     }
 
@@ -425,7 +430,20 @@ impl Memory {
         let is_as_before = |before: &Fingerprint| fingerprint.main.is_unwritten_since(&before.main);
         let known = self.pending.filter(|_| self.last_healthy.as_ref().is_some_and(is_as_before));
         self.pending = Pending::of(facts, known);
+        if facts.mapped.is_some() {
+            self.mapped.clone_from(&facts.mapped);
+        }
         self.last_healthy = Some(fingerprint.clone());
+    }
+
+    /// A check that passes is to be followed by a map of the pages: it was written since the last, and a backup may have pages of it.
+    pub fn calls_for_a_map(&self) -> bool {
+        let now = self.last_healthy.as_ref();
+        let is_as_mapped = self.mapped.as_ref().zip(now).is_some_and(|(map, now)| {
+            let wal = |print: &Fingerprint| print.wal.filter(|wal| wal.size > 0).map(|wal| (wal.size, wal.mtime_ns));
+            now.main.is_unwritten_since(&map.print.main) && wal(now) == wal(&map.print)
+        });
+        self.backup.is_some() && !is_as_mapped
     }
 
     fn note_schema(&mut self, open: &OpenFacts) {

@@ -205,6 +205,7 @@ impl Database {
             users: look == Look::Inspect,
             backups: self.backup_folder(),
             members: self.config.members.clone(),
+            map_pages: sweep && integrity > IntegrityLevel::Suspicion && self.memory.calls_for_a_map(),
             doubted: self.facts.as_ref().filter(|_| look == Look::Confirm).map(doubt::of).unwrap_or_default(),
             evidence: self.case.as_ref().map(|(_, evidence)| evidence.clone()),
             last_files: healthy.filter(|_| look == Look::Prove && !trust).cloned(),

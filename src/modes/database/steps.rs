@@ -68,6 +68,7 @@ impl Database {
                 DatabaseStep::BuildFromCopy { .. }
                 | DatabaseStep::BuildFromWal { .. }
                 | DatabaseStep::BuildMended { .. }
+                | DatabaseStep::BuildFromPages { .. }
                 | DatabaseStep::BuildFromSalvage { .. }
                 | DatabaseStep::BuildFromSchema { .. }
                 | DatabaseStep::BuildFromHeld,
@@ -108,7 +109,9 @@ impl Database {
                 };
                 Some(heal::loss_of_wal(candidate, below))
             }
-            DatabaseStep::BuildMended { .. } => Some(heal::loss_of_mended(candidate)),
+            DatabaseStep::BuildMended { .. } | DatabaseStep::BuildFromPages { .. } => {
+                Some(heal::loss_of_mended(candidate))
+            }
             DatabaseStep::BuildFromSalvage { .. } => Some(heal::loss_of_salvage(candidate)),
             DatabaseStep::BuildFromSchema { .. } => Some(heal::loss_of_recreation(&self.memory, self.facts.as_ref())),
             DatabaseStep::BuildFromHeld => Some(heal::loss_of_held(candidate)),
@@ -150,6 +153,7 @@ pub(super) fn leaves_a_trace(spec: &StepSpec) -> bool {
             | DatabaseStep::BuildFromWal { .. }
             | DatabaseStep::BuildFromHeld
             | DatabaseStep::BuildMended { .. }
+            | DatabaseStep::BuildFromPages { .. }
             | DatabaseStep::BuildFromSalvage { .. }
             | DatabaseStep::BuildFromSchema { .. })
     )
@@ -192,6 +196,7 @@ fn is_held(step: Option<&DatabaseStep>, kind: FailureKind) -> bool {
             | Step::BuildFromCopy { .. }
             | Step::BuildFromWal { .. }
             | Step::BuildMended { .. }
+            | Step::BuildFromPages { .. }
             | Step::BuildFromSalvage { .. }
             | Step::BuildFromSchema { .. }
             | Step::RestoreInPlace { .. },

@@ -171,6 +171,16 @@ impl Look<'_> {
         scrub::soundness(&self.probe.site, level == IntegrityLevel::Full)
     }
 
+    /// Where a check of the database in its place has passed, and a map is asked for. Whatever keeps it from being made leaves an earlier
+    /// one, and says nothing of the database. All that looked at it is closed by now (rule 7).
+    pub(super) fn map_pages(&mut self) {
+        let passed = self.facts.integrity.as_ref().is_some_and(|found| found.ok) && self.facts.on_copy.is_none();
+        let Some(folder) = self.probe.backups.as_ref().filter(|_| passed && self.probe.map_pages) else { return };
+        let started = Instant::now();
+        self.facts.mapped = scrub::map_pages(&self.probe.site, folder).ok();
+        self.time("integrity", started);
+    }
+
     fn read_ahead(&self) {
         let size = self.files.main.state.size();
         if size < READ_AHEAD_FROM {

@@ -28,6 +28,8 @@ pub(super) use self::copy::{of_all as private_copy, put_versions_right};
 pub(super) use self::files::with_suffix;
 use self::files::{Files, Looked};
 use self::opening::{Before, Opening};
+#[cfg(test)]
+pub(super) use self::scrub::map_pages;
 pub(super) use self::scrub::run as scrub;
 use super::sweep::Sweep;
 use crate::host;
@@ -115,6 +117,7 @@ impl<'a> Look<'a> {
             Opening::OnCopy(why) => look.on_copy(why),
             Opening::Not(why) => look.facts.not_opened = Some(why),
         }
+        look.map_pages();
         look.diagnose();
         look
     }
@@ -160,6 +163,7 @@ impl<'a> Look<'a> {
             schema_version: None,
             open: None,
             integrity: None,
+            mapped: None,
             query: None,
             fingerprint: None,
             diagnosis: None,

@@ -34,7 +34,7 @@ use crate::job::{JobFailure, KnownPageOne, StepReport};
 use crate::sqlite::{Access, Database, Deadline, creations_in, sqlite_version_number};
 
 /// The copy's name in the private folder.
-const NAME: &str = "mended";
+pub(super) const NAME: &str = "mended";
 
 type Head = [u8; HEADER_LEN];
 
@@ -249,8 +249,8 @@ fn is_the_known_schema(examined: &Examined, variant: &Variant, known: &KnownPage
     Err(failed("the mended copy has another schema than the database had"))
 }
 
-/// Copies main file and WAL; true when there is a WAL with anything in it.
-fn copy(place: &Place<'_>, folder: &Folder, ownership: &Ownership) -> Result<bool, JobFailure> {
+/// Copies main file and WAL under `NAME`; true when there is a WAL with anything in it.
+pub(super) fn copy(place: &Place<'_>, folder: &Folder, ownership: &Ownership) -> Result<bool, JobFailure> {
     let mut has_wal = false;
     for suffix in ["", "-wal"] {
         let source = match place.folder.open_in(side_name(&place.name, suffix)) {
@@ -275,7 +275,7 @@ fn copy(place: &Place<'_>, folder: &Folder, ownership: &Ownership) -> Result<boo
 }
 
 /// Lets SQLite write the WAL back.
-fn recover(path: &Path) -> Result<(), JobFailure> {
+pub(super) fn recover(path: &Path) -> Result<(), JobFailure> {
     let doing = "recovering a private copy";
     let database = Database::open(path, Access::Copy, Duration::ZERO, Deadline::never())
         .map_err(while_("opening a private copy"))?;

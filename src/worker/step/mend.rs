@@ -84,7 +84,8 @@ fn of_the_generation(wal: &File, position: &WalPosition) -> Result<(), JobFailur
     Ok(())
 }
 
-fn verified(backup: &Path, blake3: &str) -> Result<File, JobFailure> {
+/// The backup's file, once all of it is what its manifest says.
+pub(super) fn verified(backup: &Path, blake3: &str) -> Result<File, JobFailure> {
     let (folder, name) = Folder::of_entry(backup).map_err(while_("opening the backup's folder"))?;
     let file = folder.open_in(&name).map_err(while_("opening the backup"))?;
     let found = hash(&file).map_err(|error| refused(format!("while reading the backup: {error}")))?;

@@ -32,6 +32,7 @@ mod kill;
 mod lock_aside;
 mod member;
 mod mend;
+mod pages;
 mod place;
 mod preserve;
 mod readers;
@@ -99,6 +100,9 @@ pub fn run(job: &StepJob) -> Result<StepReport, JobFailure> {
             build::from_wal(&place, onto, owner.as_ref())
         }
         (DatabaseStep::BuildMended { known }, Phase::Apply | Phase::Resume) => header::build(&place, known),
+        (DatabaseStep::BuildFromPages { known, sources, owner }, Phase::Apply | Phase::Resume) => {
+            pages::build(&place, known, sources, owner.as_ref())
+        }
         (
             DatabaseStep::BuildFromSalvage { schema, journal_mode, schema_cookie, more_than, owner },
             Phase::Apply | Phase::Resume,
@@ -121,6 +125,7 @@ pub fn run(job: &StepJob) -> Result<StepReport, JobFailure> {
             | DatabaseStep::BuildFromCopy { .. }
             | DatabaseStep::BuildFromWal { .. }
             | DatabaseStep::BuildMended { .. }
+            | DatabaseStep::BuildFromPages { .. }
             | DatabaseStep::BuildFromSalvage { .. }
             | DatabaseStep::BuildFromSchema { .. },
             Phase::Undo,

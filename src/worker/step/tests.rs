@@ -1,4 +1,5 @@
 mod header;
+mod pages;
 mod rebuild;
 mod roll_back;
 mod salvage;

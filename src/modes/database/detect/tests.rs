@@ -100,6 +100,7 @@ pub(in crate::modes::database) fn sound() -> DatabaseFacts {
             schema: Some("CREATE TABLE t (a);".to_owned()),
         })),
         integrity: None,
+        mapped: None,
         query: None,
         fingerprint: Some(fingerprint()),
         diagnosis: None,
@@ -878,4 +879,65 @@ fn the_way_to_the_rows_is_mended_first_where_it_may_be_all_that_is_hurt() {
     ] {
         assert_eq!(first(&kinds::CORRUPTED, with(facts)).name, "restore_backup");
     }
+}
+
+/// A database in rollback mode whose file was written after its backup without a commit, and what the plan for it begins with.
+#[test]
+fn pages_are_put_back_first_where_nothing_was_committed_since() {
+    let then = Fingerprint { wal_mode: false, ..fingerprint() };
+    let taken_at = now().wall;
+    let of_then = |then: &Fingerprint| {
+        let mut entry = backup(7);
+        entry.manifest.source_fingerprint = Some(then.clone());
+        entry
+    };
+    let counted = |change_counter| {
+        let mut header = header();
+        if let HeaderFacts::Good { change_counter: counter, wal_mode, .. } = &mut header {
+            (*counter, *wal_mode) = (change_counter, false);
+        }
+        header
+    };
+    let torn = |change_counter| DatabaseFacts {
+        main: FileState::File(FileFacts { mtime_ns: 9, ..file(40_960) }),
+        header: Some(counted(change_counter)),
+        wal: Some(WalFacts { mark: None, ..wal(WalState::Absent) }),
+        ..with_integrity(&["Tree 2 page 3: btreeInitPage() returns error code 11"], false, None)
+    };
+    let memory = |last: &Fingerprint, after| Memory {
+        last_healthy: Some(last.clone()),
+        healthy_at: Some(taken_at + Duration::from_secs(after)),
+        ..seen()
+    };
+    let first = |facts: DatabaseFacts, memory: &Memory| {
+        let plan =
+            crate::modes::database::heal::plan(&kinds::INTEGRITY_FAILED, &facts, memory, &config(), &[]).unwrap();
+        plan.playbooks[0].clone()
+    };
+    let rung = first(diagnosed(torn(7), vec![of_then(&then)]), &memory(&then, 60));
+    assert_eq!(rung.name, "mend_pages");
+    let step = serde_json::from_value(rung.steps[1].args.clone()).unwrap();
+    let crate::job::DatabaseStep::BuildFromPages { known, sources, .. } = step else { panic!("{step:?}") };
+    assert_eq!((known.len(), known[0].then.at, sources.len()), (1, taken_at, 1));
+
+    let written = Fingerprint { main: FileFacts { mtime_ns: 8, ..file(40_960) }, ..then.clone() };
+    let hot = JournalFacts { state: JournalState::Hot, ..journal_at_rest(true).unwrap() };
+    let unwritten = memory(&then, 60);
+    for (facts, memory, why) in [
+        (torn(8), &unwritten, "a commit since"),
+        (DatabaseFacts { header: Some(header()), ..torn(7) }, &unwritten, "it is in WAL mode"),
+        (DatabaseFacts { journal: Some(hot), ..torn(7) }, &unwritten, "a journal is to be rolled back"),
+        (torn(7), &memory(&written, 60), "a healthy look since has seen it written"),
+    ] {
+        assert_ne!(first(diagnosed(facts, vec![of_then(&then)]), memory).name, "mend_pages", "{why}");
+    }
+    // A look before the backup says nothing of what came after it.
+    let before = Memory { healthy_at: Some(taken_at - Duration::from_secs(60)), ..memory(&written, 0) };
+    assert_eq!(first(diagnosed(torn(7), vec![of_then(&then)]), &before).name, "mend_pages");
+    // A source that was written while it was copied, and another database's backup.
+    let mut moving = of_then(&then);
+    moving.manifest.source_fingerprint = None;
+    let of_another = Memory { path: Some("/srv/other.db".to_owned()), ..memory(&then, 60) };
+    assert_ne!(first(diagnosed(torn(7), vec![moving]), &memory(&then, 60)).name, "mend_pages");
+    assert_ne!(first(diagnosed(torn(7), vec![of_then(&then)]), &of_another).name, "mend_pages");
 }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::header::{MEND_FREELIST, MEND_HEADER};
+use super::pages::MEND_PAGES;
 use super::salvage::SALVAGE;
 use super::{Site, playbook};
 use crate::job::{DatabaseStep, FileState, HeaderFacts, HolderFacts, JournalState, WalState};
@@ -60,7 +61,9 @@ impl Site<'_> {
                 // Only as far down as the ladder goes: what keeps more than a backup comes before it.
                 let possible = self.in_place_possible();
                 // What is mended or salvaged is another file, which takes no program's place.
-                let rungs = lossy.iter().filter(|rung| ![SALVAGE, MEND_HEADER, MEND_FREELIST].contains(&&*rung.name));
+                let is_another =
+                    |rung: &&Playbook| [SALVAGE, MEND_HEADER, MEND_FREELIST, MEND_PAGES].contains(&&*rung.name);
+                let rungs = lossy.iter().filter(|rung| !is_another(rung));
                 let in_place = possible.map(|()| rungs.map_while(|rung| self.in_place(rung)).collect::<Vec<_>>());
                 match (in_place, app) {
                     (Ok(in_place), _) if !in_place.is_empty() => Ok(in_place),

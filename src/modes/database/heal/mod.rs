@@ -4,6 +4,7 @@ mod group;
 mod header;
 mod in_use;
 mod loss;
+mod pages;
 mod reclaim;
 mod replace;
 mod salvage;
@@ -140,6 +141,7 @@ fn risk(step: &DatabaseStep) -> Risk {
         | DatabaseStep::BuildFromWal { .. }
         | DatabaseStep::BuildFromHeld
         | DatabaseStep::BuildMended { .. }
+        | DatabaseStep::BuildFromPages { .. }
         | DatabaseStep::BuildFromSalvage { .. }
         | DatabaseStep::BuildFromSchema { .. } => Risk::Harmless,
         DatabaseStep::Install | DatabaseStep::RestoreInPlace { .. } | DatabaseStep::RollBack { .. } => Risk::Lossy,

@@ -83,6 +83,7 @@ impl Site<'_> {
         let ladder = self.backups();
         let unusable = self.unusable();
         let mended = self.mended_pages();
+        let put_back = self.pages_put_back();
         if ladder.is_empty()
             && of_its_own == 0
             && let Some(why) = self.why_no_backup()
@@ -95,7 +96,7 @@ impl Site<'_> {
         let all_tried =
             unusable.is_none() && ladder.len() == self.diagnosis.map_or(0, |diagnosis| diagnosis.backups.len());
         let backups = salvaged.into_iter().chain(ladder).chain(salvaged_after_all);
-        let own = mended.into_iter().chain(before);
+        let own = mended.into_iter().chain(put_back).chain(before);
         let mut ladder: Vec<_> = own.chain(backups).chain(after).collect();
         if all_tried
             && may_recreate

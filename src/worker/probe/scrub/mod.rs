@@ -4,6 +4,7 @@
 //! journal is rolled back by SQLite on a private copy, which is looked through then (rule 19).
 
 mod left;
+mod map;
 mod schema;
 mod view;
 
@@ -23,6 +24,7 @@ use crate::job::{
 use crate::sqlite::{Access, Database, Deadline};
 use crate::worker::sweep::Sweep;
 use left::Left;
+pub(in crate::worker) use map::make as map_pages;
 use view::View;
 
 /// Pages of the largest database that is looked at: the books take 25 to 29 bytes a page, those of a full scrub up to 75, and a worker has a
