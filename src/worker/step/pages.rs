@@ -256,11 +256,17 @@ fn put_back(
         *from.entry(source).or_default() += 1;
     }
     let over = if is_of_other_length { len.saturating_sub(was) } else { 0 };
-    Ok(told(&hurt, &from, pages, over))
+    Ok(told(&hurt, &from, map, over))
 }
 
-fn told(hurt: &[u32], from: &BTreeMap<&Path, usize>, pages: u32, over: u64) -> String {
-    let named = hurt.iter().take(PAGES_NAMED).map(u32::to_string).collect::<Vec<_>>().join(", ");
+fn told(hurt: &[u32], from: &BTreeMap<&Path, usize>, map: &PageMap, over: u64) -> String {
+    let pages = map.pages();
+    let name = |page: &u32| match map.owner_of(*page) {
+        Some(tree) if tree.is_index => format!("{page} of index {}", tree.name),
+        Some(tree) => format!("{page} of table {}", tree.name),
+        None => page.to_string(),
+    };
+    let named = hurt.iter().take(PAGES_NAMED).map(name).collect::<Vec<_>>().join(", ");
     let more = if hurt.len() > PAGES_NAMED { ", …" } else { "" };
     let from = from.iter().map(|(source, count)| match from.len() {
         1 => format!("backup {}", source.display()),

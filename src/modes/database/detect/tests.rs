@@ -923,10 +923,12 @@ fn pages_are_put_back_first_where_nothing_was_committed_since() {
     let written = Fingerprint { main: FileFacts { mtime_ns: 8, ..file(40_960) }, ..then.clone() };
     let hot = JournalFacts { state: JournalState::Hot, ..journal_at_rest(true).unwrap() };
     let unwritten = memory(&then, 60);
+    let rebooted = DatabaseFacts { place: Place { boot_id: "another".to_owned(), ..torn(7).place }, ..torn(7) };
     for (facts, memory, why) in [
         (torn(8), &unwritten, "a commit since"),
         (DatabaseFacts { header: Some(header()), ..torn(7) }, &unwritten, "it is in WAL mode"),
         (DatabaseFacts { journal: Some(hot), ..torn(7) }, &unwritten, "a journal is to be rolled back"),
+        (rebooted, &unwritten, "what was written before the machine went down may be there in part"),
         (torn(7), &memory(&written, 60), "a healthy look since has seen it written"),
     ] {
         assert_ne!(first(diagnosed(facts, vec![of_then(&then)]), memory).name, "mend_pages", "{why}");

@@ -27,7 +27,9 @@ impl Site<'_> {
         let journal = facts.journal.as_ref().map_or(JournalState::Absent, |journal| journal.state);
         // Locks that ours do not see; commits that were in a WAL which somebody took away.
         let is_dark = facts.dotfile_lock.is_some() || self.memory.lost_with_wal(facts).is_some();
-        if is_wal_hurt || journal != JournalState::Absent || is_dark {
+        // A machine that lost its power may have written some pages of a commit, and neither page 1 nor the time.
+        let is_of_this_boot = self.memory.place.as_ref().is_some_and(|place| place.boot_id == facts.place.boot_id);
+        if !is_of_this_boot || is_wal_hurt || journal != JournalState::Absent || is_dark {
             return None;
         }
         let backups = self.listed().iter().filter(|backup| self.memory.is_of(&backup.manifest.source));

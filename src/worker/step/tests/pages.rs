@@ -220,6 +220,7 @@ fn a_page_that_was_not_written_since_an_older_backup_comes_back_and_later_commit
     scene.run(DatabaseStep::Preserve, Phase::Apply).unwrap();
     let report = scene.run(step, Phase::Apply).unwrap();
     assert!(report.detail.contains("1 of its") && report.candidate.unwrap().proven, "{}", report.detail);
+    assert!(report.detail.contains(" of table t) put back"), "{}", report.detail);
     scene.run(DatabaseStep::Install, Phase::Apply).unwrap();
     assert!(std::fs::read(scene.path()).unwrap() == whole);
     assert_eq!(rows(&scene.path()), 151, "with what was committed after the backup");
