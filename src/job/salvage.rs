@@ -17,6 +17,9 @@ pub struct SalvageJob {
     /// A backup of the same database, for what is gone: definitions, and rows by their rowids. Only read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<PathBuf>,
+    /// Rowids that no column names may have been given out anew since the backup (VACUUM does): its rows are not known by them.
+    #[serde(default)]
+    pub renumbered: bool,
     /// Also what was deleted and is still there, into `lost_and_found`.
     #[serde(default)]
     pub deleted: bool,
@@ -62,6 +65,9 @@ pub struct SalvagedTable {
     /// made, and stands where a part of the table is missing.
     #[serde(default)]
     pub from_backup: u64,
+    /// Of those: no index names them. They may have been changed or deleted since.
+    #[serde(default)]
+    pub unproven: u64,
     /// Rows whose overflow pages are damaged: kept where all bytes seem to be there, else with what there is in `lost_and_found`.
     pub uncertain: u64,
     /// Rows that a surer one with the same key stands in for.

@@ -294,6 +294,7 @@ fn told(survey: &Survey, plan: &Plan, assignment: &Assignment, report: &mut Salv
         say(table.lost, "rows lost");
         say(table.rebuilt, "rows put together from indexes");
         say(table.from_backup, "rows taken from the backup");
+        say(table.unproven, "of them named by no index: changed or deleted since, perhaps");
         say(table.uncertain, "rows uncertain");
         say(table.adopted, "rows on pages that nothing led to");
         say(table.carved, "rows found without a pointer to them");

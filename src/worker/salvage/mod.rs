@@ -134,7 +134,7 @@ fn build(
         drop(file);
         new = NewDatabase::reopen(&path, &options(view)).map_err(words)?;
     }
-    let rebuild = Rebuild { view, survey, plan: &plan, assignment: &assignment, backup };
+    let rebuild = Rebuild { view, survey, plan: &plan, assignment: &assignment, backup, renumbered: job.renumbered };
     fill::fill(&mut new, &rebuild, &moved, &deleted, &mut report).map_err(words)?;
     new.close().map_err(words)?;
 

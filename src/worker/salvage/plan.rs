@@ -54,11 +54,12 @@ impl Plan {
         plan.schema_pages = found.pages;
         plan.found = found.rows.clone();
         let mut given = script.map(Layouts::objects_of).transpose()?.unwrap_or_default();
-        if let Some(backup) = backup {
+        // What a source that can be read does not define was dropped since the backup.
+        if let Some(backup) = backup.filter(|_| found.hurt || found.rows.is_empty()) {
             let children = if found.rows.is_empty() { survey.children(view) } else { BTreeSet::new() };
             // A root of then is one of now if nothing leads to it; whether its rows are the table's is looked at like that of any root.
             let root = |root: u32| if found.rows.is_empty() && !children.contains(&root) { root } else { 0 };
-            given.splice(0..0, backup.found.iter().cloned().map(|row| SchemaRow { root: root(row.root), ..row }));
+            add_definitions(&mut given, script.is_some(), &backup.found, root);
         }
         let mut given: BTreeMap<(SchemaKind, String), SchemaRow> =
             given.into_iter().map(|row| ((row.kind, row.name.to_lowercase()), row)).collect();
@@ -173,6 +174,26 @@ impl Plan {
             let layout = made_up(&table.row.name, view, survey, pieces);
             table.sql = definition(&layout);
             table.layout = Some(layout);
+        }
+    }
+}
+
+/// A backup's definitions, with the roots that they may have. Where there is a `script` it knows them all but for SQLite's own.
+fn add_definitions(given: &mut Vec<SchemaRow>, has_script: bool, backup: &[SchemaRow], root: impl Fn(u32) -> u32) {
+    let place: BTreeMap<(SchemaKind, String), usize> =
+        given.iter().enumerate().map(|(at, row)| ((row.kind, row.name.to_lowercase()), at)).collect();
+    let is_known = |kind, name: &str| place.contains_key(&(kind, name.to_lowercase()));
+    for row in backup {
+        let root = root(row.root);
+        let known = place.get(&(row.kind, row.name.to_lowercase()));
+        if let Some(known) = known.and_then(|at| given.get_mut(*at)) {
+            known.root = if known.root == 0 { root } else { known.root };
+            continue;
+        }
+        let is_internal = row.name.to_ascii_lowercase().starts_with("sqlite_");
+        let of_known = row.kind == SchemaKind::Table || is_known(SchemaKind::Table, &row.table);
+        if !has_script || is_internal && of_known {
+            given.push(SchemaRow { root, ..row.clone() });
         }
     }
 }

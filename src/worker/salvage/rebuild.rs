@@ -3,7 +3,7 @@
 //! An index's entry proves that its row was there. A row is only built where every stored column is known: a NULL in the place of what is
 //! not known would pass for the user's own. The others are counted, so that the loss is told even where no page tells it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::Source;
 use super::plan::{Plan, Table};
@@ -92,6 +92,8 @@ pub(super) struct Rebuild<'a> {
     pub plan: &'a Plan,
     pub assignment: &'a Assignment,
     pub backup: Option<&'a Source<'a>>,
+    /// Rowids that no column names may have been given out anew since the backup: a row of it with the same one is another.
+    pub renumbered: bool,
 }
 
 impl Rebuild<'_> {
@@ -129,8 +131,9 @@ impl Rebuild<'_> {
                     }
                 }
             }
-            let is_whole = indexes.iter().any(|index| index.is_whole) && next.is_none() && after.is_none();
-            self.take_from_backup(at, layout, (&mut still, is_whole), inserter, told)?;
+            // What such an index does not name was deleted; what it names comes up in one of the rounds.
+            let is_whole = indexes.iter().any(|index| index.is_whole);
+            self.take_from_backup(at, layout, (&mut still, is_whole, &covered), inserter, told)?;
             gone += still.len() as u64;
             if next.is_none() {
                 break;
@@ -200,9 +203,10 @@ impl Rebuild<'_> {
             };
             self.each_entry(index, &mut |values| {
                 let Some(Value::Integer(rowid)) = values.get(rowid_at).copied() else { return Ok(()) };
-                let before = covered.partition_point(|(low, _)| *low <= rowid).checked_sub(1);
-                let is_covered = before.and_then(|at| covered.get(at)).is_some_and(|(_, high)| *high >= rowid);
-                if is_covered || after.is_some_and(|after| rowid <= after) || upper.is_some_and(|upper| rowid > upper) {
+                if has(covered, rowid)
+                    || after.is_some_and(|after| rowid <= after)
+                    || upper.is_some_and(|upper| rowid > upper)
+                {
                     return Ok(());
                 }
                 if !missing.contains_key(&rowid) {
@@ -272,12 +276,13 @@ impl Rebuild<'_> {
     }
 
     /// Rows that are gone and that the backup has: those of which an index says that they were there, and where no index has every row,
-    /// those that would stand where a part of the tree is missing. Those that are found leave `still`.
+    /// those that would stand where a part of the tree is missing: between pages that were read, never on one (`covered`), where they
+    /// were deleted. Those that are found leave `still`.
     fn take_from_backup(
         &self,
         at: usize,
         layout: &Layout,
-        (still, is_whole): (&mut BTreeMap<i64, Known>, bool),
+        (still, is_whole, covered): (&mut BTreeMap<i64, Known>, bool, &[(i64, i64)]),
         inserter: &mut Inserter<'_>,
         told: &mut SalvagedTable,
     ) -> Result<(), SqliteFault> {
@@ -285,6 +290,9 @@ impl Rebuild<'_> {
         let Some(backup) = self.backup.filter(|backup| backup.view.encoding == self.view.encoding) else {
             return Ok(());
         };
+        if self.renumbered && !layout.columns.iter().any(|column| column.is_rowid) {
+            return Ok(());
+        }
         let theirs = backup.plan.tables.iter().position(|table| {
             table.row.name.eq_ignore_ascii_case(&layout.name)
                 && table.layout.as_ref().is_some_and(|theirs| {
@@ -298,6 +306,7 @@ impl Rebuild<'_> {
         });
         let Some(pieces) = theirs.and_then(|theirs| backup.assignment.pieces.get(theirs)) else { return Ok(()) };
         let gaps = self.gaps(at);
+        let floor = if is_whole { i64::MAX } else { self.floor(at, &gaps, backup, pieces) };
         for piece in pieces {
             let note = backup.survey.note(piece.page);
             let near = gaps
@@ -319,17 +328,61 @@ impl Rebuild<'_> {
                             })
                         })
                 };
+                let may_be_gone =
+                    || !is_whole && rowid >= floor && gaps.iter().any(|gap| gap.has(rowid)) && !has(covered, rowid);
                 let is_it = match still.get(&rowid) {
                     Some(known) => agrees(known),
-                    None => !is_whole && gaps.iter().any(|gap| gap.has(rowid)) && inserter.has(rowid)? == Some(false),
+                    None => may_be_gone() && inserter.has(rowid)? == Some(false),
                 };
                 if is_it && inserter.insert(Some(rowid), &values)? == Inserted::Kept {
-                    still.remove(&rowid);
+                    told.unproven += u64::from(still.remove(&rowid).is_none());
                     (told.kept, told.from_backup) = (told.kept + 1, told.from_backup + 1);
                 }
             }
         }
         Ok(())
+    }
+
+    /// The least rowid that is taken of the backup's rows below all that the wreck still has. There a queue forgets its oldest rows: of
+    /// what the backup has of these, no more can be lost than the damaged pages had room for, and the last of them are.
+    fn floor(&self, at: usize, gaps: &[Gap], backup: &Source<'_>, pieces: &[Piece]) -> i64 {
+        let own = self.assignment.pieces.get(at).into_iter().flatten().map(|piece| self.survey.note(piece.page));
+        let lowest = own.clone().filter(|note| note.cells > 0).map(|note| note.low).min().unwrap_or(i64::MAX);
+        let hurt = own.filter(|note| !note.sound).count() as u64;
+        // A page that was of a tree, and is nothing that can be told by now. Others of those are of chains.
+        let is_gone = |page: &u32| {
+            let now = self.survey.note(*page);
+            let was_of_a_tree = *page > backup.survey.pages() || backup.survey.note(*page).kind.is_some();
+            now.kind.is_none() && !now.free && was_of_a_tree
+        };
+        let gone = (1..=self.survey.pages()).filter(is_gone).count() as u64;
+        let usable = u64::from(self.view.geometry.usable());
+        let room = (gone + hurt).max(1) * usable;
+        let mut below: Vec<&Piece> =
+            pieces.iter().filter(|piece| backup.survey.note(piece.page).low < lowest).collect();
+        below.sort_unstable_by_key(|piece| backup.survey.note(piece.page).low);
+        let (mut last, mut size, mut floor) = (VecDeque::new(), 0, i64::MIN);
+        for piece in below {
+            let Some(bytes) = backup.view.page(piece.page) else { continue };
+            let leaf = Leaf::read(&bytes, piece.page, &backup.survey.geometry, None);
+            for row in leaf.rows(&backup.view, &|page| backup.survey.note(page).kind.is_none()) {
+                let Some(rowid) = row.rowid.filter(|rowid| *rowid < lowest) else { continue };
+                if !gaps.iter().any(|gap| gap.has(rowid)) {
+                    continue;
+                }
+                // Of one with a chain so much stands in the tree at least (fileformat2.html, section 1.6).
+                let length = row.payload.len() as u64;
+                let length = if length > usable - 35 { (usable - 12) * 32 / 255 - 23 } else { length };
+                last.push_back((rowid, length));
+                size += length;
+                while size > room
+                    && let Some((rowid, length)) = last.pop_front()
+                {
+                    (size, floor) = (size - length, rowid.saturating_add(1));
+                }
+            }
+        }
+        floor
     }
 
     /// Where rows may be missing: below pages that are gone, and between the neighbours of one that is hurt.
@@ -355,6 +408,12 @@ impl Rebuild<'_> {
         }
         gaps
     }
+}
+
+/// Whether it lies in one of these ranges.
+fn has(covered: &[(i64, i64)], rowid: i64) -> bool {
+    let before = covered.partition_point(|(low, _)| *low <= rowid).checked_sub(1);
+    before.and_then(|at| covered.get(at)).is_some_and(|(_, high)| *high >= rowid)
 }
 
 /// The row's values, if all that are stored are known.

@@ -52,6 +52,7 @@ pub(super) fn build(place: &Place<'_>, wanted: &Wanted<'_>) -> Result<StepReport
             to: folder.path().join(NAME),
             schema: wanted.schema.map(str::to_owned),
             backup: None,
+            renumbered: false,
             deleted: false,
         };
         // Nobody else writes to evidence: whatever it says, another rung may have more to offer.
