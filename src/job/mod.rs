@@ -31,7 +31,7 @@ pub use pages::{KnownPages, KnownState, PAGE_MAP, PagesOf, Present, Unwritten};
 pub use rollback::{KeptFile, KeptFiles, RowsSince, Since, WeighRollback, Weighed, WeighedMember};
 pub use salvage::{SalvageJob, Salvaged, SalvagedTable};
 pub use scrub::{ScrubJob, ScrubVerdict, Scrubbed, ScrubbedBySqlite, ScrubbedFault, ScrubbedTable};
-pub use step::{Candidate, DatabaseStep, KnownPageOne, Phase, Progress, StepJob, StepReport, WalBase};
+pub use step::{Candidate, DatabaseStep, KnownPageOne, Phase, Progress, RowOrigins, StepJob, StepReport, WalBase};
 
 use std::path::PathBuf;
 

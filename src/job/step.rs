@@ -85,6 +85,9 @@ pub enum DatabaseStep {
         /// The rows of a backup, which takes its place unless there are more to be salvaged. `None`: whatever there is.
         #[serde(default)]
         more_than: Option<Vec<TableRows>>,
+        /// Backups, the newest first. The first that passes is what more is to be salvaged than, and gives what the wreck lacks.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        backups: Vec<PathBuf>,
         /// For the candidate, when the old file is gone.
         owner: Option<Owner>,
     },
@@ -306,6 +309,23 @@ pub struct Candidate {
     /// Of tables of which it was counted: the rows that are known to be lost.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lost: Vec<TableRows>,
+    /// Of tables that have such rows: those that did not come from where the others did.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub origins: Vec<RowOrigins>,
+}
+
+/// Rows of one table of a candidate that did not come from where the others did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RowOrigins {
+    /// The table.
+    pub table: String,
+    /// Put together from indexes, which have all of their columns.
+    pub rebuilt: u64,
+    /// In what was salvaged: taken from the backup. In a backup: taken from what was salvaged.
+    pub filled: u64,
+    /// So many may not be as they were: nothing proves that they were not changed or deleted since the backup, or that they were read right.
+    pub uncertain: u64,
 }
 
 /// What a step did.

@@ -214,7 +214,7 @@ fn flags(access: Access) -> OpenFlags {
 }
 
 /// The path as a URI: a name that holds `?`, `%` or `#`, or begins with `file:`, would mean something else to SQLite.
-fn uri(path: &Path, access: Access) -> OsString {
+pub(super) fn uri(path: &Path, access: Access) -> OsString {
     let mut uri = String::from("file:");
     if path.as_os_str().as_bytes().starts_with(b"/") {
         // An empty authority, so that a path that begins with two slashes is no host name.

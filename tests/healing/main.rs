@@ -7,6 +7,7 @@ mod attacks;
 mod content;
 mod corpus;
 mod files;
+mod filled;
 mod gates;
 mod globs;
 mod in_use;

@@ -1,5 +1,6 @@
 //! Rows out of a wreck into a new database: the source is only read, the new file is built aside, checked in full, and then named.
 
+mod beyond;
 mod check;
 mod fill;
 mod moving;
@@ -17,6 +18,7 @@ use crate::job::{FailureKind, JobFailure, SalvageJob, Salvaged};
 use crate::sqlite::SqliteFault;
 use crate::sqlite::salvage::{NewDatabase, NewDatabaseOptions};
 
+pub(super) use beyond::beyond;
 use check::{Passed, check};
 use plan::Plan;
 use rebuild::Rebuild;

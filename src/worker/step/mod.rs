@@ -22,6 +22,7 @@
 mod access;
 mod app;
 mod build;
+mod contest;
 mod evidence;
 mod header;
 pub(super) mod held;
@@ -32,6 +33,7 @@ mod kill;
 mod lock_aside;
 mod member;
 mod mend;
+mod onto_backup;
 mod pages;
 mod place;
 mod preserve;
@@ -104,7 +106,7 @@ pub fn run(job: &StepJob) -> Result<StepReport, JobFailure> {
             pages::build(&place, known, sources, owner.as_ref())
         }
         (
-            DatabaseStep::BuildFromSalvage { schema, journal_mode, schema_cookie, more_than, owner },
+            DatabaseStep::BuildFromSalvage { schema, journal_mode, schema_cookie, more_than, backups, owner },
             Phase::Apply | Phase::Resume,
         ) => {
             let wanted = salvage::Wanted {
@@ -112,6 +114,7 @@ pub fn run(job: &StepJob) -> Result<StepReport, JobFailure> {
                 journal_mode: journal_mode.as_deref(),
                 schema_cookie: *schema_cookie,
                 more_than: more_than.as_deref(),
+                backups,
                 owner: owner.as_ref(),
             };
             salvage::build(&place, &wanted)

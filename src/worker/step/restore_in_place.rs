@@ -236,7 +236,15 @@ fn with_candidate(
 ) -> Result<StepReport, JobFailure> {
     let size = place.stat(&place.name)?.map_or(0, |main| main.size);
     let source = format!("backup {}", wanted.backup.display());
-    let candidate = Candidate { path: place.path().to_owned(), size, tables, source, proven: false, lost: Vec::new() };
+    let candidate = Candidate {
+        path: place.path().to_owned(),
+        size,
+        tables,
+        source,
+        proven: false,
+        lost: Vec::new(),
+        origins: Vec::new(),
+    };
     Ok(StepReport { candidate: Some(candidate), ..report })
 }
 

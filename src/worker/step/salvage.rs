@@ -1,29 +1,40 @@
 //! A candidate from the rows that can be read of what was preserved: where nothing that is whole can take the database's place, or only
-//! a backup that has fewer.
+//! a backup that loses more.
+//!
+//! Which of the two loses more is `contest`'s to say; the rest is this: what the wreck lacks is filled in from the newest backup that
+//! passes, by key, where an index names the row, or where the page that it would stand on is gone. Where the backup wins, what only the
+//! wreck has is put into a copy of it (`onto_backup`). Before the rows are taken apart at all, pages are compared: a wreck of which every
+//! page that can be read is the backup's has nothing to offer.
 
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
 
 use super::build::{clean_up, finish_examined, fresh_part, ownership};
+use super::contest::{self, Stake};
 use super::evidence::latest;
 use super::header::said;
+use super::onto_backup::unite;
 use super::place::{Place, need_space};
 use super::settle::make_private;
 use super::{failed, refused, while_};
-use crate::backup::examine;
+use crate::backup::{examine, hash, of_file};
 use crate::format::header::HEADER_LEN;
 use crate::format::{SchemaKind, vouches_for_its_fields};
 use crate::host::Folder;
-use crate::job::{Candidate, JobFailure, Owner, SalvageJob, Salvaged, SalvagedTable, StepReport, TableRows};
-use crate::sqlite::Deadline;
+use crate::job::{
+    BackupManifest, Candidate, JobFailure, Owner, RowOrigins, SalvageJob, Salvaged, SalvagedTable, StepReport,
+    TableRows,
+};
 use crate::sqlite::salvage::Layouts;
+use crate::sqlite::{Deadline, differences};
 use crate::worker::salvage;
 
 /// The new file's name in the private folder.
 const NAME: &str = "salvaged";
 /// The table that rows of no table go to.
-const LOST_AND_FOUND: &str = "lost_and_found";
+pub(super) const LOST_AND_FOUND: &str = "lost_and_found";
 /// Lines about the damage that are told.
 const TOLD: usize = 8;
 
@@ -33,34 +44,48 @@ pub(super) struct Wanted<'a> {
     pub schema: Option<&'a str>,
     pub journal_mode: Option<&'a str>,
     pub schema_cookie: Option<u32>,
-    /// Of a backup; it is to be outdone.
+    /// Of a backup, by a guardiand that only compared numbers; it is to be outdone.
     pub more_than: Option<&'a [TableRows]>,
+    /// The newest first; the first that passes is to be outdone, and gives what the wreck lacks.
+    pub backups: &'a [PathBuf],
     pub owner: Option<&'a Owner>,
+}
+
+/// A backup that is as it was taken.
+#[derive(Debug)]
+pub(super) struct Rival {
+    pub file: PathBuf,
+    pub manifest: BackupManifest,
+    /// Rowids without a name are the same in the wreck.
+    pub same_rowids: bool,
 }
 
 pub(super) fn build(place: &Place<'_>, wanted: &Wanted<'_>) -> Result<StepReport, JobFailure> {
     let part = fresh_part(place)?;
     let kept = latest(place)?.ok_or_else(|| refused("nothing was preserved yet: rows are salvaged from evidence"))?;
+    let rival = rival(wanted, kept.folder.path())?;
     // Evidence is what is there, or the swap refuses. What is written is as large at most, and its indexes are sorted beside it.
     let size: u64 = kept.evidence.files.iter().filter(|file| file.name != "shm").map(|file| file.size).sum();
-    need_space(&place.folder, size.saturating_mul(2))?;
+    let united = rival.as_ref().map_or(0, |rival| rival.manifest.size);
+    need_space(&place.folder, size.saturating_mul(2).saturating_add(united))?;
     let built = (|| {
         let ownership = ownership(place, wanted.owner)?;
         let folder = make_private(place)?;
+        let path = folder.path().join(NAME);
         let job = SalvageJob {
             source: kept.folder.path().to_owned(),
-            to: folder.path().join(NAME),
+            to: path.clone(),
             schema: wanted.schema.map(str::to_owned),
-            backup: None,
-            renumbered: false,
+            backup: rival.as_ref().map(|rival| rival.file.clone()),
+            renumbered: rival.as_ref().is_some_and(|rival| !rival.same_rowids),
             deleted: false,
         };
         // Nobody else writes to evidence: whatever it says, another rung may have more to offer.
         let salvaged = salvage::run(&job).map_err(|why| failed(why.message))?;
-        is_its_own(&salvaged)?;
+        let mode = mode_of(&kept.folder, wanted.journal_mode);
         let file = folder.open_for_writing_in(NAME).map_err(while_("opening the salvaged rows"))?;
         place.made(&file)?;
-        if mode_of(&kept.folder, wanted.journal_mode) == Some([2, 2]) {
+        if mode == Some([2, 2]) {
             file.write_all_at(&[2, 2], 18).map_err(while_("keeping the journal mode"))?;
         }
         if let Some(cookie) = wanted.schema_cookie {
@@ -68,17 +93,90 @@ pub(super) fn build(place: &Place<'_>, wanted: &Wanted<'_>) -> Result<StepReport
         }
         put_versions_back(&kept.folder, &file, wanted.schema)?;
         drop(file);
-        let examined = examine(&folder.path().join(NAME), &Deadline::never())?;
-        has_every_table(&examined.schema, wanted.schema)?;
+        let examined = examine(&path, &Deadline::never())?;
+        let usable = is_its_own(&salvaged).and_then(|()| has_every_table(&examined.schema, wanted.schema));
+        let won = match (&rival, usable) {
+            (None, usable) => usable.map(|()| String::new())?,
+            (Some(rival), Err(why)) => {
+                return unite(place, (&folder, &part), (&path, &salvaged), rival, (&ownership, mode), &why.message);
+            }
+            (Some(rival), Ok(())) => match contest(rival, &path, &examined.tables, &salvaged) {
+                Ok(won) => format!("; {won}"),
+                Err(why) => {
+                    return unite(place, (&folder, &part), (&path, &salvaged), rival, (&ownership, mode), &why);
+                }
+            },
+        };
         folder.rename_noreplace(NAME, &place.folder, &part).map_err(while_("taking the salvaged rows"))?;
-        let mut report = finish_examined(place, &part, &ownership, told(&salvaged), examined)?;
+        let mut report = finish_examined(place, &part, &ownership, told(&salvaged) + &won, examined)?;
         if let Some(candidate) = &mut report.candidate {
-            has_more(place, candidate, wanted.more_than, &salvaged)?;
+            let more_than = wanted.more_than.filter(|_| rival.is_none());
+            has_more(place, candidate, more_than, &salvaged)?;
             candidate.lost = counted(&salvaged, &candidate.tables);
+            candidate.origins = origins(&salvaged, &candidate.tables);
         }
         Ok(report)
     })();
     clean_up(place, &part, built)
+}
+
+/// The newest backup that is as it was taken, if the wreck can have anything that it has not.
+fn rival(wanted: &Wanted<'_>, evidence: &Path) -> Result<Option<Rival>, JobFailure> {
+    let Some((file, manifest)) = wanted.backups.iter().find_map(|file| Some((file, as_it_was_taken(file)?))) else {
+        return match wanted.backups {
+            [] => Ok(None),
+            // Why, their own rungs say; this one has its turn after them again.
+            _ => Err(failed(
+                "no backup is as it was taken, so that there is nothing to compare with: they are tried first",
+            )),
+        };
+    };
+    let found = salvage::beyond(evidence, file).map_err(|why| failed(why.message))?;
+    if found.nothing {
+        return Err(failed(format!(
+            "every page that can be read is the same in the backup ({} are noise or gone), so that no salvage can have a newer row: {}",
+            found.unreadable,
+            takes_the_place(&manifest)
+        )));
+    }
+    // What is remembered of it counts on by one.
+    let known = wanted.schema_cookie.map(|cookie| cookie.wrapping_sub(1));
+    let cookie = found.schema_cookie.or(known);
+    let same_rowids = cookie.is_some() && manifest.schema_cookie == cookie;
+    Ok(Some(Rival { file: file.clone(), manifest, same_rowids }))
+}
+
+fn as_it_was_taken(file: &Path) -> Option<BackupManifest> {
+    let (folder, name, manifest) = of_file(file).ok()?;
+    let found = hash(&folder.open_in(&name).ok()?).ok()?;
+    (found == manifest.blake3).then_some(manifest)
+}
+
+fn takes_the_place(manifest: &BackupManifest) -> String {
+    let rows = rows_of_tables(&manifest.tables);
+    format!("the backup has {rows} rows of {:.3} and takes the place", manifest.taken_at)
+}
+
+/// What either loses, in words; the error is why the backup wins.
+fn contest(rival: &Rival, path: &Path, tables: &[TableRows], salvaged: &Salvaged) -> Result<String, String> {
+    let lost = |why: String| Err(format!("{why}: {}", takes_the_place(&rival.manifest)));
+    if let Some(hurt) = uncounted(tables, salvaged) {
+        return lost(format!("what is lost of {hurt} cannot be compared"));
+    }
+    let differences = match differences(path, &rival.file, rival.same_rowids) {
+        Ok(differences) => differences,
+        // Numbers are all there is then.
+        Err(fault) => {
+            let (own, other) = (rows_of_tables(tables), rows_of_tables(&rival.manifest.tables));
+            let words = format!("{own} rows can be salvaged, and the backup has {other} ({fault})");
+            return if own > other { Ok(words) } else { lost(words) };
+        }
+    };
+    let counted = differences.iter().filter(|one| one.table != LOST_AND_FOUND);
+    let of = |name: &str| salvaged.tables.iter().find(|table| table.table == name);
+    let stakes: Vec<Stake> = counted.map(|one| Stake::of(one, of(&one.table))).collect();
+    let told = contest::told(&stakes);
+    if contest::salvage_wins(&stakes) { Ok(told) } else { lost(told) }
 }
 
 /// Refuses what its program could not use: tables whose columns nobody knows any more.
@@ -137,9 +235,7 @@ fn has_more(
     salvaged: &Salvaged,
 ) -> Result<(), JobFailure> {
     let (own, other) = (rows_of_tables(&candidate.tables), than.map_or(0, rows_of_tables));
-    // A virtual table's own tables are counted neither here nor there.
-    let is_counted = |name: &str| candidate.tables.iter().any(|table| table.table == name);
-    let uncounted = salvaged.tables.iter().find(|table| !is_counted(&table.table) && is_hurt(table));
+    let uncounted = uncounted(&candidate.tables, salvaged);
     if own > other && (than.is_none() || uncounted.is_none()) {
         return Ok(());
     }
@@ -148,11 +244,18 @@ fn has_more(
     Err(failed(match than {
         Some(_) if own > other => format!(
             "{own} rows can be salvaged, and the backup has {other}; but what is lost of {} cannot be compared: it takes the place",
-            uncounted.map_or("a virtual table", |table| &table.table)
+            uncounted.unwrap_or("a virtual table")
         ),
         Some(_) => format!("{own} rows can be salvaged, and the backup has {other}: it takes the place"),
         None => "not a row can be salvaged".to_owned(),
     }))
+}
+
+/// A table that is hurt and whose rows are counted neither here nor there: a virtual table's own.
+fn uncounted<'a>(tables: &[TableRows], salvaged: &'a Salvaged) -> Option<&'a str> {
+    let is_counted = |name: &str| tables.iter().any(|table| table.table == name);
+    let hurt = salvaged.tables.iter().find(|table| !is_counted(&table.table) && is_hurt(table));
+    hurt.map(|table| table.table.as_str())
 }
 
 /// What fits into no table is no table's; a backup may have such rows of an earlier salvage.
@@ -186,7 +289,9 @@ fn counted(salvaged: &Salvaged, tables: &[TableRows]) -> Vec<TableRows> {
     // Whatever else was damaged (the schema, the WAL, the end of the file) may have had rows of any table.
     let only_tables = salvaged.damage.iter().all(|line| line.starts_with("table "));
     let is_exact = |table: &SalvagedTable| {
-        !table.incomplete && table.uncertain + table.adopted + table.carved + table.repeated == 0
+        // What the backup gave may be older than what was lost, where no index has it.
+        let unsure = table.uncertain + table.adopted + table.carved + table.repeated + table.from_backup;
+        !table.incomplete && unsure == 0
     };
     if !only_tables || salvaged.lost_and_found > 0 {
         return Vec::new();
@@ -202,8 +307,21 @@ fn counted(salvaged: &Salvaged, tables: &[TableRows]) -> Vec<TableRows> {
         Some(TableRows { table: table.table.clone(), rows: found.lost + found.refused })
     });
     let lost: Vec<TableRows> = lost.collect();
-    // Something was damaged, or this would not be asked for: where nothing is missing, it was not found.
-    if rows(&lost) == 0 { Vec::new() } else { lost }
+    // Something was damaged, or this would not be asked for: where nothing is missing, and nothing had to be put together, it was not found.
+    let rebuilt: u64 = salvaged.tables.iter().map(|table| table.rebuilt).sum();
+    if rows(&lost) + rebuilt == 0 { Vec::new() } else { lost }
+}
+
+/// Of each table that has such: rows from elsewhere, and rows that are not sure.
+fn origins(salvaged: &Salvaged, tables: &[TableRows]) -> Vec<RowOrigins> {
+    let all = salvaged.tables.iter().filter(|table| tables.iter().any(|counted| counted.table == table.table));
+    let origins = all.map(|table| RowOrigins {
+        table: table.table.clone(),
+        rebuilt: table.rebuilt,
+        filled: table.from_backup,
+        uncertain: table.uncertain + table.unproven,
+    });
+    origins.filter(|one| one.rebuilt + one.filled + one.uncertain > 0).collect()
 }
 
 fn told(salvaged: &Salvaged) -> String {
@@ -248,6 +366,10 @@ mod tests {
         assert_eq!(lost(&salvaged(&[whole.clone(), table("b", 0)], &[])), [0; 0], "the damage was not found");
         let gone = SalvagedTable { incomplete: true, ..hurt.clone() };
         assert_eq!(lost(&salvaged(&[whole.clone(), gone], &[line])), [0; 0], "the rows of b, of a page that is gone");
+        let put_together = SalvagedTable { rebuilt: 3, ..table("b", 0) };
+        assert_eq!(lost(&salvaged(&[whole.clone(), put_together], &["table b: 3 rows put together"])), [0, 0]);
+        let older = SalvagedTable { from_backup: 3, ..hurt.clone() };
+        assert_eq!(lost(&salvaged(&[whole.clone(), older], &[line])), [0; 0], "b may have had newer ones");
         let adopted = SalvagedTable { adopted: 1, ..whole };
         let one = counted(&salvaged(&[adopted, hurt], &[line]), &there);
         assert_eq!(one, [TableRows { table: "b".to_owned(), rows: 3 }], "of a more may be gone");

@@ -804,19 +804,30 @@ fn rows_are_salvaged_before_the_backups_where_there_may_be_more_and_after_them_i
     assert_eq!(rungs(diagnosed(written(), Vec::new())).as_deref(), Ok("salvage_rows"));
     // Bits that turned in a file that nobody has written since: the backup has all of it.
     assert_eq!(rungs(diagnosed(torn(), vec![backup(7)])).as_deref(), Ok("restore_backup salvage_rows"));
+    let plan = |facts: DatabaseFacts| {
+        let facts = diagnosed(facts, vec![backup(7)]);
+        crate::modes::database::heal::plan(&kinds::INTEGRITY_FAILED, &facts, &seen(), &config(), &[]).unwrap().playbooks
+    };
+    assert!(plan(torn())[0].why.contains("nothing was committed since, so that nothing is salvaged"));
+    assert!(plan(written())[1].why.contains("what was written since is lost"));
+    // Who waits for ten gigabytes is told how long.
+    assert!(!plan(written())[0].why.contains("it takes about"));
+    let large = DatabaseFacts { main: FileState::File(FileFacts { mtime_ns: 9, ..file(10_000_000_000) }), ..written() };
+    assert!(plan(large)[0].why.contains("(it takes about 5 minutes)"));
 
-    // The first is compared with the newest, the last with nothing.
+    // The first is compared with the newest that passes, the last with nothing.
     let plan = diagnosed(written(), vec![backup(7), backup(5)]);
     let plan = crate::modes::database::heal::plan(&kinds::INTEGRITY_FAILED, &plan, &seen(), &config(), &[]).unwrap();
     let than = |at: usize| {
         let step = serde_json::from_value(plan.playbooks[at].steps[1].args.clone()).unwrap();
-        let crate::job::DatabaseStep::BuildFromSalvage { more_than, schema_cookie, schema, .. } = step else {
+        let crate::job::DatabaseStep::BuildFromSalvage { more_than, backups, schema_cookie, schema, .. } = step else {
             panic!("{step:?}")
         };
         assert_eq!((schema_cookie, schema.as_deref()), (Some(2), Some("CREATE TABLE t (a);")));
-        more_than.map(|tables| tables[0].rows)
+        assert_eq!(more_than, None);
+        backups
     };
-    assert_eq!((than(0), than(3)), (Some(7), None));
+    assert_eq!((than(0), than(3)), (vec![backup(7).file, backup(5).file], Vec::new()));
 
     // What is whole as it is has nothing to be salvaged; nor has noise, nor a file that is gone.
     let mut whole = diagnosed(written(), vec![backup(7)]);

@@ -46,10 +46,14 @@ pub fn loss_of_mended(candidate: &Candidate) -> Loss {
 /// What is lost when the rows that could be read take its place: counted, where all that is missing was.
 pub fn loss_of_salvage(candidate: &Candidate) -> Loss {
     let counted = |table: &TableRows| candidate.lost.iter().find(|lost| lost.table == table.table);
+    let origins = |table: &TableRows| candidate.origins.iter().find(|one| one.table == table.table);
     let table = |table: &TableRows| TableLoss {
         table: table.table.clone(),
         rows_kept: table.rows,
         rows_lost: counted(table).map(|lost| lost.rows),
+        rows_rebuilt: origins(table).map_or(0, |origins| origins.rebuilt),
+        rows_filled: origins(table).map_or(0, |origins| origins.filled),
+        rows_uncertain: origins(table).map_or(0, |origins| origins.uncertain),
     };
     let tables = candidate.tables.iter().map(table).collect::<Vec<_>>();
     let rows_lost = tables.iter().map(|table| table.rows_lost).sum();
@@ -64,10 +68,8 @@ pub fn loss_of_held(candidate: &Candidate) -> Loss {
 /// What is lost when an empty database takes its place.
 pub fn loss_of_recreation(memory: &Memory, facts: Option<&DatabaseFacts>) -> Loss {
     let known = memory.backup.as_ref().map(|backup| backup.tables.as_slice()).unwrap_or_default();
-    let tables = known
-        .iter()
-        .map(|table| TableLoss { table: table.table.clone(), rows_kept: 0, rows_lost: None })
-        .collect::<Vec<_>>();
+    let tables =
+        known.iter().map(|table| TableLoss { table: table.table.clone(), ..TableLoss::default() }).collect::<Vec<_>>();
     // A WAL or journal without its main file may hold commits of a time before anybody looked.
     let beside = facts.is_none_or(|facts| facts.wal_file.size() > 0 || facts.journal_file.size() > 0);
     let was_empty = !memory.ever_healthy && !beside;
@@ -87,7 +89,12 @@ fn loss(source: String, tables: &[TableRows], rows_lost: Option<u64>) -> Loss {
         rows_lost,
         tables: tables
             .iter()
-            .map(|table| TableLoss { table: table.table.clone(), rows_kept: table.rows, rows_lost })
+            .map(|table| TableLoss {
+                table: table.table.clone(),
+                rows_kept: table.rows,
+                rows_lost,
+                ..TableLoss::default()
+            })
             .collect(),
     }
 }

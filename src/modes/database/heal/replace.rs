@@ -206,15 +206,16 @@ impl Site<'_> {
     }
 
     pub(super) fn backups(&self) -> Vec<Playbook> {
-        self.listed()
-            .iter()
-            .take(MAX_BACKUPS_TRIED)
-            .map(|backup| {
-                let taken_at = backup.manifest.taken_at;
-                let why = format!("the backup of {taken_at:.3} takes its place; what was written since is lost");
-                self.restored(backup, why)
-            })
-            .collect()
+        let listed = self.listed().iter().enumerate().take(MAX_BACKUPS_TRIED);
+        let restored = listed.map(|(at, backup)| {
+            let lost = match at == 0 && self.newest_is_all() {
+                true => "nothing was committed since, so that nothing is salvaged",
+                false => "what was written since is lost",
+            };
+            let taken_at = backup.manifest.taken_at;
+            self.restored(backup, format!("the backup of {taken_at:.3} takes its place; {lost}"))
+        });
+        restored.collect()
     }
 
     pub(super) fn restored(&self, backup: &BackupEntry, why: String) -> Playbook {

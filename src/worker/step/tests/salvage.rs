@@ -29,8 +29,15 @@ fn salvage(more_than: Option<u64>) -> DatabaseStep {
         journal_mode: None,
         schema_cookie: Some(4711),
         more_than: more_than.map(|rows| vec![TableRows { table: "t".into(), rows }]),
+        backups: Vec::new(),
         owner: None,
     }
+}
+
+fn with_schema(mut step: DatabaseStep, known: &str) -> DatabaseStep {
+    let DatabaseStep::BuildFromSalvage { schema, .. } = &mut step else { unreachable!() };
+    *schema = Some(known.to_owned());
+    step
 }
 
 #[test]
@@ -108,14 +115,10 @@ fn tables_that_nobody_knows_any_more_are_no_database_of_its_programs() {
     assert_eq!(failure.kind, FailureKind::Failed, "{failure:?}");
     assert_eq!(scene.names(), ["app.db"]);
 
-    let DatabaseStep::BuildFromSalvage { more_than, journal_mode, schema_cookie, owner, .. } = salvage(None) else {
-        unreachable!()
-    };
     let schema = "CREATE TABLE t(id INTEGER PRIMARY KEY, body TEXT); CREATE INDEX t_body ON t(body);
                   PRAGMA user_version=12; PRAGMA application_id=-3;"
         .to_owned();
-    let known = DatabaseStep::BuildFromSalvage { schema: Some(schema), more_than, journal_mode, schema_cookie, owner };
-    let candidate = scene.run(known, Phase::Apply).unwrap().candidate.unwrap();
+    let candidate = scene.run(with_schema(salvage(None), &schema), Phase::Apply).unwrap().candidate.unwrap();
     assert_eq!(candidate.tables.iter().find(|table| table.table == "t").map(|table| table.rows), Some(150));
     scene.run(DatabaseStep::Install, Phase::Apply).unwrap();
     let pragma = |name: &str| {
@@ -142,19 +145,88 @@ fn a_virtual_table_that_is_hurt_is_not_outvoted_by_rows_that_are_counted() {
     bytes[((page - 1) * size) as usize..(page * size) as usize].fill(0xa5);
     std::fs::write(scene.path(), bytes).unwrap();
     scene.run(DatabaseStep::Preserve, Phase::Apply).unwrap();
-    let with = |more_than: Option<u64>| {
-        let DatabaseStep::BuildFromSalvage { more_than, journal_mode, schema_cookie, owner, .. } = salvage(more_than)
-        else {
-            unreachable!()
-        };
-        let schema = Some(schema.clone());
-        scene
-            .run(DatabaseStep::BuildFromSalvage { schema, journal_mode, schema_cookie, more_than, owner }, Phase::Apply)
-    };
+    let with = |more_than: Option<u64>| scene.run(with_schema(salvage(more_than), &schema), Phase::Apply);
     let failure = with(Some(100)).unwrap_err();
     assert!(failure.message.contains("cannot be compared"), "{failure:?}");
     assert_eq!(scene.names(), ["app.db"]);
     let candidate = with(None).unwrap().candidate.unwrap();
     assert_eq!(candidate.tables[0].rows, 150);
     assert!(candidate.lost.is_empty(), "{candidate:?}");
+}
+
+/// One more backup, of the database as it is.
+fn back_up(scene: &Scene) -> PathBuf {
+    let job = BackupJob {
+        site: scene.site(),
+        target: "app".into(),
+        folder: scene.dir.path().join("backups"),
+        free_floor: 0,
+        deadline_ms: 60_000,
+    };
+    crate::worker::backup::take(&job).unwrap().file
+}
+
+fn against(backups: &[&Path]) -> DatabaseStep {
+    let mut step = salvage(None);
+    let DatabaseStep::BuildFromSalvage { backups: known, .. } = &mut step else { unreachable!() };
+    *known = backups.iter().map(|file| (*file).to_owned()).collect();
+    step
+}
+
+fn run_sql(scene: &Scene, sql: &str) {
+    rusqlite::Connection::open(scene.path()).unwrap().execute_batch(sql).unwrap();
+}
+
+/// Noise over the first leaf of a table.
+fn hurt_first(scene: &Scene, table: &str) {
+    let sql = format!("SELECT pageno FROM dbstat WHERE name='{table}' AND pagetype='leaf' ORDER BY path LIMIT 1");
+    let page =
+        rusqlite::Connection::open(scene.path()).unwrap().query_row(&sql, [], |row| row.get::<_, i64>(0)).unwrap();
+    let mut bytes = std::fs::read(scene.path()).unwrap();
+    bytes[(page - 1) as usize * 4096..page as usize * 4096].fill(0xa5);
+    std::fs::write(scene.path(), bytes).unwrap();
+}
+
+#[test]
+fn a_backup_that_is_not_as_it_was_taken_gives_nothing_and_the_one_before_it_does() {
+    let scene = Scene::new("delete");
+    let newest = back_up(&scene);
+    run_sql(&scene, "INSERT INTO t(body) VALUES ('newer')");
+    hurt_first(&scene, "t");
+    scene.run(DatabaseStep::Preserve, Phase::Apply).unwrap();
+    let mut bytes = std::fs::read(&newest).unwrap();
+    bytes[5000] ^= 1;
+    std::fs::write(&newest, bytes).unwrap();
+    let failure = scene.run(against(&[&newest]), Phase::Apply).unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Failed);
+    assert!(failure.message.contains("no backup is as it was taken"), "{failure:?}");
+    assert_eq!(scene.names(), ["app.db"]);
+
+    let report = scene.run(against(&[&newest, &scene.backup]), Phase::Apply).unwrap();
+    assert_eq!(report.candidate.unwrap().tables[0].rows, 151, "{}", report.detail);
+}
+
+/// Rowids that no column names: after a VACUUM the backup's are other rows'.
+#[test]
+fn a_backup_from_before_a_vacuum_fills_no_table_whose_rowids_are_others_by_now() {
+    let fill = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<900)
+        INSERT INTO v SELECT 'row ' || i || hex(randomblob(20)) FROM n";
+    for vacuum in ["VACUUM", "SELECT 1"] {
+        let scene = Scene::new("delete");
+        run_sql(&scene, &format!("CREATE TABLE v(a); {fill}"));
+        let backup = back_up(&scene);
+        run_sql(&scene, &format!("DELETE FROM v WHERE rowid <= 200; {vacuum}; {}", fill.replace("'row '", "'newer '")));
+        hurt_first(&scene, "v");
+        scene.run(DatabaseStep::Preserve, Phase::Apply).unwrap();
+        let candidate = scene.run(against(&[&backup]), Phase::Apply).unwrap().candidate.unwrap();
+        scene.run(DatabaseStep::Install, Phase::Apply).unwrap();
+        let db = open(&scene.path(), Access::Probe);
+        let twice = db.rows("SELECT count(*) - count(DISTINCT a) FROM v", &[]).unwrap();
+        assert_eq!(twice[0][0].as_i64(), Some(0), "{vacuum}");
+        // Of 200 that were deleted no more come back than the page that is gone had room for.
+        let oldest = db.rows("SELECT count(*) FROM v WHERE rowid <= 200", &[]).unwrap()[0][0].as_i64().unwrap();
+        assert!(vacuum == "VACUUM" || oldest < 80, "{oldest} rows were deleted and are there again");
+        let filled = candidate.origins.iter().find(|one| one.table == "v").map_or(0, |one| one.filled);
+        assert_eq!(filled > 0, vacuum != "VACUUM", "{vacuum}: {candidate:?}");
+    }
 }
