@@ -20,6 +20,7 @@ mod reclaim;
 mod rollback;
 mod rollback_in_use;
 mod rules;
+mod rungs_in_use;
 mod salvage;
 mod salvage_gaps;
 mod salvage_sources;

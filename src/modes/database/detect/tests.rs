@@ -858,6 +858,37 @@ fn rows_are_salvaged_before_the_backups_where_there_may_be_more_and_after_them_i
 }
 
 #[test]
+fn in_place_says_what_is_left_out_and_who_is_in_the_way() {
+    let holder = crate::job::HolderFacts {
+        pid: 812,
+        comm: "shop".to_owned(),
+        uid: 1000,
+        state: 'S',
+        started_ms: 5,
+        files: vec!["main".to_owned()],
+        unlinked: Vec::new(),
+    };
+    let plan = |backups| {
+        let mut config = config();
+        config.when_in_use = Some(crate::modes::database::config::WhenInUse::InPlace);
+        let mut facts = with_integrity(&["Freelist: size is 3 but should be 5"], false, None);
+        facts.fingerprint = None;
+        let mut facts = diagnosed(facts, backups);
+        facts.diagnosis.as_mut().unwrap().holders = vec![holder.clone()];
+        crate::modes::database::heal::plan(&kinds::INTEGRITY_FAILED, &facts, &seen(), &config, &[])
+    };
+    let restored = plan(vec![backup(7)]).unwrap().playbooks;
+    let told =
+        "not tried before (only for a file that nobody has open: `mend_freelist`, `salvage_rows`): shop (pid 812) has";
+    assert_eq!(restored.len(), 1);
+    assert!(restored[0].name == "restore_in_place" && restored[0].why.contains(told), "{}", restored[0].why);
+    let refused = plan(Vec::new()).unwrap_err();
+    for words in ["shop (pid 812) has", "`mend_freelist`, `salvage_rows`", "run `guardiand heal "] {
+        assert!(refused.contains(words), "{refused}");
+    }
+}
+
+#[test]
 fn the_way_to_the_rows_is_mended_first_where_it_may_be_all_that_is_hurt() {
     let first = |kind: &crate::model::Kind, facts: DatabaseFacts| {
         let plan = crate::modes::database::heal::plan(kind, &facts, &seen(), &config(), &[]).unwrap();

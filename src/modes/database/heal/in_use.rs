@@ -61,16 +61,21 @@ impl Site<'_> {
                 // Only as far down as the ladder goes: what keeps more than a backup comes before it.
                 let possible = self.in_place_possible();
                 // What is mended or salvaged is another file, which takes no program's place.
-                let is_another =
+                let needs_it_alone =
                     |rung: &&Playbook| [SALVAGE, MEND_HEADER, MEND_FREELIST, MEND_PAGES].contains(&&*rung.name);
-                let rungs = lossy.iter().filter(|rung| !is_another(rung));
+                let rungs = lossy.iter().filter(|rung| !needs_it_alone(rung));
                 let in_place = possible.map(|()| rungs.map_while(|rung| self.in_place(rung)).collect::<Vec<_>>());
+                let mut left_out: Vec<&str> = lossy.iter().filter(needs_it_alone).map(|rung| &*rung.name).collect();
+                left_out.dedup();
                 match (in_place, app) {
-                    (Ok(in_place), _) if !in_place.is_empty() => Ok(in_place),
-                    (_, Some(app)) => stopped(app),
-                    (Ok(_), None) => {
-                        Err(format!("{reason}: under a program only a backup can be restored, and there is better"))
+                    (Ok(in_place), _) if !in_place.is_empty() => {
+                        Ok(in_place.into_iter().map(|rung| without(rung, &left_out, reason)).collect())
                     }
+                    (_, Some(app)) => stopped(app),
+                    (Ok(_), None) => Err(format!(
+                        "{reason}{}; under a program only a backup can be restored, and there is better",
+                        only_alone(&left_out)
+                    )),
                     (Err(why), None) => Err(format!("{reason}: {why}")),
                 }
             }
@@ -149,6 +154,19 @@ impl Site<'_> {
         };
         format!("{who}, what is left to try may lose rows, and `when_in_use` does not say that it may be done")
     }
+}
+
+/// Says what could have kept more.
+fn without(rung: Playbook, left_out: &[&str], reason: &str) -> Playbook {
+    if left_out.is_empty() {
+        return rung;
+    }
+    Playbook { why: format!("{}; not tried before{}: {reason}", rung.why, only_alone(left_out)), ..rung }
+}
+
+fn only_alone(rungs: &[&str]) -> String {
+    let named = rungs.iter().map(|rung| format!("`{rung}`")).collect::<Vec<_>>().join(", ");
+    if named.is_empty() { named } else { format!(" (only for a file that nobody has open: {named})") }
 }
 
 /// The two steps between which `app` does not run; with `kill` it ends in no order.
