@@ -330,6 +330,32 @@ fn salvaged_rows() {
     });
 }
 
+#[test]
+fn salvaged_rows_with_what_the_backup_has() {
+    survives_every_kill(|| {
+        let broken = Broken::after_60_commits("wal", BACKUP, "salvage_rows");
+        broken.scene.commit("wal", 10, &[]);
+        damage::first_leaf(&broken.scene.db(), "rows", &mut Dice::new());
+        broken.expect_evidence()
+    });
+}
+
+#[test]
+fn a_backup_with_the_rows_that_only_the_wreck_has() {
+    survives_every_kill(|| {
+        let scene = Scene::of(BACKUP);
+        let program = rusqlite::Connection::open(scene.db()).unwrap();
+        let sql = "CREATE TABLE accounts(name TEXT PRIMARY KEY) WITHOUT ROWID; INSERT INTO accounts VALUES ('ada')";
+        program.execute_batch(sql).unwrap();
+        drop(program);
+        let broken = Broken::of(scene, "delete", "salvage_rows");
+        broken.scene.commit("delete", 10, &[]);
+        // Its root is its only page.
+        damage::overwrite(&broken.scene.db(), 4096, &[0xa5; 4096]);
+        broken.expect_evidence()
+    });
+}
+
 /// The backup has as many, so that what was salvaged goes again.
 #[test]
 fn rows_that_were_salvaged_in_vain() {
