@@ -169,8 +169,8 @@ impl<'a> Transplant<'a> {
         root: u32,
         put: &mut Put<'_, E>,
     ) -> Result<Option<u64>, E> {
-        // Each page with how many overflow pages go behind it.
-        let mut order: Vec<(u32, u32)> = Vec::new();
+        // Each page, with how many overflow pages go behind it, and whether nothing of it changes.
+        let mut order: Vec<(u32, u32, bool)> = Vec::new();
         let before = self.used.clone();
         let mut waiting = vec![(old, 1)];
         let mut rows = 0;
@@ -185,7 +185,9 @@ impl<'a> Transplant<'a> {
                 return Ok(None);
             };
             rows += u64::from(sound.rows);
-            order.push((page, sound.chains.iter().map(|(_, chain)| chain.len() as u32).sum()));
+            let is_leaf = note.kind.is_some_and(PageKind::is_leaf);
+            let spilled = sound.chains.iter().map(|(_, chain)| chain.len() as u32).sum();
+            order.push((page, spilled, is_leaf && spilled == 0));
             if let Ok(read) = BtreePage::parse(&bytes, page, &self.geometry)
                 && !read.kind().is_leaf()
             {
@@ -195,7 +197,7 @@ impl<'a> Transplant<'a> {
         }
         let mut numbers: BTreeMap<u32, u32> = BTreeMap::new();
         let start = self.next;
-        for (page, spilled) in &order {
+        for (page, spilled, _) in &order {
             let number = if *page == old { root } else { self.number() };
             numbers.insert(*page, number);
             (0..*spilled).for_each(|_| {
@@ -204,9 +206,14 @@ impl<'a> Transplant<'a> {
         }
         self.next = start;
         self.used = before;
-        for (page, _) in order {
+        for (page, _, as_it_is) in order {
             let Some(mut bytes) = self.pages.page(page) else { continue };
             self.take(page);
+            if as_it_is {
+                let number = if page == old { root } else { self.number() };
+                put(number, &bytes)?;
+                continue;
+            }
             let Some(sound) = self.sound(&bytes, page, columns) else { continue };
             let mut children = Vec::new();
             if let Ok(read) = BtreePage::parse(&bytes, page, &self.geometry)
@@ -247,9 +254,15 @@ impl<'a> Transplant<'a> {
     fn sound(&mut self, bytes: &[u8], number: u32, columns: &[ColumnShape]) -> Option<Sound> {
         let page = BtreePage::parse(bytes, number, &self.geometry).ok()?;
         let mut sound = Sound { rows: 0, high: i64::MIN, chains: Vec::new() };
+        // A leaf of which every cell was read has been looked through when it was surveyed, as far as its records stand on it.
+        let is_read = page.kind().is_leaf() && self.survey.note(number).cells == page.cell_count();
         for cell in page.cells() {
             let cell = cell.ok()?;
-            if record_is_sound(cell.local, cell.payload_len) != Ok(Soundness::Sound) || !is_taken(cell.local, columns) {
+            let is_known = is_read && cell.first_overflow.is_none();
+            if !is_known && record_is_sound(cell.local, cell.payload_len) != Ok(Soundness::Sound) {
+                return None;
+            }
+            if !is_taken(cell.local, columns) {
                 return None;
             }
             if let Some(rowid) = cell.rowid {
