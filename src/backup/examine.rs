@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::BackupError;
 use crate::format::header::HEADER_LEN;
-use crate::format::{Geometry, Header, PageSource, ScrubFault, ScrubPlan, lost_page, scrub};
+use crate::format::{Geometry, Header, PageSource, ScrubFault, ScrubPlan, TableContent, lost_page, scrub};
 use crate::host::{fill, page_threads};
 use crate::job::TableRows;
 use crate::sqlite::{Access, Database, Deadline};
@@ -69,13 +69,42 @@ pub fn examine(path: &Path, deadline: &Deadline) -> Result<Examined, BackupError
     Ok(examined)
 }
 
-/// A file that nobody writes.
-struct Whole<'a> {
+/// The pages of a file that nobody writes and that has no WAL. SQLite must have it closed (rule 7).
+pub struct QuietFile<'a> {
     file: &'a File,
     geometry: Geometry,
+    header: Header,
+    there: u32,
 }
 
-impl PageSource for Whole<'_> {
+impl QuietFile<'_> {
+    /// Reads its header.
+    ///
+    /// # Errors
+    /// Why its pages cannot be told apart.
+    pub fn of(file: &File) -> Result<QuietFile<'_>, String> {
+        let mut head = [0; HEADER_LEN];
+        fill(file, 0, &mut head).map_err(|error| error.to_string())?;
+        let header = Header::parse(&head).map_err(|error| error.to_string())?;
+        let geometry = Geometry::of(&header).ok_or("its page size is none")?;
+        let len = file.metadata().map_err(|error| error.to_string())?.len();
+        let there = u32::try_from(len.div_ceil(u64::from(header.page_size))).unwrap_or(u32::MAX);
+        Ok(QuietFile { file, geometry, header, there })
+    }
+
+    /// Pages that it has by its header.
+    pub fn counted(&self) -> u32 {
+        self.header.counted_pages().unwrap_or(self.there)
+    }
+
+    /// How to scrub it.
+    pub fn plan<'a>(&self, contents: Option<&'a [TableContent]>, faults_max: usize) -> ScrubPlan<'a> {
+        let (header, counted, there) = (self.header, self.counted(), self.there);
+        ScrubPlan { header, counted, there, threads: page_threads(), faults_max, contents }
+    }
+}
+
+impl PageSource for QuietFile<'_> {
     type Error = io::Error;
 
     fn read(&self, first: u32, into: &mut [u8]) -> io::Result<()> {
@@ -83,21 +112,10 @@ impl PageSource for Whole<'_> {
     }
 }
 
-/// What is wrong with the structure of a file that nobody writes and that has no WAL, at most so much of it. SQLite must have it closed
-/// (rule 7).
-///
-/// # Errors
-/// Why it could not be looked through.
-pub fn structure(file: &File, faults_max: usize) -> Result<Vec<ScrubFault>, String> {
-    let mut head = [0; HEADER_LEN];
-    fill(file, 0, &mut head).map_err(|error| error.to_string())?;
-    let header = Header::parse(&head).map_err(|error| error.to_string())?;
-    let geometry = Geometry::of(&header).ok_or("its page size is none")?;
-    let len = file.metadata().map_err(|error| error.to_string())?.len();
-    let there = u32::try_from(len.div_ceil(u64::from(header.page_size))).unwrap_or(u32::MAX);
-    let counted = header.counted_pages().unwrap_or(there);
-    let plan = ScrubPlan { header, counted, there, threads: page_threads(), faults_max, contents: None };
-    let found = scrub(&Whole { file, geometry }, &plan, &|_| true).map_err(|error| error.to_string())?;
+/// What is wrong with its structure, at most so much of it.
+fn structure(file: &File, faults_max: usize) -> Result<Vec<ScrubFault>, String> {
+    let file = QuietFile::of(file)?;
+    let found = scrub(&file, &file.plan(None, faults_max), &|_| true).map_err(|error| error.to_string())?;
     Ok(found.faults)
 }
 

@@ -14,7 +14,7 @@ mod source;
 mod take;
 
 pub use error::BackupError;
-pub use examine::{Examined, examine, hash, structure};
+pub use examine::{Examined, QuietFile, examine, hash};
 pub use manifest::{Listing, file_name, folder_name, is_backup_name, list, manifest_name, of_file, source_in};
 pub use raw::{Bounded, copy_bounded, shared_lock};
 pub use restore::{note_damage, restore, verify};

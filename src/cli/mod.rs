@@ -14,6 +14,7 @@ mod incident;
 mod incidents;
 mod output;
 mod pause;
+mod progress;
 mod reload;
 mod restore;
 mod resume;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use super::Done;
 use super::arguments::Salvage as Asked;
 use super::output::{Failure, Output, table};
+use super::progress::ProgressLine;
 use crate::daemon::one_pass;
 use crate::job::SalvagedTable;
 
@@ -13,7 +14,10 @@ pub(super) fn run(asked: &Asked, output: Output) -> Done {
         std::fs::read_to_string(file).map_err(|error| Failure::usage(format!("reading {}: {error}", file.display())))
     };
     let schema = asked.schema.as_ref().map(read).transpose()?;
-    let salvaged = one_pass::salvage(&asked.source, &asked.to, schema, asked.backup.as_deref(), asked.deleted)?;
+    let (line, heard) = ProgressLine::new();
+    let salvaged = one_pass::salvage(&asked.source, &asked.to, schema, asked.backup.as_deref(), asked.deleted, heard);
+    drop(line);
+    let salvaged = salvaged?;
     output.facts(&salvaged, || {
         let header = ["TABLE", "KEPT", "LOST", "REBUILT", "BACKUP", "UNCERTAIN", "ADOPTED", "REFUSED"];
         let row = |table: &SalvagedTable| {

@@ -102,9 +102,14 @@ impl Foundation {
 
 /// A client whose children are this program.
 pub(super) fn client(workers: usize) -> Client {
+    client_heard_by(workers, Arc::new(Telling))
+}
+
+/// The same, with another to hear what happens to children.
+pub(super) fn client_heard_by(workers: usize, events: Arc<dyn WorkerEvents>) -> Client {
     let mut options = ClientOptions::new(OURSELVES);
     options.workers = workers;
-    options.events = Arc::new(Telling);
+    options.events = events;
     Client::new(options)
 }
 
@@ -115,7 +120,7 @@ fn at(now: Moment, wall: jiff::Timestamp) -> Moment {
 }
 
 /// Passes what happens to children on to logs and metrics.
-struct Telling;
+pub(super) struct Telling;
 
 impl WorkerEvents for Telling {
     fn restarted(&self, reason: RestartReason, detail: &str) {

@@ -174,7 +174,7 @@ pub fn salvage_file(bytes: &[u8]) -> usize {
     let tree = |root: u32| {
         let has_rowids = survey.note(root).kind.is_none_or(PageKind::is_table);
         let shape = TableShape { has_rowids, columns: Vec::new(), known: false };
-        Tree { root, use_: TreeUse::Table, shape, told_by: Vec::new() }
+        Tree { root, use_: TreeUse::Table, shape, told_by: Vec::new(), heard: None }
     };
     let trees: Vec<Tree> = schema.rows.iter().filter(|row| row.root != 0).map(|row| tree(row.root)).collect();
     let assignment = assign(&pages, &survey, &trees, &schema.pages);

@@ -57,7 +57,7 @@ pub use record::{
 pub use schema::{PlacedSchemaRow, Schema, SchemaFault, SchemaKind, SchemaRow, read_schema};
 pub use scrub::{
     Absent, Allowed, Collation, IndexContent, KeyPart, PageSource, PageUse, Scrub, ScrubError, ScrubFault,
-    ScrubFaultKind, ScrubPlan, ScrubbedTree, StoredColumn, TableContent, Watch, scrub,
+    ScrubFaultKind, ScrubPlan, ScrubbedTree, StoredColumn, TableContent, Watch, key_order, scrub,
 };
 pub use tree::{DEPTH_MAX, TreeFault, walk_tree};
 pub use varint::{VARINT_MAX, read_varint, varint_len};

@@ -12,6 +12,7 @@ mod events;
 mod kept;
 pub mod line;
 mod pages;
+mod progress;
 mod rollback;
 mod salvage;
 mod scrub;
@@ -28,6 +29,7 @@ pub use database::{
 };
 pub use events::WorkerEvents;
 pub use pages::{KnownPages, KnownState, PAGE_MAP, PagesOf, Present, Unwritten};
+pub use progress::PartDone;
 pub use rollback::{KeptFile, KeptFiles, RowsSince, Since, WeighRollback, Weighed, WeighedMember};
 pub use salvage::{SalvageJob, Salvaged, SalvagedTable};
 pub use scrub::{ScrubJob, ScrubVerdict, Scrubbed, ScrubbedBySqlite, ScrubbedFault, ScrubbedTable};

@@ -58,10 +58,18 @@ impl Database {
     /// # Errors
     /// SQLite's.
     pub fn contents(&self) -> Result<Contents, SqliteFault> {
-        self.all_contents().map_err(|error| self.fault("reading the schema of", &error))
+        self.all_contents(false).map_err(|error| self.fault("reading the schema of", &error))
     }
 
-    fn all_contents(&self) -> rusqlite::Result<Contents> {
+    /// The same; one with a CHECK, which only SQLite can judge, is also told as one that can be compared with its indexes.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn contents_beside_checks(&self) -> Result<Contents, SqliteFault> {
+        self.all_contents(true).map_err(|error| self.fault("reading the schema of", &error))
+    }
+
+    fn all_contents(&self, beside_checks: bool) -> rusqlite::Result<Contents> {
         let db = &self.connection;
         let sql = "SELECT s.name, s.rootpage, s.sql, l.wr, l.strict FROM sqlite_schema s JOIN pragma_table_list l
                    ON l.schema='main' AND l.name=s.name WHERE s.type='table' ORDER BY s.rowid";
@@ -72,12 +80,16 @@ impl Database {
         while let Some(row) = rows.next()? {
             let (name, root) = (text(row.get_ref(0)?), row.get_ref(1)?.as_i64().unwrap_or(0));
             let (sql, without_rowids, strict) = (text(row.get_ref(2)?), row.get(3)?, row.get(4)?);
+            let kind = Kind { without_rowids, strict, is_utf8 };
             let read = if root == 0 {
                 Err("the rules of a virtual table")
             } else if has_check(&sql) {
+                if beside_checks {
+                    contents.tables.extend(table(db, &name, kind)?);
+                }
                 Err("a CHECK")
             } else {
-                table(db, &name, Kind { without_rowids, strict, is_utf8 })?
+                table(db, &name, kind)?
             };
             match read {
                 Ok(content) => contents.tables.push(content),

@@ -135,7 +135,7 @@ fn dispatch(job: Job, sweep: &Sweep) -> Result<Outcome, JobFailure> {
         Job::ListBackups { folder } => backup::list(&folder),
         Job::Restore(job) => backup::restore(&job).map(Outcome::Restored),
         Job::Scrub(job) => probe::scrub(&job).map(|found| Outcome::Scrubbed(Box::new(found))),
-        Job::Salvage(job) => salvage::run(&job).map(|salvaged| Outcome::Salvaged(Box::new(salvaged))),
+        Job::Salvage(job) => salvage::run_and_tell(&job).map(|salvaged| Outcome::Salvaged(Box::new(salvaged))),
     }
 }
 

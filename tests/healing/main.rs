@@ -23,6 +23,8 @@ mod rules;
 mod rungs_in_use;
 mod salvage;
 mod salvage_gaps;
+mod salvage_indexes;
+mod salvage_names;
 mod salvage_sources;
 mod salvage_virtual;
 mod salvaged;

@@ -203,6 +203,64 @@ fn what_was_dropped_since_the_backup_does_not_come_back() {
 }
 
 #[test]
+fn a_row_without_a_rowid_is_taken_from_a_backup_by_its_key_where_an_index_names_it() {
+    let wreck = Wreck::of(&format!(
+        "CREATE TABLE w(k TEXT, v REAL, n TEXT, PRIMARY KEY(k, v)) WITHOUT ROWID;
+         CREATE INDEX w_n ON w(n); {}",
+        fill("w SELECT 'key ' || i, i / 2.0, 'n ' || i % 50")
+    ));
+    wreck.back_up();
+    let nth = |nth: u32| format!("k = (SELECT k FROM w ORDER BY k LIMIT 1 OFFSET {nth})");
+    wreck.run(&format!(
+        "DELETE FROM w WHERE {}; UPDATE w SET n = 'changed' WHERE {}; INSERT INTO w VALUES ('zzz', 1, 'new')",
+        nth(3),
+        nth(5)
+    ));
+    wreck.hurt("w");
+    let (report, new) = wreck.salvage(&["--backup", "backup.db"]);
+    // Of the two that are not in the backup, or not so, the index has every column.
+    assert_eq!(wreck.compared("w", &new), (0, 0), "{report}");
+    assert!(figure(&report, "w", "rebuilt") > 3 && !is_incomplete(&report, "w"), "{report}");
+
+    // One column that no index has: then only the backup knows.
+    let wreck = Wreck::of(&format!(
+        "CREATE TABLE w(k TEXT PRIMARY KEY, n TEXT, u INT) WITHOUT ROWID; CREATE INDEX w_n ON w(n); {}",
+        fill("w SELECT 'key ' || i, 'n ' || i % 50, i")
+    ));
+    wreck.back_up();
+    let nth = |nth: u32| format!("k = (SELECT k FROM w ORDER BY k LIMIT 1 OFFSET {nth})");
+    wreck.run(&format!("DELETE FROM w WHERE {}; UPDATE w SET n = 'changed', u = 0 WHERE {}", nth(3), nth(5)));
+    let gone = wreck.hurt("w");
+    let (report, new) = wreck.salvage(&["--backup", "backup.db"]);
+    assert_eq!(wreck.compared("w", &new), (1, 0), "the changed row alone: {report}");
+    assert_eq!((figure(&report, "w", "lost"), figure(&report, "w", "from_backup")), (1, gone - 1), "{report}");
+    assert!(!is_incomplete(&report, "w"), "{report}");
+}
+
+#[test]
+fn without_an_index_a_backup_fills_a_gap_between_keys_alone() {
+    for (key, deleted) in [
+        ("k TEXT PRIMARY KEY, u TEXT", "> 'key 5'"),
+        ("k TEXT, u TEXT, PRIMARY KEY(k COLLATE NOCASE DESC)", "< 'key 3'"),
+    ] {
+        let wreck = Wreck::of(&format!(
+            "CREATE TABLE w({key}) WITHOUT ROWID; {}",
+            fill("w SELECT CASE i % 2 WHEN 0 THEN 'KEY ' ELSE 'key ' END || i, 'unindexed ' || i")
+        ));
+        wreck.back_up();
+        wreck.run(&format!(
+            "DELETE FROM w WHERE lower(k) {deleted}; INSERT INTO w VALUES ('zzz', 'new'), ('AAA', 'new')"
+        ));
+        fs::copy(wreck.path("app.db"), wreck.path("whole.db")).unwrap();
+        damage::first_leaf(&wreck.path("app.db"), "w", &mut Dice::of(7));
+        let (report, new) = wreck.salvage(&["--backup", "backup.db"]);
+        let (lost, added) = wreck.compared("w", &new);
+        assert_eq!((lost, added), (1, 0), "the new row of the leaf alone: {report}");
+        assert!(figure(&report, "w", "from_backup") > 3);
+    }
+}
+
+#[test]
 fn a_schema_that_is_gone_is_taken_from_a_backup() {
     let wreck = Wreck::of(&format!(
         "CREATE TABLE p(id INTEGER PRIMARY KEY, c TEXT); CREATE TABLE q(id INTEGER PRIMARY KEY, c TEXT);

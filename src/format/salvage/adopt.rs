@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::page::{BtreePage, PageKind};
 use super::super::record::Record;
-use super::claim::{Claimed, Claims, Gap};
+use super::claim::{Claimed, Claims, Gap, KeyGap};
+use super::heard::{Has, pairs};
 use super::named::Sample;
 use super::{Pages, Survey, Tree, TreeUse};
 
@@ -30,6 +31,8 @@ pub struct Assignment {
     pub lacking: Vec<bool>,
     /// Of each tree of rowids: what it lacks, before orphans were found a place.
     pub gaps: Vec<Vec<Gap>>,
+    /// Of each tree of keys: where it may lack some.
+    pub key_gaps: Vec<Vec<KeyGap>>,
     /// Pages that fit nowhere: the topmost page that led to them, and the page.
     pub lost: Vec<(u32, u32)>,
     /// Orphans that only repeat what a tree has.
@@ -60,6 +63,7 @@ pub fn assign(pages: &dyn Pages, survey: &Survey, trees: &[Tree], taken: &BTreeS
         let Some(mine) = claimed.get_mut(at) else { continue };
         if *root == 0 {
             mine.gaps.push(Gap { low: None, high: None });
+            mine.key_gaps.push(KeyGap { after: None, before: None });
             continue;
         }
         claims.claim(at, *root, &tree.shape, mine);
@@ -78,6 +82,7 @@ pub fn assign(pages: &dyn Pages, survey: &Survey, trees: &[Tree], taken: &BTreeS
         assignment.pieces.push(live.chain(orphans).collect());
         assignment.lacking.push(mine.lacks());
         assignment.gaps.push(mine.gaps.clone());
+        assignment.key_gaps.push(mine.key_gaps.clone());
     }
     assignment
 }
@@ -204,13 +209,15 @@ impl<'a, 'b> Adoption<'a, 'b> {
         let mut components = self.components(&orphans);
         // The largest says the most about where it belongs, and then about what is left for the others.
         components.sort_by_key(|component| std::cmp::Reverse(component.pages.len()));
-        for component in components {
+        let heard = self.heard(&components);
+        for (nth, component) in components.into_iter().enumerate() {
             let fresh: Vec<u32> = component.pages.iter().copied().filter(|page| !self.is_known(*page)).collect();
             repeated += (component.pages.len() - fresh.len()) as u32;
             if fresh.is_empty() {
                 continue;
             }
-            match self.named(&component, &fresh).or_else(|| self.best(&component, &fresh)) {
+            let named = self.named(&component, &fresh).or_else(|| heard.get(&nth).copied());
+            match named.or_else(|| self.best(&component, &fresh)) {
                 Some(tree) => {
                     for page in &fresh {
                         let note = self.claims.survey.note(*page);
@@ -269,6 +276,19 @@ impl<'a, 'b> Adoption<'a, 'b> {
             }
         }
         components
+    }
+
+    /// The tables that components are by what SQLite's own tables say of them.
+    fn heard(&self, components: &[Component]) -> BTreeMap<usize, usize> {
+        let said = self.trees.iter().enumerate().filter_map(|(at, tree)| Some((at, tree.heard?)));
+        let has = |component: &Component| {
+            let notes = component.pages.iter().map(|page| self.claims.survey.note(*page));
+            let rows = notes.clone().map(|note| u64::from(note.cells)).sum();
+            Has { rows, greatest: notes.map(|note| note.high).max().unwrap_or(0) }
+        };
+        let trees = components.iter().enumerate().filter(|(_, component)| component.has_rowids);
+        let trees: Vec<(usize, Has)> = trees.map(|(nth, component)| (nth, has(component))).collect();
+        pairs(&said.collect::<Vec<_>>(), &trees)
     }
 
     /// The table that its indexes say a component belongs to.

@@ -3,6 +3,7 @@
 use super::super::page::{BtreePage, PageKind};
 use super::super::record::Record;
 use super::super::tree::DEPTH_MAX;
+use super::heard::Heard;
 use super::leaf::Leaf;
 use super::likeness::{Profile, TableShape};
 use super::{Pages, Survey};
@@ -27,6 +28,8 @@ pub struct Tree {
     pub shape: TableShape,
     /// Of a table of which only its indexes tell: which trees these are.
     pub told_by: Vec<usize>,
+    /// Of a table whose definition is gone: what SQLite's own tables say of it.
+    pub heard: Option<Heard>,
 }
 
 /// A part that a tree lacks: keys above `low` up to `high`.
@@ -45,6 +48,24 @@ impl Gap {
     }
 }
 
+/// A cell, by its page and where it begins there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CellPlace {
+    /// The page.
+    pub page: u32,
+    /// In bytes from the page's beginning.
+    pub at: u16,
+}
+
+/// A part that a tree of keys lacks: between the keys of two cells that it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyGap {
+    /// `None` for all before.
+    pub after: Option<CellPlace>,
+    /// `None` for all behind.
+    pub before: Option<CellPlace>,
+}
+
 /// What a tree has.
 #[derive(Debug, Default)]
 pub(super) struct Claimed {
@@ -53,6 +74,8 @@ pub(super) struct Claimed {
     /// Pages whose rowids are others than the page above says.
     pub doubtful: Vec<u32>,
     pub gaps: Vec<Gap>,
+    /// Of a tree of keys: where keys may be missing, also around a page that is hurt.
+    pub key_gaps: Vec<KeyGap>,
     pub profile: Profile,
 }
 
@@ -60,6 +83,18 @@ impl Claimed {
     /// Something of it is missing.
     pub fn lacks(&self) -> bool {
         !self.gaps.is_empty()
+    }
+
+    /// What should stand there is not there.
+    fn lack(&mut self, step: &Step) {
+        self.gaps.push(Gap { low: step.low, high: step.high });
+        self.lack_keys(step);
+    }
+
+    fn lack_keys(&mut self, step: &Step) {
+        if step.has_keys {
+            self.key_gaps.push(KeyGap { after: step.after, before: step.before });
+        }
     }
 }
 
@@ -74,10 +109,16 @@ pub(super) struct Claims<'a> {
     pub owners: Vec<u32>,
 }
 
+/// A page that is to be claimed, and what its rows lie between.
+#[derive(Clone, Copy)]
 struct Step {
     page: u32,
     low: Option<i64>,
     high: Option<i64>,
+    /// In a tree of keys.
+    has_keys: bool,
+    after: Option<CellPlace>,
+    before: Option<CellPlace>,
     depth: usize,
 }
 
@@ -100,12 +141,14 @@ impl Claims<'_> {
 
     /// Walks the tree at `root` and takes its pages for `tree`.
     pub fn claim(&mut self, tree: usize, root: u32, shape: &TableShape, claimed: &mut Claimed) {
-        let mut waiting = vec![Step { page: root, low: None, high: None, depth: 1 }];
+        let has_keys = !shape.has_rowids;
+        let top = Step { page: root, low: None, high: None, has_keys, after: None, before: None, depth: 1 };
+        let mut waiting = vec![top];
         while let Some(step) = waiting.pop() {
             let note = self.survey.note(step.page);
             let of_kind = note.kind.filter(|kind| kind.is_table() == shape.has_rowids);
             let Some(kind) = of_kind.filter(|_| step.depth <= DEPTH_MAX) else {
-                claimed.gaps.push(Gap { low: step.low, high: step.high });
+                claimed.lack(&step);
                 continue;
             };
             let strange = step.depth > 1 && kind == PageKind::TableLeaf && note.cells > 0 && {
@@ -114,15 +157,18 @@ impl Claims<'_> {
             };
             let other = kind != PageKind::TableInterior && note.cells > 0 && self.is_of_another(step.page, shape);
             if other || !self.take(step.page, tree) {
-                claimed.gaps.push(Gap { low: step.low, high: step.high });
+                claimed.lack(&step);
                 continue;
+            }
+            if !note.sound {
+                claimed.lack_keys(&step);
             }
             match (kind == PageKind::TableInterior, strange) {
                 (true, _) => {}
                 (false, false) => claimed.live.push(step.page),
                 (false, true) => {
                     // What should stand here is somewhere else.
-                    claimed.gaps.push(Gap { low: step.low, high: step.high });
+                    claimed.lack(&step);
                     claimed.doubtful.push(step.page);
                 }
             }
@@ -133,18 +179,17 @@ impl Claims<'_> {
     }
 
     fn children(&self, step: &Step, claimed: &mut Claimed, waiting: &mut Vec<Step>) {
-        let gap = Gap { low: step.low, high: step.high };
         let Some(bytes) = self.pages.page(step.page) else {
-            claimed.gaps.push(gap);
+            claimed.lack(step);
             return;
         };
         let Some(page) = BtreePage::lenient(&bytes, step.page, &self.survey.geometry) else {
-            claimed.gaps.push(gap);
+            claimed.lack(step);
             return;
         };
         let mut children: Vec<Step> = Vec::new();
-        let mut low = step.low;
-        let depth = step.depth + 1;
+        let (mut low, mut after) = (step.low, step.after);
+        let below = Step { depth: step.depth + 1, ..*step };
         let mut hurt = false;
         for cell in page.cells() {
             let Ok(cell) = cell else {
@@ -155,14 +200,15 @@ impl Claims<'_> {
             // A key out of order bounds nothing.
             let key =
                 cell.rowid.filter(|key| low.is_none_or(|low| *key > low) && step.high.is_none_or(|high| *key <= high));
-            children.push(Step { page: child, low, high: key.or(step.high), depth });
-            low = key.or(low);
+            let place = Some(CellPlace { page: step.page, at: cell.at });
+            children.push(Step { page: child, low, high: key.or(step.high), after, before: place, ..below });
+            (low, after) = (key.or(low), place);
         }
         if let Some(child) = page.right_child() {
-            children.push(Step { page: child, low, high: step.high, depth });
+            children.push(Step { page: child, low, after, ..below });
         }
         if hurt || page.cell_count() == 0 || !self.survey.note(step.page).sound {
-            claimed.gaps.push(gap);
+            claimed.lack(step);
         }
         waiting.extend(children.into_iter().rev());
     }

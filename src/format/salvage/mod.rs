@@ -15,6 +15,7 @@
 
 mod adopt;
 mod claim;
+mod heard;
 mod leaf;
 mod likeness;
 mod measure;
@@ -24,7 +25,8 @@ mod survey;
 mod transplant;
 
 pub use adopt::{Assignment, Piece, assign};
-pub use claim::{Gap, Tree, TreeUse};
+pub use claim::{CellPlace, Gap, KeyGap, Tree, TreeUse};
+pub use heard::Heard;
 pub use leaf::{Leaf, RowCell, Whole, values_of};
 pub use likeness::{Affinity, ColumnShape, Profile, TableShape};
 pub use measure::{Measures, encoding_of, has_pointer_maps, header_of, measure};

@@ -2,9 +2,8 @@
 //! and gives the same bytes. Only the numbers of pages change. What is not sound to the byte is left for the way row by row.
 //!
 //! A tree of rowids gets new interior pages above its leaves, in the order of the rowids, so that it may lack leaves, or have some that
-//! nothing led to. A tree of keys (WITHOUT ROWID) is taken as a whole or not at all: only SQLite knows the order of its keys.
-
-use std::collections::BTreeMap;
+//! nothing led to. A tree of keys (WITHOUT ROWID, or an index) is taken as a whole or not at all: the order of its keys is not looked at
+//! here. Who moves one has its order proven afterwards, and of an index, that it has what its table's rows say.
 
 use super::super::Geometry;
 use super::super::cell::Cell;
@@ -157,8 +156,8 @@ impl<'a> Transplant<'a> {
         kept
     }
 
-    /// Moves the tree of a table WITHOUT ROWID whole, in place of the empty one at `root`; so many rows. `None` when something of it is not
-    /// sound: then nothing was moved.
+    /// Moves the tree of a table WITHOUT ROWID, or of an index, whole, in place of the empty one at `root`; so many rows or entries. `None`
+    /// when something of it is not sound: then nothing was moved.
     ///
     /// # Errors
     /// What `put` says.
@@ -195,15 +194,16 @@ impl<'a> Transplant<'a> {
                 waiting.extend(left.chain(read.right_child()).map(|child| (child, depth + 1)));
             }
         }
-        let mut numbers: BTreeMap<u32, u32> = BTreeMap::new();
+        let mut numbers: Vec<(u32, u32)> = Vec::with_capacity(order.len());
         let start = self.next;
         for (page, spilled, _) in &order {
             let number = if *page == old { root } else { self.number() };
-            numbers.insert(*page, number);
+            numbers.push((*page, number));
             (0..*spilled).for_each(|_| {
                 self.number();
             });
         }
+        numbers.sort_unstable();
         self.next = start;
         self.used = before;
         for (page, _, as_it_is) in order {
@@ -223,7 +223,8 @@ impl<'a> Transplant<'a> {
                 children.push((8, read.right_child()));
             }
             for (at, child) in children {
-                let number = child.and_then(|child| numbers.get(&child)).copied().unwrap_or(0);
+                let place = child.and_then(|child| numbers.binary_search_by_key(&child, |(page, _)| *page).ok());
+                let number = place.and_then(|place| numbers.get(place)).map_or(0, |(_, number)| *number);
                 put_be32(&mut bytes, at, number);
             }
             let number = if page == old { root } else { self.number() };

@@ -216,6 +216,15 @@ pub(super) fn compare(a: (&[Spot], &[u8]), b: (&[Spot], &[u8]), parts: &[KeyPart
     compared
 }
 
+/// The order of two keys, as an index or a table without rowids has them.
+pub fn key_order(a: &[Value<'_>], b: &[Value<'_>], parts: &[KeyPart]) -> Ordering {
+    let mut ordered = a.iter().zip(b).zip(parts).map(|((a, b), part)| {
+        let ordering = values(*a, *b, part.collation);
+        if part.descending { ordering.reverse() } else { ordering }
+    });
+    ordered.find(|ordering| *ordering != Ordering::Equal).unwrap_or(Ordering::Equal)
+}
+
 #[inline(always)]
 fn values(a: Value<'_>, b: Value<'_>, collation: Collation) -> Ordering {
     use Value::{Blob, Integer, Real, Text};

@@ -34,6 +34,7 @@ use accounts::{Accounts, NOBODY, OVERFLOW, Owner};
 use compare::{Comparison, Shape, Task};
 pub use content::{Absent, Allowed, Collation, IndexContent, KeyPart, StoredColumn, TableContent};
 pub use fault::{PageUse, ScrubFault, ScrubFaultKind};
+pub use key::key_order;
 use walk::Walk;
 
 /// Where the pages come from: one consistent state of a database, WAL and all.

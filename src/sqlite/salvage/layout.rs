@@ -21,6 +21,8 @@ pub struct Layout {
     pub has_rowids: bool,
     /// What a record has, in its order.
     pub columns: Vec<LayoutColumn>,
+    /// Columns of the key of a table without rowids: its first; 0 for a table of rowids.
+    pub key: usize,
     /// The rowid's name where no column is it, and none hides it.
     pub rowid_name: Option<&'static str>,
     /// It may refuse more than a NULL in a column that it stores, or has keys in an order that only SQLite knows.
@@ -166,12 +168,14 @@ impl Layouts {
             name: name.to_owned(),
             has_rowids: without == 0,
             columns: Vec::new(),
+            key: 0,
             rowid_name: None,
             has_rules,
         };
         if without != 0 {
             let mut keys: Vec<_> = stored.iter().filter(|(_, key)| *key > 0).cloned().collect();
             keys.sort_by_key(|(_, key)| *key);
+            layout.key = keys.len();
             let rest = stored.into_iter().filter(|(_, key)| *key == 0);
             layout.columns = keys.into_iter().chain(rest).map(|(column, _)| column).collect();
             return Ok(Some(layout));

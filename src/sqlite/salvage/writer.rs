@@ -1,6 +1,6 @@
 //! Writes the new database: tables, rows in bulk without a journal, then indexes, and views and triggers last.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use rusqlite::{ErrorCode, Statement};
 
 use super::layout::{creates, guarded};
 use super::{Layout, quoted};
-use crate::format::{Encoding, SchemaKind, Value};
-use crate::sqlite::{Access, Database, Deadline, IntegrityReport, SqliteFault};
+use crate::format::{Encoding, KeyPart, SchemaKind, Value};
+use crate::sqlite::{Access, Contents, Database, Deadline, IntegrityReport, SqliteFault};
 
 /// What the new database takes from the old one.
 #[derive(Debug, Clone, Copy)]
@@ -79,7 +79,7 @@ impl NewDatabase {
         Ok(self)
     }
 
-    /// The root page of each table, by its name in lower case; and how many pages there are.
+    /// The root page of each table and index, by its name in lower case; and how many pages there are.
     ///
     /// # Errors
     /// SQLite's.
@@ -87,21 +87,43 @@ impl NewDatabase {
         let number = |value: Option<&crate::sqlite::Value>| {
             value.and_then(crate::sqlite::Value::as_i64).and_then(|number| u32::try_from(number).ok()).unwrap_or(0)
         };
-        let rows = self.db.rows("SELECT name, rootpage FROM sqlite_schema WHERE type='table' AND rootpage>0", &[])?;
+        let rows = self.db.rows("SELECT name, rootpage FROM sqlite_schema WHERE rootpage>0", &[])?;
         let root = |row: &Vec<crate::sqlite::Value>| Some((row.first()?.as_str()?.to_lowercase(), number(row.get(1))));
         let count = self.db.rows("PRAGMA page_count", &[])?;
         Ok((rows.iter().filter_map(root).collect(), number(count.first().and_then(|row| row.first()))))
     }
 
-    /// Fills the indexes that a table's constraints made, after pages were put into the table.
+    /// What there is to compare in its tables, and what only SQLite can judge.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn contents(&self) -> Result<Contents, SqliteFault> {
+        self.db.contents_beside_checks()
+    }
+
+    /// Takes indexes out again that a definition of their own made: of a table, or of all; but those that `kept` names in lower case.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn drop_indexes_but(&self, kept: &BTreeSet<String>, of: Option<&str>) -> Result<(), SqliteFault> {
+        let made = "SELECT name FROM sqlite_schema WHERE type='index' AND sql IS NOT NULL AND lower(tbl_name)=lower(ifnull(?1, tbl_name))";
+        let names = self.db.rows(made, &[of.into()])?;
+        let names = names.iter().filter_map(|row| row.first()?.as_str());
+        names
+            .filter(|name| !kept.contains(&name.to_lowercase()))
+            .try_for_each(|name| self.db.batch(&format!("DROP INDEX main.{}", quoted(name))))
+    }
+
+    /// Fills the indexes that a table's constraints made, after pages were put into the table; but for those that `has` names.
     ///
     /// # Errors
     /// SQLite's; where rows repeat a key that must be unique nothing was filled.
-    pub fn fill_indexes(&self, layout: &Layout) -> Result<(), SqliteFault> {
+    pub fn fill_indexes(&self, layout: &Layout, has: &BTreeSet<String>) -> Result<(), SqliteFault> {
         // The key of a table WITHOUT ROWID is the table itself.
         let of_it = "SELECT name FROM pragma_index_list(?1) WHERE origin='u' OR origin='pk' AND ?2";
         let names = self.db.rows(of_it, &[layout.name.as_str().into(), i64::from(layout.has_rowids).into()])?;
-        for name in names.iter().filter_map(|row| row.first()?.as_str()) {
+        let names = names.iter().filter_map(|row| row.first()?.as_str());
+        for name in names.filter(|name| !has.contains(&name.to_lowercase())) {
             self.db.batch(&format!("REINDEX main.{}", quoted(name)))?;
         }
         Ok(())
@@ -362,6 +384,36 @@ impl<'a> Inserter<'a> {
         }
         let Some(is_there) = &mut self.is_there else { return Ok(None) };
         is_there.exists([rowid]).map(Some).map_err(fault)
+    }
+
+    /// Whether there is a row with this key, in a table without rowids.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn has_key(&mut self, key: &[Value<'_>]) -> Result<bool, SqliteFault> {
+        let db = &self.new.db;
+        let fault = |error: rusqlite::Error| db.fault("reading rows of", &error);
+        if self.is_there.is_none() {
+            let columns = self.layout.columns.iter().take(self.layout.key).enumerate();
+            let same: Vec<String> =
+                columns.map(|(at, column)| format!("{}=?{}", quoted(&column.name), at + 1)).collect();
+            let sql = format!("SELECT 1 FROM main.{} WHERE {}", quoted(&self.layout.name), same.join(" AND "));
+            self.is_there = Some(db.connection.prepare(&sql).map_err(fault)?);
+        }
+        let Some(is_there) = &mut self.is_there else { return Ok(false) };
+        for (at, value) in key.iter().take(self.layout.key).enumerate() {
+            bind(is_there, at + 1, *value, self.new.encoding).map_err(fault)?;
+        }
+        is_there.raw_query().next().map(|row| row.is_some()).map_err(fault)
+    }
+
+    /// How the keys of a table without rowids are ordered; `None` where only SQLite knows.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn key_parts(&self) -> Result<Option<Vec<KeyPart>>, SqliteFault> {
+        let contents = self.new.contents()?;
+        Ok(contents.tables.into_iter().find(|table| table.name == self.layout.name).map(|table| table.key))
     }
 }
 

@@ -1,43 +1,38 @@
 //! The check of a new database, before anybody may see it.
 //!
-//! Where rows came one by one, SQLite checks all of it. Where pages were moved, the structure of every tree and of the file is looked
-//! through by the scrub, which says what SQLite's `quick_check` says at several times its speed; a NULL that is refused was looked for
-//! while the pages went over; and SQLite looks at the tables with rules of other kinds. No index is compared with its table then: SQLite has
-//! made each of them a moment ago, from the rows as they are.
+//! Where rows came one by one, SQLite checks all of it. Where pages were moved, they have been [proven](super::prove), and SQLite looks at
+//! the tables with rules of other kinds.
 
-use std::fs::File;
 use std::path::Path;
 
 use super::failed;
-use crate::backup::structure;
+use super::prove::Proof;
 use crate::job::{JobFailure, Salvaged};
 use crate::sqlite::salvage::check_new;
 
 /// Lines that a message repeats.
-const SAID: usize = 3;
+pub(super) const SAID: usize = 3;
 
 /// Whether it passed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Passed {
     Yes,
     No,
+    /// Of a database that indexes went over into: they may be what is wrong with it, in these words.
+    NotIndexes(Vec<String>),
 }
 
-/// Checks the database that was moved into, or with no tables given, any. `ruled` are the tables that only SQLite can judge.
+/// Checks the database that was moved into, by what its pages have shown; with no proof, any.
 pub(super) fn check(
     path: &Path,
-    file: &File,
-    ruled: Option<&[&str]>,
+    proof: Option<Proof>,
     has_virtuals: bool,
     report: &mut Salvaged,
 ) -> Result<Passed, JobFailure> {
     let failed_check = |text: String| failed(format!("the new database did not pass its check: {text}"));
-    let mut said = match ruled {
-        // SQLite has the file closed.
-        Some(_) => structure(file, SAID).map_err(failed_check)?.iter().map(ToString::to_string).collect(),
-        None => Vec::new(),
-    };
-    let checked = check_new(path, ruled).map_err(|fault| failed_check(fault.to_string()))?;
+    let (mut said, ruled) = proof.map_or((Vec::new(), None), |proof| (proof.said, Some(proof.ruled)));
+    let ruled: Option<Vec<&str>> = ruled.as_ref().map(|ruled| ruled.iter().map(String::as_str).collect());
+    let checked = check_new(path, ruled.as_deref()).map_err(|fault| failed_check(fault.to_string()))?;
     for one in checked {
         if let Some(fault) = one.fault {
             if has_virtuals {

@@ -1,9 +1,13 @@
 //! Fills the new database: tables, their rows, what belongs nowhere, then indexes, virtual tables, views and triggers.
 
+use std::collections::BTreeSet;
+
+use super::moving::MovedTrees;
 use super::plan::Plan;
+use super::progress;
 use super::rebuild::Rebuild;
 use super::view::View;
-use crate::format::salvage::{Assignment, Leaf, Moved, Pages as _, Piece, Survey, values_of};
+use crate::format::salvage::{Assignment, Leaf, Pages as _, Piece, Survey, values_of};
 use crate::format::{SchemaKind, Value};
 use crate::job::{Salvaged, SalvagedTable};
 use crate::sqlite::SqliteFault;
@@ -28,23 +32,28 @@ pub(super) fn define_tables(new: &mut NewDatabase, plan: &mut Plan, report: &mut
     report.damage.append(&mut plan.damage);
 }
 
-/// Fills all that pages were not `moved` for: row by row.
+/// Fills all that pages were not `moved` for: row by row. Tells what is left of what was moved: of a table that cannot be what it is, all
+/// rows are put in by SQLite.
 pub(super) fn fill(
     new: &mut NewDatabase,
     rebuild: &Rebuild<'_>,
-    moved: &[Option<Moved>],
+    mut moved: MovedTrees,
     deleted: &[u32],
     report: &mut Salvaged,
-) -> Result<(), SqliteFault> {
+) -> Result<MovedTrees, SqliteFault> {
     let Rebuild { view, survey, plan, assignment, .. } = *rebuild;
-    let mut moved = moved.to_vec();
-    for (moved, table) in moved.iter_mut().zip(&plan.tables) {
+    for (moved_table, table) in moved.tables.iter_mut().zip(&plan.tables) {
         // A key twice: SQLite has to look at each row.
-        if let (Some(_), Some(layout)) = (&moved, &table.layout)
-            && new.fill_indexes(layout).is_err()
+        if let (Some(_), Some(layout)) = (&moved_table, &table.layout)
+            && new.fill_indexes(layout, &moved.indexes).is_err()
         {
+            new.drop_indexes_but(&BTreeSet::new(), Some(&layout.name))?;
+            let its = plan.index_trees().filter(|(_, row)| row.table.eq_ignore_ascii_case(&layout.name));
+            its.for_each(|(_, row)| {
+                moved.indexes.remove(&row.name.to_lowercase());
+            });
             new.empty(layout)?;
-            *moved = None;
+            *moved_table = None;
         }
     }
     let lost_layout = lost_layout(plan, survey, assignment, deleted);
@@ -56,6 +65,12 @@ pub(super) fn fill(
     new.begin_rows()?;
     let mut lost = is_needed.then(|| new.inserter(&lost_layout));
     let (mut lost_count, mut deleted_count) = (0, 0);
+    let to_read = |(at, pieces): (usize, &Vec<Piece>)| match moved.tables.get(at) {
+        Some(Some(moved)) => moved.left.len(),
+        _ => pieces.len(),
+    };
+    let to_read: usize = assignment.pieces.iter().take(plan.tables.len()).enumerate().map(to_read).sum();
+    progress::part(progress::ROWS, to_read as u64);
     for (at, table) in plan.tables.iter().enumerate() {
         let (Some(layout), Some(pieces)) = (&table.layout, assignment.pieces.get(at)) else { continue };
         let mut told = SalvagedTable {
@@ -66,11 +81,12 @@ pub(super) fn fill(
         };
         let mut inserter = new.inserter(layout);
         let mut pieces = pieces.as_slice();
-        if let Some(Some(moved)) = moved.get(at) {
+        if let Some(Some(moved)) = moved.tables.get(at) {
             (told.kept, told.adopted) = (moved.rows, moved.adopted);
             pieces = &moved.left;
         }
         for piece in pieces {
+            progress::step(progress::ROWS, 1);
             filling.piece(piece, table.row.root, layout, &mut inserter, lost.as_mut(), &mut told, &mut lost_count)?;
         }
         let lacked = told.incomplete;
@@ -96,7 +112,8 @@ pub(super) fn fill(
     if is_needed && lost_count + deleted_count == 0 {
         new.batch("DROP TABLE lost_and_found")?;
     }
-    finish(new, &filling, plan, assignment, report)
+    finish(new, &filling, rebuild, &moved, report)?;
+    Ok(moved)
 }
 
 impl Filling<'_> {
@@ -205,6 +222,7 @@ fn lost_layout(plan: &Plan, survey: &Survey, assignment: &Assignment, deleted: &
         name: "lost_and_found".to_owned(),
         has_rowids: true,
         columns: columns.map(column).collect(),
+        key: 0,
         rowid_name: None,
         has_rules: false,
     }
@@ -218,8 +236,8 @@ fn lost_sql(layout: &Layout) -> String {
 fn finish(
     new: &mut NewDatabase,
     filling: &Filling<'_>,
-    plan: &Plan,
-    assignment: &Assignment,
+    Rebuild { plan, assignment, .. }: &Rebuild<'_>,
+    moved: &MovedTrees,
     report: &mut Salvaged,
 ) -> Result<(), SqliteFault> {
     let view = filling.view;
@@ -237,8 +255,13 @@ fn finish(
             }
         }
     }
-    for row in plan.last.iter().filter(|row| row.kind == SchemaKind::Index) {
+    let is_there = |row: &&crate::format::SchemaRow| moved.indexes.contains(&row.name.to_lowercase());
+    let indexes = plan.last.iter().filter(|row| row.kind == SchemaKind::Index && !is_there(row));
+    progress::part(progress::INDEXES, indexes.clone().count() as u64);
+    for row in indexes {
+        progress::step(progress::INDEXES, 0);
         define(new, row, report);
+        progress::step(progress::INDEXES, 1);
     }
     if !plan.virtuals.is_empty()
         && let Err(said) = new.check()

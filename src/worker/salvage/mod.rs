@@ -5,6 +5,8 @@ mod check;
 mod fill;
 mod moving;
 mod plan;
+mod progress;
+mod prove;
 mod rebuild;
 mod view;
 
@@ -12,17 +14,27 @@ use std::ffi::OsStr;
 
 use crate::backup::side_name;
 use crate::format::Header;
-use crate::format::salvage::{Assignment, Survey, assign};
+use crate::format::salvage::{Assignment, Pages as _, Survey, assign};
 use crate::host::{Folder, page_threads};
 use crate::job::{FailureKind, JobFailure, SalvageJob, Salvaged};
-use crate::sqlite::SqliteFault;
 use crate::sqlite::salvage::{NewDatabase, NewDatabaseOptions};
+use crate::sqlite::{Contents, SqliteFault};
 
 pub(super) use beyond::beyond;
-use check::{Passed, check};
+use check::{Passed, SAID, check};
+use moving::{May, MovedTrees, Target};
 use plan::Plan;
 use rebuild::Rebuild;
 use view::{Files, View};
+
+/// Salvages, and says on the standard error how far it is.
+///
+/// # Errors
+/// As [`run`].
+pub(super) fn run_and_tell(job: &SalvageJob) -> Result<Salvaged, JobFailure> {
+    progress::tell();
+    run(job)
+}
 
 /// Salvages.
 ///
@@ -55,11 +67,21 @@ pub(super) fn run(job: &SalvageJob) -> Result<Salvaged, JobFailure> {
     let survey = survey_of(&view);
     let backup_files = job.backup.as_deref().map(Files::open).transpose()?;
     let backup = backup_files.as_ref().map(Source::of).transpose()?;
-    let mut result = build(job, (&view, &survey), backup.as_ref(), &to, &temporary, true);
-    if matches!(result, Ok((_, Passed::No)) | Err(_)) {
+    let new = |may_move| build(job, (&view, &survey), backup.as_ref(), &to, &temporary, may_move);
+    let mut result = new(May::All);
+    if let Ok((_, Passed::NotIndexes(said))) = &result {
+        let said = format!("its indexes did not agree with its rows; they were made anew ({})", said.join("; "));
+        clean();
+        result = new(May::Tables).map(|(mut salvaged, passed)| {
+            salvaged.damage.push(said);
+            salvaged.clean = false;
+            (salvaged, passed)
+        });
+    }
+    if matches!(result, Ok((_, Passed::No | Passed::NotIndexes(_))) | Err(_)) {
         // Sound pages can hold rows that their table refuses: SQLite has to look at each.
         clean();
-        result = build(job, (&view, &survey), backup.as_ref(), &to, &temporary, false);
+        result = new(May::Nothing);
     }
     let result = result.and_then(|(salvaged, _)| {
         files.are_still_so()?;
@@ -94,17 +116,18 @@ impl<'a> Source<'a> {
 }
 
 fn survey_of(view: &View<'_>) -> Survey {
+    progress::part(progress::READING, view.count().into());
     Survey::of(view, view.geometry, view.encoding, view.header, page_threads())
 }
 
-/// Builds the new database; with `may_move` sound pages go as they are.
+/// Builds the new database, into which sound pages go as they are where they may.
 fn build(
     job: &SalvageJob,
     (view, survey): (&View<'_>, &Survey),
     backup: Option<&Source<'_>>,
     to: &Folder,
     temporary: &str,
-    may_move: bool,
+    may_move: May,
 ) -> Result<(Salvaged, Passed), JobFailure> {
     let path = to.path().join(temporary);
     let mut plan = Plan::of(view, survey, job.schema.as_deref(), backup.map(|backup| &backup.plan)).map_err(failed)?;
@@ -127,24 +150,39 @@ fn build(
     };
     let deleted = if job.deleted { survey.deleted() } else { Vec::new() };
     fill::define_tables(&mut new, &mut plan, &mut report);
-    let mut moved = Vec::new();
-    if may_move {
+    let mut moved = MovedTrees::default();
+    if may_move != May::Nothing {
+        let contents = match may_move {
+            May::All => moving::define_indexes(&mut new, &plan, (view, survey), &assignment).map_err(words)?,
+            _ => Contents::default(),
+        };
         let (roots, count) = new.roots().map_err(words)?;
         new.close().map_err(words)?;
         let file = to.open_for_writing_in(temporary).map_err(|error| failed(error.to_string()))?;
-        moved = moving::run(&file, &plan, view, survey, &assignment, &roots, count)?;
+        let target = Target { file: &file, roots: &roots, count, contents: &contents };
+        moved = moving::run(&target, &plan, view, survey, &assignment)?;
         drop(file);
         new = NewDatabase::reopen(&path, &options(view)).map_err(words)?;
+        new.drop_indexes_but(&moved.indexes, None).map_err(words)?;
     }
     let rebuild = Rebuild { view, survey, plan: &plan, assignment: &assignment, backup, renumbered: job.renumbered };
-    fill::fill(&mut new, &rebuild, &moved, &deleted, &mut report).map_err(words)?;
+    let moved = fill::fill(&mut new, &rebuild, moved, &deleted, &mut report).map_err(words)?;
+    let contents = if moved.is_empty() { Contents::default() } else { new.contents().map_err(words)? };
     new.close().map_err(words)?;
 
     let file = to.open_for_writing_in(temporary).map_err(|error| failed(error.to_string()))?;
     file.sync_all().map_err(|error| failed(format!("fsync of {}: {error}", path.display())))?;
     report.size = file.metadata().map_or(0, |meta| meta.len());
-    let ruled: Option<Vec<&str>> = moved.iter().any(Option::is_some).then(|| plan.ruled());
-    let passed = check(&path, &file, ruled.as_deref(), !plan.virtuals.is_empty(), &mut report)?;
+    let mut proof = None;
+    if !moved.is_empty() {
+        let proven = prove::prove(&file, &plan, &moved, &contents, SAID);
+        let proven = proven.map_err(|error| failed(format!("the new database could not be checked: {error}")))?;
+        if proven.is_of_indexes && !proven.said.is_empty() {
+            return Ok((report, Passed::NotIndexes(proven.said)));
+        }
+        proof = Some(proven);
+    }
+    let passed = check(&path, proof, !plan.virtuals.is_empty(), &mut report)?;
     report.clean = report.damage.is_empty();
     Ok((report, passed))
 }

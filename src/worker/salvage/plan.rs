@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::view::View;
 use crate::format::salvage::{
-    Affinity, Assignment, ColumnShape, Leaf, Pages as _, Piece, Survey, TableShape, Tree, TreeUse, values_of,
+    Affinity, Assignment, ColumnShape, Heard, Leaf, Pages as _, Piece, Survey, TableShape, Tree, TreeUse, values_of,
 };
 use crate::format::{SchemaKind, SchemaRow, Value};
 use crate::sqlite::salvage::{Layout, LayoutColumn, Layouts};
@@ -19,6 +19,8 @@ pub(super) struct Table {
     /// Its definition; ours where its own is none.
     pub sql: String,
     pub made_up: bool,
+    /// What SQLite's own tables say of one whose definition is gone.
+    heard: Option<Heard>,
 }
 
 /// What the new database shall have.
@@ -48,7 +50,8 @@ impl Plan {
     ) -> Result<Plan, String> {
         let mut plan = Plan::default();
         let found = survey.schema(view);
-        if found.hurt || found.rows.is_empty() {
+        let found_little = found.hurt || found.rows.is_empty();
+        if found_little {
             plan.damage.push("the schema could not be read in full".to_owned());
         }
         plan.schema_pages = found.pages;
@@ -73,6 +76,9 @@ impl Plan {
         }
         plan.last.sort_by_key(|row| row.kind);
         plan.name_by_indexes();
+        if found_little {
+            plan.name_by_hearsay(survey.heard(view));
+        }
         Ok(plan)
     }
 
@@ -89,7 +95,26 @@ impl Plan {
             self.damage.push(format!("the definition of table {} is gone", index.table));
             let (kind, name, table) = (SchemaKind::Table, index.table.clone(), index.table.clone());
             let row = SchemaRow { kind, name, table, root: 0, sql: None };
-            self.tables.push(Table { row, layout: None, sql: String::new(), made_up: true });
+            self.tables.push(Table { row, layout: None, sql: String::new(), made_up: true, heard: None });
+        }
+    }
+
+    /// Tables that SQLite's own tables speak of; one that no tree turns out to be is left out.
+    fn name_by_hearsay(&mut self, heard: BTreeMap<String, Heard>) {
+        let all = self.tables.iter().map(|table| &table.row).chain(&self.virtuals).chain(&self.internal);
+        let known: BTreeSet<String> = all.map(|row| row.name.to_lowercase()).collect();
+        for (name, heard) in heard {
+            let at = self.tables.iter().position(|table| table.row.name.eq_ignore_ascii_case(&name));
+            match at.and_then(|at| self.tables.get_mut(at)).filter(|table| table.made_up && table.row.root == 0) {
+                Some(table) => table.heard = Some(heard),
+                None if known.contains(&name.to_lowercase()) => {}
+                None => {
+                    let (kind, table) = (SchemaKind::Table, name.clone());
+                    let row = SchemaRow { kind, name, table, root: 0, sql: None };
+                    let (layout, sql, made_up) = (None, String::new(), true);
+                    self.tables.push(Table { row, layout, sql, made_up, heard: Some(heard) });
+                }
+            }
         }
     }
 
@@ -106,7 +131,7 @@ impl Plan {
                     self.damage.push(format!("the definition of table {} cannot be read", row.name));
                 }
                 let (layout, sql) = tried.map_or((None, String::new()), |(layout, sql)| (Some(layout), sql));
-                self.tables.push(Table { row, made_up: layout.is_none(), layout, sql });
+                self.tables.push(Table { row, made_up: layout.is_none(), layout, sql, heard: None });
             }
             SchemaKind::Index => {
                 if row.sql.is_some() && !internal {
@@ -147,15 +172,15 @@ impl Plan {
             let is_told = table.layout.is_none() && table.row.root == 0;
             let told_by = indexes.iter().enumerate().filter(|(_, row)| is_told && row.table == table.row.name);
             let told_by = told_by.map(|(at, _)| self.tables.len() + self.internal.len() + at).collect();
-            Tree { root: table.row.root, use_: TreeUse::Table, shape, told_by }
+            Tree { root: table.row.root, use_: TreeUse::Table, shape, told_by, heard: table.heard }
         };
         let internal = |row: &SchemaRow| {
             let shape = TableShape { has_rowids: true, columns: Vec::new(), known: false };
-            Tree { root: row.root, use_: TreeUse::Table, shape, told_by: Vec::new() }
+            Tree { root: row.root, use_: TreeUse::Table, shape, told_by: Vec::new(), heard: None }
         };
         let index = |row: &SchemaRow| {
             let shape = TableShape { has_rowids: false, columns: Vec::new(), known: false };
-            Tree { root: row.root, use_: TreeUse::Index, shape, told_by: Vec::new() }
+            Tree { root: row.root, use_: TreeUse::Index, shape, told_by: Vec::new(), heard: None }
         };
         let tables = self.tables.iter().map(table);
         tables.chain(self.internal.iter().map(internal)).chain(indexes.iter().copied().map(index)).collect()
@@ -170,6 +195,10 @@ impl Plan {
             // A table of which nothing is known but a name is not worth making up.
             if pieces.is_empty() && table.row.sql.is_none() {
                 continue;
+            }
+            let gone = format!("the definition of table {} is gone", table.row.name);
+            if table.heard.is_some() && !self.damage.contains(&gone) {
+                self.damage.push(gone);
             }
             let layout = made_up(&table.row.name, view, survey, pieces);
             table.sql = definition(&layout);
@@ -280,7 +309,7 @@ fn made_up(name: &str, view: &View<'_>, survey: &Survey, pieces: &[Piece]) -> La
         });
     }
     let rowid_name = (has_rowids && !columns.iter().any(|column| column.is_rowid)).then_some("rowid");
-    Layout { name: name.to_owned(), has_rowids, columns, rowid_name, has_rules: true }
+    Layout { name: name.to_owned(), has_rowids, columns, key: 0, rowid_name, has_rules: true }
 }
 
 fn definition(layout: &Layout) -> String {

@@ -3,6 +3,8 @@
 //! An index's entry proves that its row was there. A row is only built where every stored column is known: a NULL in the place of what is
 //! not known would pass for the user's own. The others are counted, so that the loss is told even where no page tells it.
 
+mod keyed;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use super::Source;
@@ -114,7 +116,7 @@ impl Rebuild<'_> {
         }
         let indexes = self.indexes(table, layout);
         if !layout.has_rowids {
-            return self.by_keys(layout, &indexes, inserter, told);
+            return self.by_keys(at, layout, &indexes, inserter, told);
         }
         let covered = self.covered(at);
         let (mut after, mut gone) = (None, 0);
@@ -239,40 +241,6 @@ impl Rebuild<'_> {
             })?;
         }
         Ok((missing, upper))
-    }
-
-    /// A table WITHOUT ROWID: an index that has all of its columns has its rows.
-    fn by_keys(
-        &self,
-        layout: &Layout,
-        indexes: &[Index<'_>],
-        inserter: &mut Inserter<'_>,
-        told: &mut SalvagedTable,
-    ) -> Result<(), SqliteFault> {
-        for index in indexes {
-            let place =
-                |column: usize| index.layout.columns.iter().position(|known| *known == IndexColumn::Column(column));
-            let places: Vec<Option<usize>> = (0..layout.columns.len()).map(place).collect();
-            let is_known = |(place, column): (&Option<usize>, &crate::sqlite::salvage::LayoutColumn)| {
-                place.is_some() || column.generated
-            };
-            if !places.iter().zip(&layout.columns).all(is_known) {
-                continue;
-            }
-            self.each_entry(index, &mut |values| {
-                let row: Vec<Value<'_>> = places
-                    .iter()
-                    .map(|place| place.and_then(|place| values.get(place)).copied().unwrap_or(Value::Null))
-                    .collect();
-                if inserter.insert(None, &row)? == Inserted::Kept {
-                    (told.kept, told.rebuilt) = (told.kept + 1, told.rebuilt + 1);
-                }
-                Ok::<_, SqliteFault>(())
-            })?;
-            told.lost = told.lost.saturating_sub(told.rebuilt);
-            told.incomplete &= !index.is_whole;
-        }
-        Ok(())
     }
 
     /// Rows that are gone and that the backup has: those of which an index says that they were there, and where no index has every row,

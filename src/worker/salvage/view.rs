@@ -276,6 +276,7 @@ impl Pages for View<'_> {
 
     fn run(&self, first: u32, page_size: u32, into: &mut [u8]) -> bool {
         let size = page_size as usize;
+        super::progress::step(super::progress::READING, (into.len() / size.max(1)) as u64);
         let last = first.saturating_add((into.len() / size.max(1)) as u32).saturating_sub(1);
         let Some(main) = &self.files.main else { return false };
         let from = self.geometry.offset_of(first);

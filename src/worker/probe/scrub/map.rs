@@ -12,10 +12,10 @@ use jiff::Timestamp;
 use super::super::dotfile;
 use super::super::files::{self, Files, Looked, with_suffix};
 use super::super::raw;
+use super::told;
 use super::view::{self, View};
-use super::{THREADS_MAX, told};
 use crate::format::{self, Hashing, Header, MAP_PAGES_MAX, PageMap, ScrubPlan};
-use crate::host::Folder;
+use crate::host::{Folder, page_threads};
 use crate::job::{DatabaseSite, FileState, Fingerprint, JournalState, KnownState, PAGE_MAP, WalPosition, WalState};
 use crate::worker::sweep::Sweep;
 
@@ -54,12 +54,11 @@ pub(in crate::worker) fn make(site: &DatabaseSite, folder: &Path) -> Result<Know
     let mark = view.wal_facts.mark.filter(|mark| view.wal_facts.state == WalState::Sound && mark.last_commit > 0);
     let is_wal = mark.is_some() || files.shm.state.size() > 0 || header.is_wal();
     let until = (!is_wal).then(|| since + Duration::from_millis(site.block_max_ms));
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
     let plan = ScrubPlan {
         header,
         counted,
         there: view.there,
-        threads: cores.clamp(1, THREADS_MAX),
+        threads: page_threads(),
         faults_max: 1,
         // For the pages' owners.
         contents: Some(&[]),

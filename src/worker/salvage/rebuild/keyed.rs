@@ -1,0 +1,278 @@
+//! The same for tables without rowids: what tells a row from all others is its key, which every entry of every index of the table has.
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+use super::{Index, Known, Owned, ROOM, ROW, Rebuild, complete};
+use crate::format::salvage::{CellPlace, Leaf, Pages as _, values_of};
+use crate::format::{KeyPart, Value, key_order};
+use crate::job::SalvagedTable;
+use crate::sqlite::SqliteFault;
+use crate::sqlite::salvage::{IndexColumn, IndexLayout, Inserted, Inserter, Layout};
+
+/// A digest of a key. Two keys with one are not to be met with, and would have to agree in all that an index has of them.
+type KeyDigest = u128;
+
+/// Where keys may be missing.
+struct KeyGaps {
+    parts: Vec<KeyPart>,
+    /// `None` for the beginning of the tree, or its end.
+    between: Vec<(Option<Key>, Option<Key>)>,
+    /// The first key and the last of each leaf of which every row was read: what is not there was deleted. In their order.
+    covered: Vec<(Key, Key)>,
+}
+
+type Key = Vec<Owned>;
+
+impl KeyGaps {
+    /// Whether a row with this key would stand there.
+    fn has(&self, key: &[Value<'_>]) -> bool {
+        let compared = |known: &Key| order(known, key, &self.parts);
+        let is_between = self.between.iter().any(|(after, before)| {
+            after.as_ref().map(compared).is_none_or(|order| order == Ordering::Less)
+                && before.as_ref().map(compared).is_none_or(|order| order == Ordering::Greater)
+        });
+        let before = self.covered.partition_point(|(first, _)| compared(first) != Ordering::Greater).checked_sub(1);
+        let covers = before.and_then(|at| self.covered.get(at)).map(|(_, last)| compared(last));
+        is_between && covers.is_none_or(|order| order == Ordering::Less)
+    }
+}
+
+fn order(known: &[Owned], key: &[Value<'_>], parts: &[KeyPart]) -> Ordering {
+    let known: Vec<Value<'_>> = known.iter().map(Owned::value).collect();
+    key_order(&known, key, parts)
+}
+
+impl Rebuild<'_> {
+    /// Rows of table `at` that are not there.
+    pub(super) fn by_keys(
+        &self,
+        at: usize,
+        layout: &Layout,
+        indexes: &[Index<'_>],
+        inserter: &mut Inserter<'_>,
+        told: &mut SalvagedTable,
+    ) -> Result<(), SqliteFault> {
+        // An index that has every row has told all that is lost; a key that it does not name was deleted.
+        let is_whole = indexes.iter().any(|index| index.is_whole);
+        let gaps = if is_whole { None } else { self.key_gaps(at, layout, inserter)? };
+        let (mut after, mut gone) = (None, 0);
+        loop {
+            let (mut missing, next) = self.missing_keys(layout, indexes, after, inserter)?;
+            let mut still = BTreeMap::new();
+            while let Some((digest, known)) = missing.pop_first() {
+                let values = complete(layout, &known);
+                let row = values.as_ref().map(|values| values.iter().map(Owned::value).collect::<Vec<_>>());
+                match row.map(|row| inserter.insert(None, &row)).transpose()? {
+                    Some(Inserted::Kept) => (told.kept, told.rebuilt) = (told.kept + 1, told.rebuilt + 1),
+                    _ => {
+                        still.insert(digest, known);
+                    }
+                }
+            }
+            self.take_keys_from_backup(layout, (&mut still, gaps.as_ref()), inserter, told)?;
+            gone += still.len() as u64;
+            if next.is_none() {
+                break;
+            }
+            after = next;
+        }
+        told.lost = told.lost.saturating_sub(told.rebuilt + told.from_backup).max(gone);
+        told.incomplete &= !is_whole;
+        Ok(())
+    }
+
+    /// What indexes have and the table has not, above `after`; and where to go on, when there was no room for all.
+    fn missing_keys(
+        &self,
+        layout: &Layout,
+        indexes: &[Index<'_>],
+        after: Option<KeyDigest>,
+        inserter: &mut Inserter<'_>,
+    ) -> Result<(BTreeMap<KeyDigest, Known>, Option<KeyDigest>), SqliteFault> {
+        let mut missing: BTreeMap<KeyDigest, Known> = BTreeMap::new();
+        let (mut size, mut upper) = (0, None);
+        for index in indexes {
+            let Some(places) = places_of_key(layout, &index.layout) else { continue };
+            self.each_entry(index, &mut |values| {
+                let key: Option<Vec<Value<'_>>> = places.iter().map(|at| values.get(*at).copied()).collect();
+                let Some(key) = key else { return Ok(()) };
+                let digest = digest(&key);
+                if after.is_some_and(|after| digest <= after) || upper.is_some_and(|upper| digest > upper) {
+                    return Ok(());
+                }
+                if !missing.contains_key(&digest) {
+                    if inserter.has_key(&key)? {
+                        return Ok(());
+                    }
+                    size += ROW + layout.columns.len() * 32;
+                }
+                let known = missing.entry(digest).or_default();
+                size += known.learn(layout, &index.layout, values);
+                while size > ROOM && missing.len() > 1 {
+                    let Some((digest, known)) = missing.pop_last() else { break };
+                    let values: usize = known.columns.iter().flatten().map(Owned::len).sum();
+                    size = size.saturating_sub(ROW + layout.columns.len() * 32 + values);
+                    upper = digest.checked_sub(1);
+                }
+                Ok::<_, SqliteFault>(())
+            })?;
+        }
+        Ok((missing, upper))
+    }
+
+    /// Rows that are gone and that the backup has: those of which an index says that they were there; and in gaps, which are only given
+    /// where no index has every row. Those that are found leave `still`.
+    fn take_keys_from_backup(
+        &self,
+        layout: &Layout,
+        (still, gaps): (&mut BTreeMap<KeyDigest, Known>, Option<&KeyGaps>),
+        inserter: &mut Inserter<'_>,
+        told: &mut SalvagedTable,
+    ) -> Result<(), SqliteFault> {
+        // Texts go over as bytes: those of another encoding would be others.
+        let Some(backup) = self.backup.filter(|backup| backup.view.encoding == self.view.encoding) else {
+            return Ok(());
+        };
+        if still.is_empty() && gaps.is_none_or(|gaps| gaps.between.is_empty()) {
+            return Ok(());
+        }
+        let names = |layout: &Layout| layout.columns.iter().map(|column| column.name.clone()).collect::<Vec<_>>();
+        let theirs = backup.plan.tables.iter().position(|table| {
+            let same = |theirs: &Layout| theirs.key == layout.key && names(theirs) == names(layout);
+            table.row.name.eq_ignore_ascii_case(&layout.name) && table.layout.as_ref().is_some_and(same)
+        });
+        for piece in theirs.and_then(|theirs| backup.assignment.pieces.get(theirs)).into_iter().flatten() {
+            let Some(bytes) = backup.view.page(piece.page) else { continue };
+            let leaf = Leaf::read(&bytes, piece.page, &backup.survey.geometry, None);
+            for row in leaf.rows(&backup.view, &|page| backup.survey.note(page).kind.is_none()) {
+                let values = values_of(&row.payload);
+                let Some(key) = values.get(..layout.key).filter(|_| row.is_complete() && !row.uncertain) else {
+                    continue;
+                };
+                let digest = digest(key);
+                let is_it = match still.get(&digest) {
+                    Some(known) => known.agrees(&values),
+                    None => gaps.is_some_and(|gaps| gaps.has(key)) && !inserter.has_key(key)?,
+                };
+                if is_it && inserter.insert(None, &values)? == Inserted::Kept {
+                    still.remove(&digest);
+                    (told.kept, told.from_backup) = (told.kept + 1, told.from_backup + 1);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Where keys may be missing; `None` where only SQLite knows their order, or where they are too many to be remembered.
+    fn key_gaps(&self, at: usize, layout: &Layout, inserter: &Inserter<'_>) -> Result<Option<KeyGaps>, SqliteFault> {
+        let parts = match self.backup {
+            Some(_) => inserter.key_parts()?,
+            None => None,
+        };
+        let Some(parts) = parts else { return Ok(None) };
+        let mut between = Vec::new();
+        for gap in self.assignment.key_gaps.get(at).into_iter().flatten() {
+            let key = |place: Option<CellPlace>| match place {
+                None => Some(None),
+                Some(place) => self.key_at(place, layout).map(Some),
+            };
+            // With an end that cannot be read nobody knows what would stand there.
+            between.extend(key(gap.after).zip(key(gap.before)));
+        }
+        if between.is_empty() {
+            return Ok(None);
+        }
+        let covered = self.covered_keys(at, layout, &parts);
+        Ok(covered.map(|covered| KeyGaps { parts, between, covered }))
+    }
+
+    fn covered_keys(&self, at: usize, layout: &Layout, parts: &[KeyPart]) -> Option<Vec<(Key, Key)>> {
+        let (mut covered, mut size) = (Vec::new(), 0);
+        for piece in self.assignment.pieces.get(at)? {
+            let note = self.survey.note(piece.page);
+            if !note.sound || note.kind.is_none_or(|kind| !kind.is_leaf()) {
+                continue;
+            }
+            let Some(bytes) = self.view.page(piece.page) else { continue };
+            let leaf = Leaf::read(&bytes, piece.page, &self.survey.geometry, None);
+            let (Some(first), Some(last)) = (leaf.cells.first(), leaf.cells.last()) else { continue };
+            let place = |at| CellPlace { page: piece.page, at };
+            let (Some(first), Some(last)) = (self.key_at(place(first.at), layout), self.key_at(place(last.at), layout))
+            else {
+                continue;
+            };
+            size += ROW + first.iter().chain(&last).map(Owned::len).sum::<usize>();
+            if size > ROOM {
+                return None;
+            }
+            covered.push((first, last));
+        }
+        covered.sort_by(|(a, _), (b, _)| order(a, &b.iter().map(Owned::value).collect::<Vec<_>>(), parts));
+        Some(covered)
+    }
+
+    fn key_at(&self, place: CellPlace, layout: &Layout) -> Option<Key> {
+        let bytes = self.view.page(place.page)?;
+        let mut leaf = Leaf::read(&bytes, place.page, &self.survey.geometry, None);
+        leaf.cells.retain(|cell| cell.at == place.at);
+        let row = leaf.rows(self.view, &|page| self.survey.note(page).kind.is_none()).next()?;
+        let key: Key = values_of(&row.payload).into_iter().take(layout.key).map(Owned::of).collect();
+        (row.is_complete() && !row.uncertain && key.len() == layout.key).then_some(key)
+    }
+}
+
+impl Known {
+    /// Takes what an entry of an index has of it; so many bytes of memory more.
+    fn learn(&mut self, layout: &Layout, index: &IndexLayout, entry: &[Value<'_>]) -> usize {
+        let mut more = 0;
+        self.columns.resize(layout.columns.len(), None);
+        for (value, column) in entry.iter().zip(&index.columns) {
+            let IndexColumn::Column(column) = column else { continue };
+            let Some(slot) = self.columns.get_mut(*column) else { continue };
+            let value = Owned::of(*value);
+            match slot {
+                Some(there) => self.contradicts |= !there.is_same(&value),
+                None => {
+                    more += value.len();
+                    *slot = Some(value);
+                }
+            }
+        }
+        more
+    }
+
+    /// Whether these can be the row's values.
+    fn agrees(&self, values: &[Value<'_>]) -> bool {
+        let is_so = |(at, known): (usize, &Option<Owned>)| match known {
+            Some(known) => values.get(at).is_some_and(|value| Owned::of(*value).is_same(known)),
+            None => true,
+        };
+        !self.contradicts && self.columns.iter().enumerate().all(is_so)
+    }
+}
+
+/// Where an entry of an index has the columns of its table's key.
+fn places_of_key(layout: &Layout, index: &IndexLayout) -> Option<Vec<usize>> {
+    let place = |column| index.columns.iter().position(|one| *one == IndexColumn::Column(column));
+    (0..layout.key).map(place).collect()
+}
+
+/// The same for a float and an integer of the same value: a column of floats stores whole ones as integers.
+fn digest(key: &[Value<'_>]) -> KeyDigest {
+    let mut hasher = blake3::Hasher::new();
+    for value in key {
+        match value {
+            Value::Null => hasher.update(&[0]),
+            Value::Integer(number) => hasher.update(&[1]).update(&number.to_le_bytes()),
+            Value::Real(number) if (*number as i64) as f64 == *number => {
+                hasher.update(&[1]).update(&(*number as i64).to_le_bytes())
+            }
+            Value::Real(number) => hasher.update(&[2]).update(&number.to_le_bytes()),
+            Value::Text(bytes) => hasher.update(&[3]).update(&(bytes.len() as u64).to_le_bytes()).update(bytes),
+            Value::Blob(bytes) => hasher.update(&[4]).update(&(bytes.len() as u64).to_le_bytes()).update(bytes),
+        };
+    }
+    let first = hasher.finalize().as_bytes().first_chunk::<16>().copied().unwrap_or_default();
+    KeyDigest::from_le_bytes(first)
+}
