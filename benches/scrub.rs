@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use guardian::host::forget_cached;
+use guardian::format::{Hashing, Header, PageMap, PageSource, ScrubPlan, scrub};
+use guardian::host::{fill, forget_cached};
 use rusqlite::Connection;
 use support::figures::{self, Figures, line, met};
 use support::usage;
@@ -128,6 +129,47 @@ fn memory(name: &str, path: &Path, flags: &[&str], seconds: f64) {
     println!("  {name:<34} {peak:.1} MB   target <= {RESIDENT} MB: {}", met(peak <= RESIDENT));
 }
 
+/// A file that nobody writes.
+struct Pages {
+    file: File,
+    size: u32,
+}
+
+impl PageSource for Pages {
+    type Error = std::io::Error;
+
+    fn read(&self, first: u32, into: &mut [u8]) -> std::io::Result<()> {
+        fill(&self.file, u64::from(first - 1) * u64::from(self.size), into)
+    }
+}
+
+/// What a page map costs beyond the scrub that it is made by.
+fn mapped(path: &Path, rounds: usize) {
+    let file = File::open(path).unwrap();
+    let mut head = [0; 100];
+    file.read_exact_at(&mut head, 0).unwrap();
+    let header = Header::parse(&head).unwrap();
+    let pages = Pages { size: header.page_size, file };
+    let counted = header.counted_pages().unwrap();
+    let threads = std::thread::available_parallelism().unwrap().get();
+    let plan = ScrubPlan { header, counted, there: counted, threads, faults_max: 1, contents: Some(&[]) };
+    let [mut plain, mut with_map] = [(); 2].map(|()| Figures::default());
+    let mut len = 0;
+    for _ in 0..rounds {
+        timed(&mut plain, || assert_eq!(scrub(&pages, &plan, &|_| true).unwrap().faults_total, 0));
+        timed(&mut with_map, || {
+            let hashing = Hashing::new(&pages, header.page_size, counted);
+            let found = scrub(&hashing, &plan, &|_| true).unwrap();
+            let map = PageMap::of_scrub(&found, header.page_size, hashing.into_hashes(), Vec::new()).unwrap();
+            len = map.encode().unwrap().len();
+        });
+    }
+    line("warm: scrub with owners, in process", &plain, None);
+    line("warm: the same, and a page map", &with_map, None);
+    let (times, share) = (with_map.median() / plain.median(), len as f64 / pages.file.metadata().unwrap().len() as f64);
+    println!("  {:<34} {times:.2} x the scrub's time; {:.2} % of the database's size", "a page map", share * 100.0);
+}
+
 fn measure(path: &Path, rounds: usize) {
     File::open(path).unwrap().sync_all().unwrap();
     let bytes = path.metadata().unwrap().len() as f64;
@@ -174,6 +216,7 @@ fn measure(path: &Path, rounds: usize) {
         met(times >= FULL)
     );
     memory("resident memory, --full", path, &["--full"], whole.median());
+    mapped(path, rounds.min(5));
     let [mut check, mut pass, mut read] = [(); 3].map(|()| Figures::default());
     let cold = || forget_cached(File::open(path).unwrap());
     for round in 0..rounds.min(7) {

@@ -15,9 +15,12 @@ use super::super::raw;
 use super::told;
 use super::view::{self, View};
 use crate::format::{self, Hashing, Header, MAP_PAGES_MAX, PageMap, ScrubPlan};
-use crate::host::{Folder, page_threads};
+use crate::host::{Folder, Space, page_threads};
 use crate::job::{DatabaseSite, FileState, Fingerprint, JournalState, KnownState, PAGE_MAP, WalPosition, WalState};
 use crate::worker::sweep::Sweep;
+
+/// Left free beside it, as beside a backup.
+const FREE_FLOOR_BYTES: u64 = 64 << 20;
 
 /// Maps it, by a scrub of its own that must find everything sound, and puts the map into `folder` in the place of an earlier one. In
 /// rollback mode writers are kept out for `block_max` at the most.
@@ -88,6 +91,11 @@ pub(in crate::worker) fn make(site: &DatabaseSite, folder: &Path) -> Result<Know
     let map = PageMap::of_scrub(&found, header.page_size, hashing.into_hashes(), about);
     let map = map.ok_or_else(|| format!("{} faults were found in it", found.faults_total))?;
     let bytes = map.encode().map_err(told("writing its map"))?;
+    // Backups need the room more.
+    let space = Space::at(folder.path()).map_err(told("asking for free space"))?;
+    if space.free_bytes < bytes.len() as u64 + space.floor(FREE_FLOOR_BYTES) {
+        return Err("there is no room for its map".to_owned());
+    }
     folder.write_atomically(PAGE_MAP, &bytes, 0o600).map_err(told("writing its map"))?;
     Ok(state)
 }
