@@ -298,3 +298,41 @@ fn what_is_not_sound_is_not_mapped_and_an_earlier_map_stays() {
     assert!(why.contains("faults were found"), "{why}");
     assert!(std::fs::read(&map).unwrap() == bytes);
 }
+
+/// A backup that is hurt itself cannot be restored any more; each of its pages still is what its hash says.
+#[test]
+fn a_page_of_a_backup_that_is_hurt_elsewhere_counts_by_its_hash() {
+    let (scene, step) = mapped("delete", |_| {});
+    let whole = std::fs::read(scene.path()).unwrap();
+    let DatabaseStep::BuildFromPages { sources, .. } = &step else { panic!("{step:?}") };
+    let leaves = leaves(&scene);
+    let mut backup = std::fs::read(&sources[0]).unwrap();
+    backup[(leaves[1] - 1) * PAGE..leaves[1] * PAGE].fill(0);
+    std::fs::write(&sources[0], &backup).unwrap();
+    overwrite(&scene, leaves[1], 0x5a);
+    refused(&scene, step.clone(), "is in no backup as it was");
+
+    std::fs::write(scene.path(), &whole).unwrap();
+    overwrite(&scene, leaves[0], 0x5a);
+    scene.run(DatabaseStep::Preserve, Phase::Apply).unwrap();
+    scene.run(step, Phase::Apply).unwrap();
+    scene.run(DatabaseStep::Install, Phase::Apply).unwrap();
+    assert!(std::fs::read(scene.path()).unwrap() == whole);
+}
+
+#[test]
+fn where_the_map_is_hurt_a_backup_that_nothing_was_committed_since_does_as_well() {
+    let (scene, entry) = saved("delete", |_| {});
+    let whole = std::fs::read(scene.path()).unwrap();
+    let folder = entry.file.parent().unwrap();
+    let then = crate::worker::probe::map_pages(&scene.site(), folder).unwrap();
+    let file = folder.join(crate::job::PAGE_MAP);
+    std::fs::write(&file, b"no map").unwrap();
+    let DatabaseStep::BuildFromPages { mut known, sources, owner } = step(&[&entry]) else { panic!("a build") };
+    known.insert(0, KnownPages { pages: PagesOf::Map { file }, then });
+    overwrite(&scene, leaves(&scene)[0], 0x5a);
+    scene.run(DatabaseStep::Preserve, Phase::Apply).unwrap();
+    scene.run(DatabaseStep::BuildFromPages { known, sources, owner }, Phase::Apply).unwrap();
+    scene.run(DatabaseStep::Install, Phase::Apply).unwrap();
+    assert!(std::fs::read(scene.path()).unwrap() == whole);
+}
