@@ -25,6 +25,8 @@ const MANIFEST_MAX_BYTES: u64 = 64 << 20;
 pub struct Listing {
     /// Newest first.
     pub entries: Vec<BackupEntry>,
+    /// Those whose file was found changed since, as their manifests say: newest first.
+    pub damaged: Vec<BackupEntry>,
     /// What looks like a backup and cannot be used, and why.
     pub skipped: Vec<String>,
 }
@@ -128,13 +130,16 @@ pub(super) fn list_in(folder: &Folder) -> Result<Listing, BackupError> {
     for name in folder.names().map_err(BackupError::host("listing the backups' folder"))? {
         let Some(name) = name.to_str().filter(|name| is_backup_name(OsStr::new(name))) else { continue };
         match entry(folder, name) {
+            Ok(entry) if entry.manifest.damaged.is_some() => listing.damaged.push(entry),
             Ok(entry) => listing.entries.push(entry),
             // The retention took it since the folder was read.
             Err(BackupError::Host { source, .. }) if source.is_absent() && is_gone(folder, name) => {}
             Err(error) => listing.skipped.push(error.to_string()),
         }
     }
-    listing.entries.sort_by(|a, b| b.age_order().cmp(&a.age_order()));
+    for entries in [&mut listing.entries, &mut listing.damaged] {
+        entries.sort_by(|a, b| b.age_order().cmp(&a.age_order()));
+    }
     Ok(listing)
 }
 
@@ -146,10 +151,8 @@ fn entry(folder: &Folder, name: &str) -> Result<BackupEntry, BackupError> {
     let manifest = read(folder, name)?;
     let facts = folder.stat_in(name).map_err(BackupError::host("looking at a backup"))?;
     let file = folder.path().join(name);
-    if let Some(reason) = manifest.damaged {
-        return Err(BackupError::Unsound { path: file, reason });
-    }
-    if facts.kind != FileKind::Regular || facts.size != manifest.size {
+    let is_damaged = manifest.damaged.is_some() && facts.kind == FileKind::Regular;
+    if !is_damaged && (facts.kind != FileKind::Regular || facts.size != manifest.size) {
         let reason =
             format!("it is {} of {} bytes, its manifest says {}", facts.kind.words(), facts.size, manifest.size);
         return Err(BackupError::Unsound { path: file, reason });

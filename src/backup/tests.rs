@@ -231,7 +231,9 @@ fn a_backup_that_rotted_is_noticed_and_not_restored() {
     // From now on it is none, whoever asks, and stays for a salvage.
     let listing = list(&scene.folder()).unwrap();
     assert_eq!(listing.entries.iter().map(|entry| &entry.file).collect::<Vec<_>>(), [&before.file]);
-    assert!(listing.skipped[0].contains("its content changed since it was taken"), "{:?}", listing.skipped);
+    assert_eq!((listing.damaged.len(), &listing.damaged[0].file), (1, &entry.file));
+    let reason = listing.damaged[0].manifest.damaged.as_deref().unwrap();
+    assert!(reason.contains("its content changed since it was taken"), "{reason}");
     let none = Keep { last: 1, hourly: 0, daily: 0, weekly: 0 };
     let job = PruneJob { folder: scene.folder(), keep: none, max_bytes: None, now: before.manifest.taken_at };
     assert_eq!(prune(&job).unwrap(), Vec::<PathBuf>::new());

@@ -88,6 +88,9 @@ pub enum DatabaseStep {
         /// Backups, the newest first. The first that passes is what more is to be salvaged than, and gives what the wreck lacks.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         backups: Vec<PathBuf>,
+        /// A damaged backup whose rows are salvaged, in the place of what was preserved.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        of_backup: Option<PathBuf>,
         /// For the candidate, when the old file is gone.
         owner: Option<Owner>,
     },

@@ -27,7 +27,12 @@ pub fn prune(job: &PruneJob) -> Result<Vec<PathBuf>, JobFailure> {
 /// When the folder cannot be read.
 pub fn list(folder: &Path) -> Result<Outcome, JobFailure> {
     let listing = backup::list(folder)?;
-    Ok(Outcome::Backups { backups: listing.entries, unusable: listing.skipped })
+    let damaged = listing.damaged.into_iter().map(|entry| {
+        let reason = entry.manifest.damaged.unwrap_or_default();
+        format!("{}: {reason}; `guardiand salvage` gives the rows that can be read", entry.file.display())
+    });
+    let unusable = damaged.chain(listing.skipped).collect();
+    Ok(Outcome::Backups { backups: listing.entries, unusable })
 }
 
 /// Restores a backup to a path where nothing is.

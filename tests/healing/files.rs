@@ -336,17 +336,27 @@ fn an_empty_database_never_replaces_one_whose_backups_nobody_can_read() {
 }
 
 #[test]
-fn when_every_backup_is_damaged_an_empty_database_is_what_is_left() {
-    let (scene, mut daemon) = saved("wal");
-    let schema = Content::of(&scene.db()).schema;
-    for name in truth::names(&scene.path("backups/app")).iter().filter(|name| name.ends_with(".db")) {
-        damage::overwrite(&scene.path("backups/app").join(name), 8192, &Dice::new().bytes(4096));
-    }
-    fs::remove_file(scene.db()).unwrap();
+fn when_every_backup_is_damaged_what_can_be_read_of_the_newest_takes_the_place_and_of_noise_an_empty_database() {
+    for (noise, playbook) in [(false, "salvage_rows"), (true, "recreate")] {
+        let (scene, mut daemon) = saved("wal");
+        let before = Content::of(&scene.db());
+        for name in truth::names(&scene.path("backups/app")).iter().filter(|name| name.ends_with(".db")) {
+            let backup = scene.path("backups/app").join(name);
+            let size = fs::metadata(&backup).unwrap().len() as usize;
+            // Like no page of a tree, whatever dice would say.
+            let (at, length) = if noise { (0, size) } else { (8192, 4096) };
+            damage::overwrite(&backup, at, &vec![0xa5; length]);
+        }
+        fs::remove_file(scene.db()).unwrap();
 
-    let incident = daemon.closed("app", 1);
-    assert_eq!(incident["playbook"], "recreate", "{incident:#}");
-    assert!(incident["loss"]["rows_lost"].is_null(), "{incident:#}");
-    assert_eq!(Content::of(&scene.db()).schema, schema);
-    scene.assert_whole("wal");
+        let incident = daemon.closed("app", 1);
+        assert_eq!(incident["playbook"], playbook, "{incident:#}");
+        assert!(incident["loss"]["rows_lost"].is_null(), "{incident:#}");
+        let after = Content::of(&scene.db());
+        assert_eq!(after.schema, before.schema);
+        let rows = |content: &Content| content.rows.values().sum::<u64>();
+        assert_eq!(rows(&after) > 0, !noise, "{incident:#}");
+        assert!(rows(&after) < rows(&before), "{incident:#}");
+        scene.assert_whole("wal");
+    }
 }

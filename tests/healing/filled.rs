@@ -163,21 +163,3 @@ fn a_log_that_grew_does_not_outvote_a_table_that_is_gone_and_is_put_onto_the_bac
         scene.assert_whole(mode);
     }
 }
-
-#[test]
-fn nothing_is_taken_apart_where_every_page_that_can_be_read_is_the_backups() {
-    for mode in ["wal", "delete"] {
-        let (scene, mut daemon) = backed_up(mode, "");
-        let leaf = "SELECT pageno FROM dbstat WHERE name='rows' AND pagetype='leaf' LIMIT 1";
-        let page = numbers(&scene, leaf)[0];
-        daemon.caught_up("app");
-        overwrite(&scene, page);
-
-        let incident = daemon.closed("app", 1);
-        assert_eq!(incident["playbook"], "restore_backup", "{incident:#}");
-        let why = detail(&incident, "build_from_salvage");
-        assert!(why.contains("every page that can be read is the same in the backup (1 "), "{why}");
-        assert_eq!((scene.lost(), Content::of(&scene.db()).rows["rows"]), (0, 1000));
-        scene.assert_whole(mode);
-    }
-}

@@ -213,6 +213,9 @@ pub struct Diagnosis {
     pub mended: Option<MendedCopy>,
     /// Backups of this target, newest first.
     pub backups: Vec<crate::job::BackupEntry>,
+    /// Those of them that were found damaged, newest first: rows may be salvaged from them.
+    #[serde(default)]
+    pub damaged: Vec<crate::job::BackupEntry>,
     /// What looks like a backup of it and cannot be used, and why; or that nobody can tell.
     #[serde(default)]
     pub unusable: Vec<String>,

@@ -169,11 +169,11 @@ pub(super) fn conclude(
 ) -> Diagnosis {
     // A folder that cannot be listed has no backup to offer, and may be full of them.
     let listed = backups.map_or_else(|| Ok(backup::Listing::default()), backup::list);
-    let (backups, unusable) = match listed {
-        Ok(listing) => (listing.entries, listing.skipped),
-        Err(error) => (Vec::new(), vec![error.to_string()]),
+    let (backups, damaged, unusable) = match listed {
+        Ok(listing) => (listing.entries, listing.damaged, listing.skipped),
+        Err(error) => (Vec::new(), Vec::new(), vec![error.to_string()]),
     };
-    Diagnosis { holders, blind, settled, mended, backups, unusable, members }
+    Diagnosis { holders, blind, settled, mended, backups, damaged, unusable, members }
 }
 
 /// Another database of the group: who uses it, and what it can be restored from.

@@ -106,7 +106,15 @@ pub fn run(job: &StepJob) -> Result<StepReport, JobFailure> {
             pages::build(&place, known, sources, owner.as_ref())
         }
         (
-            DatabaseStep::BuildFromSalvage { schema, journal_mode, schema_cookie, more_than, backups, owner },
+            DatabaseStep::BuildFromSalvage {
+                schema,
+                journal_mode,
+                schema_cookie,
+                more_than,
+                backups,
+                of_backup,
+                owner,
+            },
             Phase::Apply | Phase::Resume,
         ) => {
             let wanted = salvage::Wanted {
@@ -117,7 +125,10 @@ pub fn run(job: &StepJob) -> Result<StepReport, JobFailure> {
                 backups,
                 owner: owner.as_ref(),
             };
-            salvage::build(&place, &wanted)
+            match of_backup {
+                Some(backup) => salvage::of_backup(&place, &wanted, backup),
+                None => salvage::build(&place, &wanted),
+            }
         }
         (DatabaseStep::BuildFromSchema { schema, journal_mode, owner, unless }, Phase::Apply | Phase::Resume) => {
             build::no_backup_passes(unless)?;

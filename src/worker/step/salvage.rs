@@ -91,7 +91,7 @@ pub(super) fn build(place: &Place<'_>, wanted: &Wanted<'_>) -> Result<StepReport
         if let Some(cookie) = wanted.schema_cookie {
             file.write_all_at(&cookie.to_be_bytes(), 40).map_err(while_("counting the schema on"))?;
         }
-        put_versions_back(&kept.folder, &file, wanted.schema)?;
+        put_versions_back(kept.folder.open_in("main").ok(), &file, wanted.schema)?;
         drop(file);
         let examined = examine(&path, &Deadline::never())?;
         let usable = is_its_own(&salvaged).and_then(|()| has_every_table(&examined.schema, wanted.schema));
@@ -113,6 +113,48 @@ pub(super) fn build(place: &Place<'_>, wanted: &Wanted<'_>) -> Result<StepReport
             let more_than = wanted.more_than.filter(|_| rival.is_none());
             has_more(place, candidate, more_than, &salvaged)?;
             candidate.lost = counted(&salvaged, &candidate.tables);
+            candidate.origins = origins(&salvaged, &candidate.tables);
+        }
+        Ok(report)
+    })();
+    clean_up(place, &part, built)
+}
+
+/// From a backup that is damaged itself: where nothing else is left, most of its rows are more than none.
+pub(super) fn of_backup(place: &Place<'_>, wanted: &Wanted<'_>, backup: &Path) -> Result<StepReport, JobFailure> {
+    let part = fresh_part(place)?;
+    let (stored, name, manifest) = of_file(backup)?;
+    need_space(&place.folder, manifest.size.saturating_mul(2))?;
+    let built = (|| {
+        let ownership = ownership(place, wanted.owner.or(Some(&manifest.owner)))?;
+        let folder = make_private(place)?;
+        let path = folder.path().join(NAME);
+        let schema = wanted.schema.unwrap_or(&manifest.schema);
+        let job = SalvageJob {
+            source: backup.to_owned(),
+            to: path.clone(),
+            schema: Some(schema.to_owned()),
+            backup: None,
+            renumbered: false,
+            deleted: false,
+        };
+        let salvaged = salvage::run(&job).map_err(|why| failed(why.message))?;
+        let file = folder.open_for_writing_in(NAME).map_err(while_("opening the salvaged rows"))?;
+        place.made(&file)?;
+        if wanted.journal_mode.unwrap_or(&manifest.journal_mode) == "wal" {
+            file.write_all_at(&[2, 2], 18).map_err(while_("keeping the journal mode"))?;
+        }
+        put_versions_back(stored.open_in(&name).ok(), &file, Some(schema))?;
+        drop(file);
+        let examined = examine(&path, &Deadline::never())?;
+        is_its_own(&salvaged).and_then(|()| has_every_table(&examined.schema, Some(schema)))?;
+        folder.rename_noreplace(NAME, &place.folder, &part).map_err(while_("taking the salvaged rows"))?;
+        let words = format!("the damaged backup {}: {}", backup.display(), told(&salvaged));
+        let mut report = finish_examined(place, &part, &ownership, words, examined)?;
+        if let Some(candidate) = &mut report.candidate {
+            has_more(place, candidate, None, &salvaged)?;
+            // Whatever was committed since the backup is gone too, and nobody counted it.
+            candidate.lost = Vec::new();
             candidate.origins = origins(&salvaged, &candidate.tables);
         }
         Ok(report)
@@ -208,9 +250,9 @@ fn has_every_table(schema: &str, known: Option<&str>) -> Result<(), JobFailure> 
 }
 
 /// A program goes by its `user_version`: where the header that had it is gone, it has the one that is remembered.
-fn put_versions_back(evidence: &Folder, file: &File, schema: Option<&str>) -> Result<(), JobFailure> {
+fn put_versions_back(source: Option<File>, file: &File, schema: Option<&str>) -> Result<(), JobFailure> {
     let mut head = [0_u8; HEADER_LEN];
-    let read = evidence.open_in("main").is_ok_and(|main| main.read_exact_at(&mut head, 0).is_ok());
+    let read = source.is_some_and(|main| main.read_exact_at(&mut head, 0).is_ok());
     if read && vouches_for_its_fields(&head) {
         return Ok(());
     }

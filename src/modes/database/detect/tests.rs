@@ -778,6 +778,7 @@ fn diagnosed(facts: DatabaseFacts, backups: Vec<crate::job::BackupEntry>) -> Dat
         settled: None,
         mended: None,
         backups,
+        damaged: Vec::new(),
         unusable: Vec::new(),
         members: Vec::new(),
     };
@@ -840,7 +841,7 @@ fn rows_are_salvaged_before_the_backups_where_there_may_be_more_and_after_them_i
     assert_eq!(rungs(whole).as_deref(), Ok("restore_backup settle_copy"));
     let missing = DatabaseFacts { main: FileState::Missing, fingerprint: None, open: None, ..sound() };
     let of_missing = rungs_of(&kinds::FILE_MISSING, &diagnosed(missing, vec![backup(7)]), &seen());
-    assert_eq!(of_missing.as_deref(), Ok("restore_backup recreate"));
+    assert_eq!(of_missing.as_deref(), Ok("restore_backup salvage_rows recreate"), "of a damaged backup");
 
     // Of an index alone no row is lost: without a backup nobody decides which of two rows has to go.
     let index = |backups| {

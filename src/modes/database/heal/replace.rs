@@ -98,11 +98,9 @@ impl Site<'_> {
         let backups = salvaged.into_iter().chain(ladder).chain(salvaged_after_all);
         let own = mended.into_iter().chain(put_back).chain(before);
         let mut ladder: Vec<_> = own.chain(backups).chain(after).collect();
-        if all_tried
-            && may_recreate
-            && let Some(recreate) = self.recreate()
-        {
-            ladder.push(recreate);
+        if all_tried && may_recreate {
+            ladder.extend(self.salvaged_of_backups());
+            ladder.extend(self.recreate());
         }
         if ladder.is_empty() {
             return Err(format!(
@@ -186,6 +184,9 @@ impl Site<'_> {
         }
         // A folder that is not mounted is no reason to begin anew without a row.
         let known = self.memory.backup.as_ref()?;
+        if self.diagnosis.is_some_and(|diagnosis| !diagnosis.damaged.is_empty()) {
+            return None;
+        }
         Some(format!(
             "a backup of {:.3} was taken of {}, and none is to be found now: is the backups' folder there, and mounted? Its \
              files are left as they are",

@@ -65,6 +65,7 @@ impl Site<'_> {
             schema_cookie: self.memory.schema_version.map(|version| (version as u32).wrapping_add(1)),
             more_than: None,
             backups: backups.map(|backup| backup.file.clone()).collect(),
+            of_backup: None,
             owner: self.owner(),
         };
         let why = match self.salvage_takes() {
@@ -72,6 +73,30 @@ impl Site<'_> {
             None => why,
         };
         playbook(SALVAGE, why, &[DatabaseStep::Preserve, build, DatabaseStep::Install])
+    }
+
+    /// The rungs before an empty database, the newest backup first: each only matters where it proved damaged.
+    pub(super) fn salvaged_of_backups(&self) -> Vec<Playbook> {
+        let damaged = self.diagnosis.map(|diagnosis| diagnosis.damaged.as_slice()).unwrap_or_default();
+        let mut all: Vec<_> = self.listed().iter().chain(damaged).collect();
+        all.sort_by_key(|backup| std::cmp::Reverse(backup.age_order()));
+        let rungs = all.into_iter().take(MAX_BACKUPS_TRIED).map(|backup| {
+            let build = DatabaseStep::BuildFromSalvage {
+                schema: self.memory.schema.clone().filter(|schema| !schema.trim().is_empty()),
+                journal_mode: self.memory.journal_mode.clone(),
+                schema_cookie: None,
+                more_than: None,
+                backups: Vec::new(),
+                of_backup: Some(backup.file.clone()),
+                owner: self.owner().or(Some(backup.manifest.owner)),
+            };
+            let why = format!(
+                "salvage the rows that can be read of the backup of {:.3}, should it be damaged; what was written since is lost, too",
+                backup.manifest.taken_at
+            );
+            playbook(SALVAGE, why, &[DatabaseStep::Preserve, build, DatabaseStep::Install])
+        });
+        rungs.collect()
     }
 
     /// How long, where that matters.

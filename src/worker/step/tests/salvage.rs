@@ -30,6 +30,7 @@ fn salvage(more_than: Option<u64>) -> DatabaseStep {
         schema_cookie: Some(4711),
         more_than: more_than.map(|rows| vec![TableRows { table: "t".into(), rows }]),
         backups: Vec::new(),
+        of_backup: None,
         owner: None,
     }
 }
@@ -204,6 +205,56 @@ fn a_backup_that_is_not_as_it_was_taken_gives_nothing_and_the_one_before_it_does
 
     let report = scene.run(against(&[&newest, &scene.backup]), Phase::Apply).unwrap();
     assert_eq!(report.candidate.unwrap().tables[0].rows, 151, "{}", report.detail);
+}
+
+#[test]
+fn nothing_is_taken_apart_where_every_page_that_can_be_read_is_the_backups() {
+    for mode in ["delete", "wal"] {
+        let scene = Scene::new(mode);
+        let newest = back_up(&scene);
+        hurt_first(&scene, "t");
+        scene.run(DatabaseStep::Preserve, Phase::Apply).unwrap();
+        let failure = scene.run(against(&[&newest]), Phase::Apply).unwrap_err();
+        assert!(failure.message.contains("every page that can be read is the same in the backup (1 "), "{failure:?}");
+    }
+}
+
+#[test]
+fn what_can_be_read_of_a_damaged_backup_is_more_than_nothing() {
+    for mode in ["delete", "wal"] {
+        let scene = Scene::new(mode);
+        drop_index(&scene);
+        run_sql(&scene, "PRAGMA user_version=7");
+        let newest = back_up(&scene);
+        let gone = hurt(&scene);
+        std::fs::copy(scene.path(), &newest).unwrap();
+        std::fs::remove_file(scene.path()).unwrap();
+        let mut step = salvage(None);
+        let DatabaseStep::BuildFromSalvage { of_backup, .. } = &mut step else { unreachable!() };
+        *of_backup = Some(newest.clone());
+        scene.run(DatabaseStep::Preserve, Phase::Apply).unwrap();
+        let report = scene.run(step.clone(), Phase::Apply).unwrap();
+        let candidate = report.candidate.unwrap();
+        assert_eq!(candidate.tables, [TableRows { table: "t".into(), rows: 150 - gone }]);
+        assert!(candidate.lost.is_empty() && !candidate.proven, "{candidate:?}");
+        assert!(report.detail.contains("damaged backup"), "{}", report.detail);
+        scene.run(DatabaseStep::Install, Phase::Apply).unwrap();
+        assert_eq!((rows(&scene.path()), scene.names()), (150 - gone, vec!["app.db".to_owned()]));
+        let db = open(&scene.path(), Access::Copy);
+        assert_eq!(db.journal_mode().unwrap(), mode);
+        drop(db);
+        let version = "PRAGMA user_version";
+        let found = rusqlite::Connection::open(scene.path()).unwrap();
+        assert_eq!(found.query_row(version, [], |row| row.get::<_, i64>(0)).unwrap(), 7);
+
+        // Of noise nothing can be had.
+        scene.names().iter().for_each(|name| std::fs::remove_file(scene.folder().join(name)).unwrap());
+        let size = std::fs::metadata(&newest).unwrap().len() as usize;
+        std::fs::write(&newest, vec![0xa5; size]).unwrap();
+        scene.run(DatabaseStep::Preserve, Phase::Apply).unwrap();
+        assert_eq!(scene.run(step, Phase::Apply).unwrap_err().kind, FailureKind::Failed);
+        assert_eq!(scene.names(), Vec::<String>::new());
+    }
 }
 
 /// Rowids that no column names: after a VACUUM the backup's are other rows'.
