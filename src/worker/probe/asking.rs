@@ -6,7 +6,7 @@ use super::content::{self, Content};
 use super::scrub::{self, Soundness};
 use super::{Look, copy, files, suspicion};
 use crate::host;
-use crate::job::{IntegrityFacts, IntegrityLevel};
+use crate::job::{FileState, IntegrityFacts, IntegrityLevel};
 use crate::sqlite::Access;
 
 /// From this size on a check is preceded by reading the file in order (rule 12), in bytes.
@@ -16,6 +16,9 @@ const SCRUB_FROM: u64 = 8 << 20;
 /// At most so much is read ahead, and for so long: more than fits into memory would push itself out again.
 const READ_AHEAD_MAX: u64 = 2 << 30;
 const READ_AHEAD_TIME: Duration = Duration::from_secs(20);
+
+/// What nobody has written for so long, in nanoseconds, is mapped: the coarsest clock of a file system would show a further write then.
+const AT_REST_NS: i128 = 2_000_000_000;
 
 impl Look<'_> {
     /// Which checks are due before the database is opened, in order.
@@ -179,6 +182,12 @@ impl Look<'_> {
         // What keeps writers out does so for little longer than the check did, and not in vain.
         let spent = self.facts.layers.iter().find(|time| time.layer == "integrity").map_or(0.0, |time| time.seconds);
         if !self.wal_mode() && spent * 1000.0 > self.probe.site.block_max_ms as f64 {
+            return;
+        }
+        // The next commit makes it worthless: whoever writes on is not held up for it.
+        let files = [&self.facts.main, &self.facts.wal_file].into_iter().filter_map(FileState::file);
+        let written = files.map(|file| i128::from(file.mtime_ns)).max().unwrap_or_default();
+        if self.facts.looked_at.as_nanosecond() < written + AT_REST_NS {
             return;
         }
         let started = Instant::now();
