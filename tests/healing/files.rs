@@ -354,7 +354,7 @@ fn when_every_backup_is_damaged_what_can_be_read_of_the_newest_takes_the_place_a
         assert!(incident["loss"]["rows_lost"].is_null(), "{incident:#}");
         let after = Content::of(&scene.db());
         assert_eq!(after.schema, before.schema);
-        let rows = |content: &Content| content.rows.values().sum::<u64>();
+        let rows = |content: &Content| content.rows.values().sum::<i64>();
         assert_eq!(rows(&after) > 0, !noise, "{incident:#}");
         assert!(rows(&after) < rows(&before), "{incident:#}");
         scene.assert_whole("wal");
