@@ -158,3 +158,29 @@ fn an_index_whose_keys_are_out_of_order_is_made_anew() {
     assert_eq!(found, 800);
     assert!(report["damage"].to_string().contains("t_r"), "{report}");
 }
+
+#[test]
+fn indexes_that_only_sqlite_can_compare_are_made_anew_and_are_no_damage() {
+    let wreck = Wreck::new();
+    fs::remove_file(wreck.path("app.db")).unwrap();
+    let fill = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<300)";
+    for sql in [
+        // The rows have no such column, and its default is a text of another encoding than the definition.
+        "PRAGMA encoding='UTF-16le'; CREATE TABLE t(id INTEGER PRIMARY KEY, a TEXT UNIQUE); INSERT INTO t {} SELECT i, 'a' || i FROM n;
+         ALTER TABLE t ADD COLUMN b TEXT DEFAULT 'later'; CREATE INDEX t_b ON t(b)",
+        // The first file format knows no DESC.
+        "PRAGMA legacy_file_format=ON; CREATE TABLE t(id INTEGER PRIMARY KEY, a TEXT); CREATE INDEX t_a ON t(a DESC);
+         INSERT INTO t {} SELECT i, 'a' || i FROM n",
+    ] {
+        let db = Connection::open(wreck.path("app.db")).unwrap();
+        db.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_LEGACY_FILE_FORMAT, sql.contains("legacy")).unwrap();
+        db.execute_batch(&sql.replace("{}", fill)).unwrap();
+        drop(db);
+        let (report, new) = wreck.salvage(0);
+        assert_eq!(report["clean"], true, "{report}");
+        let counted: i64 = new.query_row("SELECT count(*) FROM t WHERE a LIKE 'a%'", [], |row| row.get(0)).unwrap();
+        assert_eq!(counted, 300);
+        fs::remove_file(wreck.path("app.db")).unwrap();
+        fs::remove_file(wreck.path("new.db")).unwrap();
+    }
+}

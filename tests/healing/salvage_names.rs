@@ -60,6 +60,7 @@ fn a_table_is_called_by_what_analyze_and_autoincrement_left_where_no_other_can_b
 
     let ran = guardiand(folder.path(), &["salvage", "--json", "app.db", "new.db"]);
     let report = ran.json_of(1);
+    assert_eq!(ran.stderr, "", "how far it is, is for a terminal alone");
     let new = Connection::open(folder.path().join("new.db")).unwrap();
     let sql = "SELECT group_concat(name, ' ') FROM (SELECT name FROM sqlite_schema WHERE type='table' ORDER BY name)";
     let names: String = new.query_row(sql, [], |row| row.get(0)).unwrap();

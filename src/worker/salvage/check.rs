@@ -18,7 +18,7 @@ pub(super) const SAID: usize = 3;
 pub(super) enum Passed {
     Yes,
     No,
-    /// Of a database that indexes went over into: they may be what is wrong with it, in these words.
+    /// Of a database that indexes went over into: they may be what is wrong with it, in these words; with none, they could not be compared.
     NotIndexes(Vec<String>),
 }
 

@@ -13,8 +13,8 @@ mod view;
 use std::ffi::OsStr;
 
 use crate::backup::side_name;
-use crate::format::Header;
 use crate::format::salvage::{Assignment, Pages as _, Survey, assign};
+use crate::format::{Header, SCHEMA_FORMAT_MAX};
 use crate::host::{Folder, page_threads};
 use crate::job::{FailureKind, JobFailure, SalvageJob, Salvaged};
 use crate::sqlite::salvage::{NewDatabase, NewDatabaseOptions};
@@ -68,15 +68,17 @@ pub(super) fn run(job: &SalvageJob) -> Result<Salvaged, JobFailure> {
     let backup_files = job.backup.as_deref().map(Files::open).transpose()?;
     let backup = backup_files.as_ref().map(Source::of).transpose()?;
     let new = |may_move| build(job, (&view, &survey), backup.as_ref(), &to, &temporary, may_move);
-    let mut result = new(May::All);
+    // In a schema of an older format DESC means nothing, and in the new one it does.
+    let is_older = view.header.is_some_and(|header| (1..SCHEMA_FORMAT_MAX).contains(&header.schema_format));
+    let mut result = new(if is_older { May::Tables } else { May::All });
     if let Ok((_, Passed::NotIndexes(said))) = &result {
-        let said = format!("its indexes did not agree with its rows; they were made anew ({})", said.join("; "));
+        let said = said.join("; ");
         clean();
-        result = new(May::Tables).map(|(mut salvaged, passed)| {
-            salvaged.damage.push(said);
+        result = new(May::Tables);
+        if let (Ok((salvaged, _)), false) = (&mut result, said.is_empty()) {
+            salvaged.damage.push(format!("its indexes did not agree with its rows; they were made anew ({said})"));
             salvaged.clean = false;
-            (salvaged, passed)
-        });
+        }
     }
     if matches!(result, Ok((_, Passed::No | Passed::NotIndexes(_))) | Err(_)) {
         // Sound pages can hold rows that their table refuses: SQLite has to look at each.
@@ -177,7 +179,7 @@ fn build(
     if !moved.is_empty() {
         let proven = prove::prove(&file, &plan, &moved, &contents, SAID);
         let proven = proven.map_err(|error| failed(format!("the new database could not be checked: {error}")))?;
-        if proven.is_of_indexes && !proven.said.is_empty() {
+        if proven.is_of_indexes && (proven.is_open || !proven.said.is_empty()) {
             return Ok((report, Passed::NotIndexes(proven.said)));
         }
         proof = Some(proven);
