@@ -169,6 +169,21 @@ fn a_restored_backup_over_a_damaged_header_with_a_wal_beside_it() {
 }
 
 #[test]
+fn rows_salvaged_of_a_damaged_backup() {
+    survives_every_kill(|| {
+        let mut broken = Broken::after_60_commits("wal", BACKUP, "salvage_rows");
+        let backups = broken.scene.path("backups/app");
+        let names = truth::names(&backups);
+        let backup = backups.join(names.iter().find(|name| name.ends_with(".db")).unwrap());
+        // The root of a table, like no page of a tree.
+        damage::overwrite(&backup, 8192, &[0xa5; 4096]);
+        fs::remove_file(broken.scene.db()).unwrap();
+        broken.lost = 0..=59;
+        broken.expect_evidence()
+    });
+}
+
+#[test]
 fn pages_put_back_out_of_a_backup() {
     survives_every_kill(|| {
         let broken = Broken::after_60_commits("delete", BACKUP, "mend_pages");

@@ -355,8 +355,9 @@ fn when_every_backup_is_damaged_what_can_be_read_of_the_newest_takes_the_place_a
         let after = Content::of(&scene.db());
         assert_eq!(after.schema, before.schema);
         let rows = |content: &Content| content.rows.values().sum::<i64>();
-        assert_eq!(rows(&after) > 0, !noise, "{incident:#}");
-        assert!(rows(&after) < rows(&before), "{incident:#}");
+        // Of a page that is gone the indexes know most; of noise nothing is.
+        assert_eq!(rows(&after) > rows(&before) / 2, !noise, "{incident:#}");
+        assert_eq!(rows(&after) == 0, noise, "{incident:#}");
         scene.assert_whole("wal");
     }
 }
