@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use std::convert::Infallible;
 
 use super::salvage::{
-    Affinity, ColumnShape, Leaf, Pages, Piece, Survey, TableShape, Transplant, Tree, TreeUse, assign, encoding_of,
-    has_pointer_maps, header_of, measure, values_of,
+    Affinity, ColumnShape, Heard, Leaf, Pages, Piece, Survey, TableShape, Transplant, Tree, TreeUse, assign,
+    encoding_of, has_pointer_maps, header_of, measure, values_of,
 };
 use super::*;
 
@@ -171,13 +171,17 @@ pub fn salvage_file(bytes: &[u8]) -> usize {
     let encoding = encoding_of(&pages, &geometry, measures.header.map(|header| header.encoding));
     let survey = Survey::of(&pages, geometry, encoding, measures.header, 1);
     let schema = survey.schema(&pages);
-    let tree = |root: u32| {
+    let tree = |root: u32, heard: Option<Heard>| {
         let has_rowids = survey.note(root).kind.is_none_or(PageKind::is_table);
         let shape = TableShape { has_rowids, columns: Vec::new(), known: false };
-        Tree { root, use_: TreeUse::Table, shape, told_by: Vec::new(), heard: None }
+        Tree { root, use_: TreeUse::Table, shape, told_by: Vec::new(), heard }
     };
-    let trees: Vec<Tree> = schema.rows.iter().filter(|row| row.root != 0).map(|row| tree(row.root)).collect();
+    let known = schema.rows.iter().filter(|row| row.root != 0).map(|row| tree(row.root, None));
+    let told = survey.heard(&pages).into_values().map(|heard| tree(0, Some(heard)));
+    let trees: Vec<Tree> = known.chain(told).collect();
     let assignment = assign(&pages, &survey, &trees, &schema.pages);
+    let places = assignment.key_gaps.iter().flatten().flat_map(|gap| [gap.after, gap.before]).flatten();
+    assert!(places.clone().all(|place| (1..=pages.count()).contains(&place.page)), "a key stands on a page");
     let mut seen = BTreeSet::new();
     let mut rows = 0;
     let lost = assignment.lost.iter().map(|(_, page)| *page);
