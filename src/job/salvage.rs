@@ -14,7 +14,7 @@ pub struct SalvageJob {
     /// A schema as SQL, for what of the source's own cannot be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schema: Option<String>,
-    /// A backup of the same database, for what is gone: definitions, and rows by their rowids. Only read.
+    /// A backup of the same database, for what is gone: definitions, and rows by their rowids or keys. Only read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<PathBuf>,
     /// Rowids that no column names may have been given out anew since the backup (VACUUM does): its rows are not known by them.
