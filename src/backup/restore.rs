@@ -37,8 +37,7 @@ pub fn note_damage(file: &Path) {
     if found == manifest.blake3 || manifest.damaged.is_some() {
         return;
     }
-    let reason =
-        format!("its content changed since it was taken (BLAKE3 {found}, the manifest says {})", manifest.blake3);
+    let reason = changed(&found, &manifest.blake3);
     let noted = manifest::write(&folder, &name, &BackupManifest { damaged: Some(reason), ..manifest });
     if let Err(error) = noted {
         tracing::warn!(backup = %file.display(), %error, "that a backup is damaged could not be noted");
@@ -51,7 +50,11 @@ pub(super) fn same_hash(file: &std::fs::File, path: &Path, expected: &str) -> Re
     if found == expected {
         return Ok(());
     }
-    Err(unsound(format!("its content changed since it was taken (BLAKE3 {found}, the manifest says {expected})")))
+    Err(unsound(changed(&found, expected)))
+}
+
+fn changed(found: &str, expected: &str) -> String {
+    format!("its content changed since it was taken (BLAKE3 {found}, the manifest says {expected})")
 }
 
 /// Restores a backup to a path where nothing is.
@@ -79,7 +82,10 @@ pub fn restore(job: &RestoreJob) -> Result<Restored, BackupError> {
     let result = put(&folder, &name, &to, &temporary, &to_name, &manifest);
     if result.is_err() {
         let _ = to.unlink(&temporary);
-        note_damage(&job.backup);
+        // It may have failed for want of room, say: then there is nothing to read once more.
+        if matches!(result, Err(BackupError::Unsound { .. })) {
+            note_damage(&job.backup);
+        }
     }
     let examined = result?;
     Ok(Restored { path: job.to.clone(), tables: examined.tables, taken_at: manifest.taken_at, size: manifest.size })

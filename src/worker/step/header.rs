@@ -64,23 +64,33 @@ pub(super) fn build(place: &Place<'_>, known: &KnownPageOne) -> Result<StepRepor
         for variant in variants(place, known, main)? {
             let folder = make_private(place)?;
             match attempt(place, &folder, &variant, known, &ownership) {
-                Ok((examined, how)) => {
-                    let file = folder.open_for_writing_in(NAME).map_err(while_("opening the mended copy"))?;
-                    place.made(&file)?;
-                    drop(file);
-                    folder.rename_noreplace(NAME, &place.folder, &part).map_err(while_("taking the mended copy"))?;
-                    let mut report = finish_examined(place, &part, &ownership, how, examined)?;
-                    if let Some(candidate) = &mut report.candidate {
-                        candidate.proven = true;
-                    }
-                    return Ok(report);
-                }
+                Ok((examined, how)) => return take(place, &folder, &part, &ownership, examined, how),
                 Err(error) => why = error,
             }
         }
         Err(why)
     })();
     clean_up(place, &part, built)
+}
+
+/// Makes of the mended copy in the private folder a candidate that is proven to have lost nothing.
+pub(super) fn take(
+    place: &Place<'_>,
+    folder: &Folder,
+    part: &OsStr,
+    ownership: &Ownership,
+    examined: Examined,
+    how: String,
+) -> Result<StepReport, JobFailure> {
+    let file = folder.open_for_writing_in(NAME).map_err(while_("opening the mended copy"))?;
+    place.made(&file)?;
+    drop(file);
+    folder.rename_noreplace(NAME, &place.folder, part).map_err(while_("taking the mended copy"))?;
+    let mut report = finish_examined(place, part, ownership, how, examined)?;
+    if let Some(candidate) = &mut report.candidate {
+        candidate.proven = true;
+    }
+    Ok(report)
 }
 
 fn variants(place: &Place<'_>, known: &KnownPageOne, len: u64) -> Result<Vec<Variant>, JobFailure> {

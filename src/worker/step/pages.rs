@@ -10,8 +10,8 @@ use std::io::Read as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use super::build::{clean_up, finish_examined, fresh_part, ownership};
-use super::header::{NAME, copy, recover};
+use super::build::{clean_up, fresh_part, ownership};
+use super::header::{NAME, copy, recover, take};
 use super::mend::verified;
 use super::place::{Place, need_space};
 use super::settle::make_private;
@@ -44,19 +44,7 @@ pub(super) fn build(
         let mut why = None;
         for known in known {
             match attempt(place, known, sources, &ownership) {
-                Ok((examined, how)) => {
-                    let folder = place.folder.open_folder_in(place.ours("d"));
-                    let folder = folder.map_err(while_("opening a private folder of ours"))?;
-                    let file = folder.open_for_writing_in(NAME).map_err(while_("opening the mended copy"))?;
-                    place.made(&file)?;
-                    drop(file);
-                    folder.rename_noreplace(NAME, &place.folder, &part).map_err(while_("taking the mended copy"))?;
-                    let mut report = finish_examined(place, &part, &ownership, how, examined)?;
-                    if let Some(candidate) = &mut report.candidate {
-                        candidate.proven = true;
-                    }
-                    return Ok(report);
-                }
+                Ok((folder, examined, how)) => return take(place, &folder, &part, &ownership, examined, how),
                 // What is known of the latest moment says the most.
                 Err(error) => why = why.or(Some(error)),
             }
@@ -66,13 +54,13 @@ pub(super) fn build(
     clean_up(place, &part, built)
 }
 
-/// Leaves the mended copy in the private folder, checked in full.
+/// Leaves the mended copy in the private folder, which it gives back, checked in full.
 fn attempt(
     place: &Place<'_>,
     known: &KnownPages,
     sources: &[PathBuf],
     ownership: &Ownership,
-) -> Result<(Examined, String), JobFailure> {
+) -> Result<(Folder, Examined, String), JobFailure> {
     let now = present(place)?;
     let proof = known.then.unwritten(&now).map_err(failed)?;
     let (map, sources) = sought(known, sources)?;
@@ -105,7 +93,7 @@ fn attempt(
         Unwritten::NoCommit { change_counter } => format!("nobody has committed (change counter {change_counter})"),
         Unwritten::SameWal => "nobody has committed (its WAL ends where it did)".to_owned(),
     };
-    Ok((examined, format!("{mended}; since {:.3} {proof}", known.then.at)))
+    Ok((folder, examined, format!("{mended}; since {:.3} {proof}", known.then.at)))
 }
 
 /// What the files say now.
