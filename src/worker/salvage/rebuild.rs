@@ -4,8 +4,11 @@
 //! not known would pass for the user's own. The others are counted, so that the loss is told even where no page tells it.
 
 mod keyed;
+mod known;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
+
+use known::Missing;
 
 use super::Source;
 use super::plan::{Plan, Table};
@@ -16,68 +19,6 @@ use crate::sqlite::SqliteFault;
 use crate::sqlite::salvage::{IndexColumn, IndexLayout, Inserted, Inserter, Layout, Layouts};
 
 use super::view::View;
-
-/// Bytes of rows that are put together at once; what goes beyond waits for the next pass over the indexes.
-const ROOM: usize = 64 << 20;
-/// What a row costs beside its values, in bytes.
-const ROW: usize = 96;
-
-/// A value of its own.
-#[derive(Debug, Clone, PartialEq)]
-enum Owned {
-    Null,
-    Integer(i64),
-    Real(f64),
-    Text(Vec<u8>),
-    Blob(Vec<u8>),
-}
-
-impl Owned {
-    fn of(value: Value<'_>) -> Owned {
-        match value {
-            Value::Null => Owned::Null,
-            Value::Integer(number) => Owned::Integer(number),
-            Value::Real(number) => Owned::Real(number),
-            Value::Text(bytes) => Owned::Text(bytes.to_vec()),
-            Value::Blob(bytes) => Owned::Blob(bytes.to_vec()),
-        }
-    }
-
-    fn value(&self) -> Value<'_> {
-        match self {
-            Owned::Null => Value::Null,
-            Owned::Integer(number) => Value::Integer(*number),
-            Owned::Real(number) => Value::Real(*number),
-            Owned::Text(bytes) => Value::Text(bytes),
-            Owned::Blob(bytes) => Value::Blob(bytes),
-        }
-    }
-
-    /// Equal, also where one of them is a REAL that was stored as an integer.
-    fn is_same(&self, other: &Owned) -> bool {
-        match (self, other) {
-            (Owned::Integer(integer), Owned::Real(real)) | (Owned::Real(real), Owned::Integer(integer)) => {
-                *integer as f64 == *real
-            }
-            _ => self == other,
-        }
-    }
-
-    fn len(&self) -> usize {
-        match self {
-            Owned::Text(bytes) | Owned::Blob(bytes) => 32 + bytes.len(),
-            _ => 32,
-        }
-    }
-}
-
-/// What is known of a row that is gone.
-#[derive(Debug, Default)]
-struct Known {
-    columns: Vec<Option<Owned>>,
-    /// Two indexes say different things: one of them is damaged.
-    contradicts: bool,
-}
 
 /// An index of the table whose rows are put together.
 struct Index<'a> {
@@ -119,32 +60,16 @@ impl Rebuild<'_> {
             return self.by_keys(at, layout, &indexes, inserter, told);
         }
         let covered = self.covered(at);
-        let (mut after, mut gone) = (None, 0);
-        loop {
-            let (mut missing, next) = self.missing(layout, &indexes, &covered, after, inserter)?;
-            let mut still = BTreeMap::new();
-            while let Some((rowid, known)) = missing.pop_first() {
-                let values = complete(layout, &known);
-                let row = values.as_ref().map(|values| values.iter().map(Owned::value).collect::<Vec<_>>());
-                match row.map(|row| inserter.insert(Some(rowid), &row)).transpose()? {
-                    Some(Inserted::Kept) => (told.kept, told.rebuilt) = (told.kept + 1, told.rebuilt + 1),
-                    _ => {
-                        still.insert(rowid, known);
-                    }
-                }
-            }
-            // What such an index does not name was deleted; what it names comes up in one of the rounds.
-            let is_whole = indexes.iter().any(|index| index.is_whole);
-            self.take_from_backup(at, layout, (&mut still, is_whole, &covered), inserter, told)?;
-            gone += still.len() as u64;
-            if next.is_none() {
-                break;
-            }
-            after = next;
+        let is_whole = indexes.iter().any(|index| index.is_whole);
+        let mut gone = 0;
+        let mut missing = Missing::new(layout, Some);
+        while missing.begin_round() {
+            self.learn_rows(&indexes, &covered, &mut missing, inserter)?;
+            missing.insert_complete(inserter, told)?;
+            self.take_from_backup(at, layout, (&mut missing, is_whole, &covered), inserter, told)?;
+            gone += missing.count();
         }
-        told.lost = told.lost.saturating_sub(told.rebuilt + told.from_backup).max(gone);
-        // An index that has every row has told all that is lost.
-        told.incomplete &= !indexes.iter().any(|index| index.is_whole);
+        tell_lost(told, gone, is_whole);
         Ok(())
     }
 
@@ -188,69 +113,40 @@ impl Rebuild<'_> {
         Ok(())
     }
 
-    /// What indexes have and the table has not, above `after`; and where to go on, when there was no room for all.
-    fn missing(
+    /// What indexes have and the table has not.
+    fn learn_rows(
         &self,
-        layout: &Layout,
         indexes: &[Index<'_>],
         covered: &[(i64, i64)],
-        after: Option<i64>,
+        missing: &mut Missing<'_, i64>,
         inserter: &mut Inserter<'_>,
-    ) -> Result<(BTreeMap<i64, Known>, Option<i64>), SqliteFault> {
-        let mut missing: BTreeMap<i64, Known> = BTreeMap::new();
-        let (mut size, mut upper) = (0, None);
+    ) -> Result<(), SqliteFault> {
         for index in indexes {
             let Some(rowid_at) = index.layout.columns.iter().position(|column| *column == IndexColumn::Rowid) else {
                 continue;
             };
             self.each_entry(index, &mut |values| {
                 let Some(Value::Integer(rowid)) = values.get(rowid_at).copied() else { return Ok(()) };
-                if has(covered, rowid)
-                    || after.is_some_and(|after| rowid <= after)
-                    || upper.is_some_and(|upper| rowid > upper)
-                {
+                if has(covered, rowid) || !missing.has_its_turn(rowid) {
                     return Ok(());
                 }
-                if !missing.contains_key(&rowid) {
-                    if inserter.has(rowid)? != Some(false) {
-                        return Ok(());
-                    }
-                    size += ROW + layout.columns.len() * 32;
-                }
-                let known = missing.entry(rowid).or_default();
-                known.columns.resize(layout.columns.len(), None);
-                for (value, column) in values.iter().zip(&index.layout.columns) {
-                    let IndexColumn::Column(column) = column else { continue };
-                    let Some(slot) = known.columns.get_mut(*column) else { continue };
-                    let value = Owned::of(*value);
-                    match slot {
-                        Some(there) => known.contradicts |= !there.is_same(&value),
-                        None => {
-                            size += value.len();
-                            *slot = Some(value);
-                        }
-                    }
-                }
-                while size > ROOM && missing.len() > 1 {
-                    let Some((rowid, known)) = missing.pop_last() else { break };
-                    let values: usize = known.columns.iter().flatten().map(Owned::len).sum();
-                    size = size.saturating_sub(ROW + layout.columns.len() * 32 + values);
-                    upper = rowid.checked_sub(1);
+                if missing.get(rowid).is_some() || inserter.has(rowid)? == Some(false) {
+                    missing.learn(rowid, &index.layout, values);
                 }
                 Ok::<_, SqliteFault>(())
             })?;
         }
-        Ok((missing, upper))
+        Ok(())
     }
 
     /// Rows that are gone and that the backup has: those of which an index says that they were there, and where no index has every row,
     /// those that would stand where a part of the tree is missing: between pages that were read, never on one (`covered`), where they
-    /// were deleted. Those that are found leave `still`.
+    /// were deleted. Those that are found leave `missing`.
     fn take_from_backup(
         &self,
         at: usize,
         layout: &Layout,
-        (still, is_whole, covered): (&mut BTreeMap<i64, Known>, bool, &[(i64, i64)]),
+        (missing, is_whole, covered): (&mut Missing<'_, i64>, bool, &[(i64, i64)]),
         inserter: &mut Inserter<'_>,
         told: &mut SalvagedTable,
     ) -> Result<(), SqliteFault> {
@@ -280,7 +176,7 @@ impl Rebuild<'_> {
             let near = gaps
                 .iter()
                 .any(|gap| gap.low.is_none_or(|low| note.high > low) && gap.high.is_none_or(|high| note.low <= high));
-            if !near && still.range(note.low..=note.high.max(note.low)).next().is_none() {
+            if !near && !missing.has_any(note.low..=note.high.max(note.low)) {
                 continue;
             }
             let Some(bytes) = backup.view.page(piece.page) else { continue };
@@ -288,22 +184,14 @@ impl Rebuild<'_> {
             for row in leaf.rows(&backup.view, &|page| backup.survey.note(page).kind.is_none()) {
                 let Some(rowid) = row.rowid.filter(|_| row.is_complete() && !row.uncertain) else { continue };
                 let values = values_of(&row.payload);
-                let agrees = |known: &Known| {
-                    !known.contradicts
-                        && known.columns.iter().enumerate().all(|(at, known)| {
-                            known.as_ref().is_none_or(|known| {
-                                values.get(at).is_some_and(|value| Owned::of(*value).is_same(known))
-                            })
-                        })
-                };
                 let may_be_gone =
                     || !is_whole && rowid >= floor && gaps.iter().any(|gap| gap.has(rowid)) && !has(covered, rowid);
-                let is_it = match still.get(&rowid) {
-                    Some(known) => agrees(known),
-                    None => may_be_gone() && inserter.has(rowid)? == Some(false),
+                let is_it = match missing.get(rowid) {
+                    Some(known) => known.agrees(&values),
+                    None => missing.has_its_turn(rowid) && may_be_gone() && inserter.has(rowid)? == Some(false),
                 };
                 if is_it && inserter.insert(Some(rowid), &values)? == Inserted::Kept {
-                    told.unproven += u64::from(still.remove(&rowid).is_none());
+                    told.unproven += u64::from(!missing.forget(rowid));
                     (told.kept, told.from_backup) = (told.kept + 1, told.from_backup + 1);
                 }
             }
@@ -384,14 +272,8 @@ fn has(covered: &[(i64, i64)], rowid: i64) -> bool {
     before.and_then(|at| covered.get(at)).is_some_and(|(_, high)| *high >= rowid)
 }
 
-/// The row's values, if all that are stored are known.
-fn complete(layout: &Layout, known: &Known) -> Option<Vec<Owned>> {
-    if known.contradicts {
-        return None;
-    }
-    let value = |(at, column): (usize, &crate::sqlite::salvage::LayoutColumn)| {
-        let known = known.columns.get(at).cloned().flatten();
-        known.or_else(|| (column.is_rowid || column.generated).then_some(Owned::Null))
-    };
-    layout.columns.iter().enumerate().map(value).collect()
+/// `gone` rows stay gone; an index that has every row has told all that is lost.
+fn tell_lost(told: &mut SalvagedTable, gone: u64, is_whole: bool) {
+    told.lost = told.lost.saturating_sub(told.rebuilt + told.from_backup).max(gone);
+    told.incomplete &= !is_whole;
 }

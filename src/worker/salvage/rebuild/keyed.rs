@@ -1,9 +1,9 @@
 //! The same for tables without rowids: what tells a row from all others is its key, which every entry of every index of the table has.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
 
-use super::{Index, Known, Owned, ROOM, ROW, Rebuild, complete};
+use super::known::{Missing, Owned, ROOM, ROW};
+use super::{Index, Rebuild, tell_lost};
 use crate::format::salvage::{CellPlace, Leaf, Pages as _, values_of};
 use crate::format::{KeyPart, Value, key_order};
 use crate::job::SalvagedTable;
@@ -56,77 +56,47 @@ impl Rebuild<'_> {
         // An index that has every row has told all that is lost; a key that it does not name was deleted.
         let is_whole = indexes.iter().any(|index| index.is_whole);
         let gaps = if is_whole { None } else { self.key_gaps(at, layout, inserter)? };
-        let (mut after, mut gone) = (None, 0);
-        loop {
-            let (mut missing, next) = self.missing_keys(layout, indexes, after, inserter)?;
-            let mut still = BTreeMap::new();
-            while let Some((digest, known)) = missing.pop_first() {
-                let values = complete(layout, &known);
-                let row = values.as_ref().map(|values| values.iter().map(Owned::value).collect::<Vec<_>>());
-                match row.map(|row| inserter.insert(None, &row)).transpose()? {
-                    Some(Inserted::Kept) => (told.kept, told.rebuilt) = (told.kept + 1, told.rebuilt + 1),
-                    _ => {
-                        still.insert(digest, known);
-                    }
-                }
-            }
-            self.take_keys_from_backup(layout, (&mut still, gaps.as_ref()), inserter, told)?;
-            gone += still.len() as u64;
-            if next.is_none() {
-                break;
-            }
-            after = next;
+        let mut gone = 0;
+        let mut missing = Missing::new(layout, |_| None);
+        while missing.begin_round() {
+            self.learn_keys(layout, indexes, &mut missing, inserter)?;
+            missing.insert_complete(inserter, told)?;
+            self.take_keys_from_backup(layout, (&mut missing, gaps.as_ref()), inserter, told)?;
+            gone += missing.count();
         }
-        told.lost = told.lost.saturating_sub(told.rebuilt + told.from_backup).max(gone);
-        told.incomplete &= !is_whole;
+        tell_lost(told, gone, is_whole);
         Ok(())
     }
 
-    /// What indexes have and the table has not, above `after`; and where to go on, when there was no room for all.
-    fn missing_keys(
+    /// What indexes have and the table has not.
+    fn learn_keys(
         &self,
         layout: &Layout,
         indexes: &[Index<'_>],
-        after: Option<KeyDigest>,
+        missing: &mut Missing<'_, KeyDigest>,
         inserter: &mut Inserter<'_>,
-    ) -> Result<(BTreeMap<KeyDigest, Known>, Option<KeyDigest>), SqliteFault> {
-        let mut missing: BTreeMap<KeyDigest, Known> = BTreeMap::new();
-        let (mut size, mut upper) = (0, None);
+    ) -> Result<(), SqliteFault> {
         for index in indexes {
             let Some(places) = places_of_key(layout, &index.layout) else { continue };
             self.each_entry(index, &mut |values| {
                 let key: Option<Vec<Value<'_>>> = places.iter().map(|at| values.get(*at).copied()).collect();
                 let Some(key) = key else { return Ok(()) };
                 let digest = digest(&key);
-                if after.is_some_and(|after| digest <= after) || upper.is_some_and(|upper| digest > upper) {
-                    return Ok(());
-                }
-                if !missing.contains_key(&digest) {
-                    if inserter.has_key(&key)? {
-                        return Ok(());
-                    }
-                    size += ROW + layout.columns.len() * 32;
-                }
-                let known = missing.entry(digest).or_default();
-                size += known.learn(layout, &index.layout, values);
-                while size > ROOM && missing.len() > 1 {
-                    let Some((digest, known)) = missing.pop_last() else { break };
-                    let values: usize = known.columns.iter().flatten().map(Owned::len).sum();
-                    size = size.saturating_sub(ROW + layout.columns.len() * 32 + values);
-                    upper = digest.checked_sub(1);
+                if missing.has_its_turn(digest) && (missing.get(digest).is_some() || !inserter.has_key(&key)?) {
+                    missing.learn(digest, &index.layout, values);
                 }
                 Ok::<_, SqliteFault>(())
             })?;
         }
-        Ok((missing, upper))
+        Ok(())
     }
 
     /// Rows that are gone and that the backup has: those of which an index says that they were there; and in gaps, which are only given
-    /// where no index has every row. Those that are found leave `still`.
+    /// where no index has every row. Those that are found leave `missing`.
     fn take_keys_from_backup(
         &self,
         layout: &Layout,
-        (still, gaps): (&mut BTreeMap<KeyDigest, Known>, Option<&KeyGaps>),
+        (missing, gaps): (&mut Missing<'_, KeyDigest>, Option<&KeyGaps>),
         inserter: &mut Inserter<'_>,
         told: &mut SalvagedTable,
     ) -> Result<(), SqliteFault> {
@@ -134,7 +104,7 @@ impl Rebuild<'_> {
         let Some(backup) = self.backup.filter(|backup| backup.view.encoding == self.view.encoding) else {
             return Ok(());
         };
-        if still.is_empty() && gaps.is_none_or(|gaps| gaps.between.is_empty()) {
+        if missing.count() == 0 && gaps.is_none_or(|gaps| gaps.between.is_empty()) {
             return Ok(());
         }
         let names = |layout: &Layout| layout.columns.iter().map(|column| column.name.clone()).collect::<Vec<_>>();
@@ -151,13 +121,17 @@ impl Rebuild<'_> {
                     continue;
                 };
                 let digest = digest(key);
-                let is_it = match still.get(&digest) {
+                let is_it = match missing.get(digest) {
                     Some(known) => known.agrees(&values),
-                    None => gaps.is_some_and(|gaps| gaps.has(key)) && !inserter.has_key(key)?,
+                    None => {
+                        missing.has_its_turn(digest)
+                            && gaps.is_some_and(|gaps| gaps.has(key))
+                            && !inserter.has_key(key)?
+                    }
                 };
                 if is_it && inserter.insert(None, &values)? == Inserted::Kept {
                     // In a gap no index names it.
-                    told.unproven += u64::from(still.remove(&digest).is_none());
+                    told.unproven += u64::from(!missing.forget(digest));
                     (told.kept, told.from_backup) = (told.kept + 1, told.from_backup + 1);
                 }
             }
@@ -220,36 +194,6 @@ impl Rebuild<'_> {
         let row = leaf.rows(self.view, &|page| self.survey.note(page).kind.is_none()).next()?;
         let key: Key = values_of(&row.payload).into_iter().take(layout.key).map(Owned::of).collect();
         (row.is_complete() && !row.uncertain && key.len() == layout.key).then_some(key)
-    }
-}
-
-impl Known {
-    /// Takes what an entry of an index has of it; so many bytes of memory more.
-    fn learn(&mut self, layout: &Layout, index: &IndexLayout, entry: &[Value<'_>]) -> usize {
-        let mut more = 0;
-        self.columns.resize(layout.columns.len(), None);
-        for (value, column) in entry.iter().zip(&index.columns) {
-            let IndexColumn::Column(column) = column else { continue };
-            let Some(slot) = self.columns.get_mut(*column) else { continue };
-            let value = Owned::of(*value);
-            match slot {
-                Some(there) => self.contradicts |= !there.is_same(&value),
-                None => {
-                    more += value.len();
-                    *slot = Some(value);
-                }
-            }
-        }
-        more
-    }
-
-    /// Whether these can be the row's values.
-    fn agrees(&self, values: &[Value<'_>]) -> bool {
-        let is_so = |(at, known): (usize, &Option<Owned>)| match known {
-            Some(known) => values.get(at).is_some_and(|value| Owned::of(*value).is_same(known)),
-            None => true,
-        };
-        !self.contradicts && self.columns.iter().enumerate().all(is_so)
     }
 }
 
