@@ -317,6 +317,14 @@ pub struct Candidate {
     pub origins: Vec<RowOrigins>,
 }
 
+impl Candidate {
+    /// One whose losses are not known.
+    #[must_use]
+    pub fn new(path: PathBuf, size: u64, tables: Vec<TableRows>, source: String) -> Candidate {
+        Candidate { path, size, tables, source, proven: false, lost: Vec::new(), origins: Vec::new() }
+    }
+}
+
 /// Rows of one table of a candidate that did not come from where the others did.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

@@ -218,15 +218,7 @@ pub(super) fn finish_examined(
     for remark in remarks {
         detail += &format!("; {remark}");
     }
-    let candidate = Candidate {
-        path: place.path_of(&candidate),
-        size,
-        tables,
-        source,
-        proven: false,
-        lost: Vec::new(),
-        origins: Vec::new(),
-    };
+    let candidate = Candidate::new(place.path_of(&candidate), size, tables, source);
     Ok(StepReport { progress: Progress::Done, detail, candidate: Some(candidate) })
 }
 

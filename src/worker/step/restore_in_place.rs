@@ -236,15 +236,7 @@ fn with_candidate(
 ) -> Result<StepReport, JobFailure> {
     let size = place.stat(&place.name)?.map_or(0, |main| main.size);
     let source = format!("backup {}", wanted.backup.display());
-    let candidate = Candidate {
-        path: place.path().to_owned(),
-        size,
-        tables,
-        source,
-        proven: false,
-        lost: Vec::new(),
-        origins: Vec::new(),
-    };
+    let candidate = Candidate::new(place.path().to_owned(), size, tables, source);
     Ok(StepReport { candidate: Some(candidate), ..report })
 }
 

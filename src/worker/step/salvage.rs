@@ -7,6 +7,7 @@
 //! page that can be read is the backup's has nothing to offer.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -19,10 +20,10 @@ use super::onto_backup::unite;
 use super::place::{Place, need_space};
 use super::settle::make_private;
 use super::{failed, refused, while_};
-use crate::backup::{examine, hash, of_file};
+use crate::backup::{Examined, examine, hash, of_file};
 use crate::format::header::HEADER_LEN;
 use crate::format::{SchemaKind, vouches_for_its_fields};
-use crate::host::Folder;
+use crate::host::{Folder, Ownership};
 use crate::job::{
     BackupManifest, Candidate, JobFailure, Owner, RowOrigins, SalvageJob, Salvaged, SalvagedTable, StepReport,
     TableRows,
@@ -35,6 +36,9 @@ use crate::worker::salvage;
 const NAME: &str = "salvaged";
 /// The table that rows of no table go to.
 pub(super) const LOST_AND_FOUND: &str = "lost_and_found";
+/// A header's write and read version, by journal mode (fileformat2.html, section 1.3.3).
+const ROLLBACK: [u8; 2] = [1, 1];
+const WAL: [u8; 2] = [2, 2];
 /// Lines about the damage that are told.
 const TOLD: usize = 8;
 
@@ -60,6 +64,27 @@ pub(super) struct Rival {
     pub same_rowids: bool,
 }
 
+/// What rows are read from, and what the new file has of it beside them.
+struct Wreck<'a> {
+    /// A database, or an incident's evidence.
+    path: PathBuf,
+    /// Its database, for the header.
+    main: Option<File>,
+    /// The one that was remembered.
+    schema: Option<&'a str>,
+    /// As its header has the journal mode.
+    mode: Option<[u8; 2]>,
+}
+
+/// A new database with a wreck's rows, in the private folder, which passed its check.
+struct Rescued {
+    folder: Folder,
+    path: PathBuf,
+    salvaged: Salvaged,
+    examined: Examined,
+}
+
+/// From what was preserved.
 pub(super) fn build(place: &Place<'_>, wanted: &Wanted<'_>) -> Result<StepReport, JobFailure> {
     let part = fresh_part(place)?;
     let kept = latest(place)?.ok_or_else(|| refused("nothing was preserved yet: rows are salvaged from evidence"))?;
@@ -70,96 +95,102 @@ pub(super) fn build(place: &Place<'_>, wanted: &Wanted<'_>) -> Result<StepReport
     need_space(&place.folder, size.saturating_mul(2).saturating_add(united))?;
     let built = (|| {
         let ownership = ownership(place, wanted.owner)?;
-        let folder = make_private(place)?;
-        let path = folder.path().join(NAME);
-        let job = SalvageJob {
-            source: kept.folder.path().to_owned(),
-            to: path.clone(),
-            schema: wanted.schema.map(str::to_owned),
-            backup: rival.as_ref().map(|rival| rival.file.clone()),
-            renumbered: rival.as_ref().is_some_and(|rival| !rival.same_rowids),
-            deleted: false,
-        };
-        // Nobody else writes to evidence: whatever it says, another rung may have more to offer.
-        let salvaged = salvage::run(&job).map_err(|why| failed(why.message))?;
         let mode = mode_of(&kept.folder, wanted.journal_mode);
-        let file = folder.open_for_writing_in(NAME).map_err(while_("opening the salvaged rows"))?;
-        place.made(&file)?;
-        if mode == Some([2, 2]) {
-            file.write_all_at(&[2, 2], 18).map_err(while_("keeping the journal mode"))?;
-        }
-        if let Some(cookie) = wanted.schema_cookie {
-            file.write_all_at(&cookie.to_be_bytes(), 40).map_err(while_("counting the schema on"))?;
-        }
-        put_versions_back(kept.folder.open_in("main").ok(), &file, wanted.schema)?;
-        drop(file);
-        let examined = examine(&path, &Deadline::never())?;
-        let usable = is_its_own(&salvaged).and_then(|()| has_every_table(&examined.schema, wanted.schema));
-        let won = match (&rival, usable) {
-            (None, usable) => usable.map(|()| String::new())?,
-            (Some(rival), Err(why)) => {
-                return unite(place, (&folder, &part), (&path, &salvaged), rival, (&ownership, mode), &why.message);
-            }
-            (Some(rival), Ok(())) => match contest(rival, &path, &examined.tables, &salvaged) {
+        let main = kept.folder.open_in("main").ok();
+        let wreck = Wreck { path: kept.folder.path().to_owned(), main, schema: wanted.schema, mode };
+        let (rescued, usable) = rescue(place, &wreck, rival.as_ref(), wanted.schema_cookie)?;
+        let won = match &rival {
+            None => usable.map(|()| String::new())?,
+            Some(rival) => match usable.map_err(|why| why.message).and_then(|()| contest(rival, &rescued)) {
                 Ok(won) => format!("; {won}"),
                 Err(why) => {
-                    return unite(place, (&folder, &part), (&path, &salvaged), rival, (&ownership, mode), &why);
+                    let wreck = (rescued.path.as_path(), &rescued.salvaged);
+                    return unite(place, (&rescued.folder, &part), wreck, rival, (&ownership, mode), &why);
                 }
             },
         };
-        folder.rename_noreplace(NAME, &place.folder, &part).map_err(while_("taking the salvaged rows"))?;
-        let mut report = finish_examined(place, &part, &ownership, told(&salvaged) + &won, examined)?;
+        let words = told(&rescued.salvaged) + &won;
+        let more_than = wanted.more_than.filter(|_| rival.is_none());
+        let (mut report, salvaged) = take(place, &part, &ownership, rescued, (words, more_than))?;
         if let Some(candidate) = &mut report.candidate {
-            let more_than = wanted.more_than.filter(|_| rival.is_none());
-            has_more(place, candidate, more_than, &salvaged)?;
             candidate.lost = counted(&salvaged, &candidate.tables);
-            candidate.origins = origins(&salvaged, &candidate.tables);
         }
         Ok(report)
     })();
     clean_up(place, &part, built)
 }
 
-/// From a backup that is damaged itself: where nothing else is left, most of its rows are more than none.
+/// From a backup that is damaged itself: where nothing else is left, most of its rows are more than none. Whatever was committed since
+/// it was taken is gone too, and nobody counted that.
 pub(super) fn of_backup(place: &Place<'_>, wanted: &Wanted<'_>, backup: &Path) -> Result<StepReport, JobFailure> {
     let part = fresh_part(place)?;
     let (stored, name, manifest) = of_file(backup)?;
     need_space(&place.folder, manifest.size.saturating_mul(2))?;
     let built = (|| {
         let ownership = ownership(place, wanted.owner.or(Some(&manifest.owner)))?;
-        let folder = make_private(place)?;
-        let path = folder.path().join(NAME);
-        let schema = wanted.schema.unwrap_or(&manifest.schema);
-        let job = SalvageJob {
-            source: backup.to_owned(),
-            to: path.clone(),
-            schema: Some(schema.to_owned()),
-            backup: None,
-            renumbered: false,
-            deleted: false,
+        let wreck = Wreck {
+            path: backup.to_owned(),
+            main: stored.open_in(&name).ok(),
+            schema: Some(wanted.schema.unwrap_or(&manifest.schema)),
+            mode: Some(mode_by_name(wanted.journal_mode.unwrap_or(&manifest.journal_mode))),
         };
-        let salvaged = salvage::run(&job).map_err(|why| failed(why.message))?;
-        let file = folder.open_for_writing_in(NAME).map_err(while_("opening the salvaged rows"))?;
-        place.made(&file)?;
-        if wanted.journal_mode.unwrap_or(&manifest.journal_mode) == "wal" {
-            file.write_all_at(&[2, 2], 18).map_err(while_("keeping the journal mode"))?;
-        }
-        put_versions_back(stored.open_in(&name).ok(), &file, Some(schema))?;
-        drop(file);
-        let examined = examine(&path, &Deadline::never())?;
-        is_its_own(&salvaged).and_then(|()| has_every_table(&examined.schema, Some(schema)))?;
-        folder.rename_noreplace(NAME, &place.folder, &part).map_err(while_("taking the salvaged rows"))?;
-        let words = format!("the damaged backup {}: {}", backup.display(), told(&salvaged));
-        let mut report = finish_examined(place, &part, &ownership, words, examined)?;
-        if let Some(candidate) = &mut report.candidate {
-            has_more(place, candidate, None, &salvaged)?;
-            // Whatever was committed since the backup is gone too, and nobody counted it.
-            candidate.lost = Vec::new();
-            candidate.origins = origins(&salvaged, &candidate.tables);
-        }
-        Ok(report)
+        let (rescued, usable) = rescue(place, &wreck, None, None)?;
+        usable?;
+        let words = format!("the damaged backup {}: {}", backup.display(), told(&rescued.salvaged));
+        take(place, &part, &ownership, rescued, (words, None)).map(|(report, _)| report)
     })();
     clean_up(place, &part, built)
+}
+
+/// Builds the new database in the private folder; what the wreck lacks is the rival's. And whether its program could use it.
+fn rescue(
+    place: &Place<'_>,
+    wreck: &Wreck<'_>,
+    rival: Option<&Rival>,
+    schema_cookie: Option<u32>,
+) -> Result<(Rescued, Result<(), JobFailure>), JobFailure> {
+    let folder = make_private(place)?;
+    let path = folder.path().join(NAME);
+    let job = SalvageJob {
+        source: wreck.path.clone(),
+        to: path.clone(),
+        schema: wreck.schema.map(str::to_owned),
+        backup: rival.map(|rival| rival.file.clone()),
+        renumbered: rival.is_some_and(|rival| !rival.same_rowids),
+        deleted: false,
+    };
+    // Nobody else writes to evidence, or to a backup: whatever it says, another rung may have more to offer.
+    let salvaged = salvage::run(&job).map_err(|why| failed(why.message))?;
+    let file = folder.open_for_writing_in(NAME).map_err(while_("opening the salvaged rows"))?;
+    place.made(&file)?;
+    if wreck.mode == Some(WAL) {
+        file.write_all_at(&WAL, 18).map_err(while_("keeping the journal mode"))?;
+    }
+    if let Some(cookie) = schema_cookie {
+        file.write_all_at(&cookie.to_be_bytes(), 40).map_err(while_("counting the schema on"))?;
+    }
+    put_versions_back(wreck.main.as_ref(), &file, wreck.schema)?;
+    drop(file);
+    let examined = examine(&path, &Deadline::never())?;
+    let usable = is_its_own(&salvaged).and_then(|()| has_every_table(&examined.schema, wreck.schema));
+    Ok((Rescued { folder, path, salvaged, examined }, usable))
+}
+
+/// Makes a candidate of it, which shall have more rows than these, or any at all.
+fn take(
+    place: &Place<'_>,
+    part: &OsStr,
+    ownership: &Ownership,
+    Rescued { folder, salvaged, examined, .. }: Rescued,
+    (words, more_than): (String, Option<&[TableRows]>),
+) -> Result<(StepReport, Salvaged), JobFailure> {
+    folder.rename_noreplace(NAME, &place.folder, part).map_err(while_("taking the salvaged rows"))?;
+    let mut report = finish_examined(place, part, ownership, words, examined)?;
+    if let Some(candidate) = &mut report.candidate {
+        has_more(place, candidate, more_than, &salvaged)?;
+        candidate.origins = origins(&salvaged, &candidate.tables);
+    }
+    Ok((report, salvaged))
 }
 
 /// The newest backup that is as it was taken, if the wreck can have anything that it has not.
@@ -200,12 +231,13 @@ fn takes_the_place(manifest: &BackupManifest) -> String {
 }
 
 /// What either loses, in words; the error is why the backup wins.
-fn contest(rival: &Rival, path: &Path, tables: &[TableRows], salvaged: &Salvaged) -> Result<String, String> {
+fn contest(rival: &Rival, rescued: &Rescued) -> Result<String, String> {
+    let (salvaged, tables) = (&rescued.salvaged, &rescued.examined.tables);
     let lost = |why: String| Err(format!("{why}: {}", takes_the_place(&rival.manifest)));
     if let Some(hurt) = uncounted(tables, salvaged) {
         return lost(format!("what is lost of {hurt} cannot be compared"));
     }
-    let differences = match differences(path, &rival.file, rival.same_rowids) {
+    let differences = match differences(&rescued.path, &rival.file, rival.same_rowids) {
         Ok(differences) => differences,
         // Numbers are all there is then.
         Err(fault) => {
@@ -250,7 +282,7 @@ fn has_every_table(schema: &str, known: Option<&str>) -> Result<(), JobFailure> 
 }
 
 /// A program goes by its `user_version`: where the header that had it is gone, it has the one that is remembered.
-fn put_versions_back(source: Option<File>, file: &File, schema: Option<&str>) -> Result<(), JobFailure> {
+fn put_versions_back(source: Option<&File>, file: &File, schema: Option<&str>) -> Result<(), JobFailure> {
     let mut head = [0_u8; HEADER_LEN];
     let read = source.is_some_and(|main| main.read_exact_at(&mut head, 0).is_ok());
     if read && vouches_for_its_fields(&head) {
@@ -318,10 +350,14 @@ fn mode_of(evidence: &Folder, remembered: Option<&str>) -> Option<[u8; 2]> {
     let mut head = [0_u8; 20];
     let read = evidence.open_in("main").is_ok_and(|main| main.read_exact_at(&mut head, 0).is_ok());
     let known = [head[18], head[19]];
-    if read && head.starts_with(b"SQLite format 3\0") && matches!(known, [1, 1] | [2, 2]) {
+    if read && head.starts_with(b"SQLite format 3\0") && matches!(known, ROLLBACK | WAL) {
         return Some(known);
     }
-    remembered.map(|mode| if mode == "wal" { [2, 2] } else { [1, 1] })
+    remembered.map(mode_by_name)
+}
+
+fn mode_by_name(mode: &str) -> [u8; 2] {
+    if mode == "wal" { WAL } else { ROLLBACK }
 }
 
 /// The rows that each table is known to have lost; none where that is not all that is known to be lost.

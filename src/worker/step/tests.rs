@@ -5,7 +5,7 @@ mod roll_back;
 mod salvage;
 
 use std::cell::Cell;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -105,6 +105,16 @@ impl Scene {
 
     pub(super) fn path(&self) -> PathBuf {
         self.folder().join("app.db")
+    }
+
+    /// These bytes over what is there, past SQLite.
+    fn overwrite(&self, at: usize, bytes: &[u8]) {
+        let file = std::fs::File::options().write(true).open(self.path()).unwrap();
+        file.write_all_at(bytes, at as u64).unwrap();
+    }
+
+    fn run_sql(&self, sql: &str) {
+        rusqlite::Connection::open(self.path()).unwrap().execute_batch(sql).unwrap();
     }
 
     pub(super) fn evidence(&self) -> PathBuf {

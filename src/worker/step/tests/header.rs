@@ -17,16 +17,6 @@ fn known(scene: &Scene) -> KnownPageOne {
     }
 }
 
-fn overwrite(scene: &Scene, at: usize, bytes: &[u8]) {
-    let mut whole = std::fs::read(scene.path()).unwrap();
-    whole[at..at + bytes.len()].copy_from_slice(bytes);
-    std::fs::write(scene.path(), whole).unwrap();
-}
-
-fn run_sql(scene: &Scene, sql: &str) {
-    rusqlite::Connection::open(scene.path()).unwrap().execute_batch(sql).unwrap();
-}
-
 /// The scene mended: its rows, and how.
 fn mended(scene: &Scene, known: KnownPageOne) -> (u64, String) {
     scene.run(DatabaseStep::Preserve, Phase::Apply).unwrap();
@@ -45,9 +35,9 @@ fn a_header_that_is_gone_is_written_anew() {
     for mode in ["delete", "wal"] {
         for hurt in [[0_u8; 100], [0xa5; 100]] {
             let scene = Scene::new(mode);
-            run_sql(&scene, "PRAGMA user_version=12; PRAGMA application_id=-7");
+            scene.run_sql("PRAGMA user_version=12; PRAGMA application_id=-7");
             let known = known(&scene);
-            overwrite(&scene, 0, &hurt);
+            scene.overwrite(0, &hurt);
             let (rows, how) = mended(&scene, known);
             assert!(rows == 150 && how.contains("written anew"), "{rows} {how}");
             let db = open(&scene.path(), Access::Copy);
@@ -76,8 +66,8 @@ fn each_field_of_a_header_is_put_right_and_what_is_its_own_stays() {
         let scene = Scene::new("delete");
         let known = known(&scene);
         // As its program set it after the last look.
-        run_sql(&scene, "PRAGMA user_version=77");
-        overwrite(&scene, at, bytes);
+        scene.run_sql("PRAGMA user_version=77");
+        scene.overwrite(at, bytes);
         assert_eq!(mended(&scene, known).0, 150, "{at}");
         let db = open(&scene.path(), Access::Copy);
         assert_eq!(db.rows("PRAGMA user_version", &[]).unwrap()[0][0].as_i64(), Some(77), "{at}");
@@ -89,7 +79,7 @@ fn the_wal_beside_a_header_that_is_gone_is_written_back() {
     let scene = Scene::with_wal();
     let aside = Scene::new("wal");
     let known = KnownPageOne { page_ones: Vec::new(), ..known(&aside) };
-    overwrite(&scene, 0, &[0; 100]);
+    scene.overwrite(0, &[0; 100]);
     assert_eq!(mended(&scene, known).0, 180);
 }
 
@@ -98,16 +88,16 @@ fn page_1_comes_from_a_backup_of_the_same_schema_and_of_no_other() {
     for mode in ["delete", "wal"] {
         let scene = Scene::new(mode);
         let own = known(&scene);
-        overwrite(&scene, 0, &[0; 4096]);
+        scene.overwrite(0, &[0; 4096]);
         let (rows, how) = mended(&scene, own);
         assert!(rows == 150 && how.contains("page 1 of the backup"), "{rows} {how}");
     }
 
     // Of another schema: a later table would be gone.
     let scene = Scene::new("delete");
-    run_sql(&scene, "CREATE TABLE later(a); INSERT INTO later VALUES (1)");
+    scene.run_sql("CREATE TABLE later(a); INSERT INTO later VALUES (1)");
     let own = known(&scene);
-    overwrite(&scene, 0, &[0; 4096]);
+    scene.overwrite(0, &[0; 4096]);
     scene.run(DatabaseStep::Preserve, Phase::Apply).unwrap();
     let failure = scene.run(DatabaseStep::BuildMended { known: Box::new(own) }, Phase::Apply).unwrap_err();
     assert_eq!(failure.kind, FailureKind::Failed, "{failure:?}");
@@ -118,10 +108,9 @@ fn page_1_comes_from_a_backup_of_the_same_schema_and_of_no_other() {
 fn with_free_pages(auto_vacuum: bool) -> Scene {
     let scene = Scene::new("delete");
     if auto_vacuum {
-        run_sql(&scene, "PRAGMA auto_vacuum=INCREMENTAL; VACUUM");
+        scene.run_sql("PRAGMA auto_vacuum=INCREMENTAL; VACUUM");
     }
-    run_sql(
-        &scene,
+    scene.run_sql(
         "CREATE TABLE big(a); WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<3000)
          INSERT INTO big SELECT zeroblob(1500) FROM n; DELETE FROM big WHERE rowid % 7 < 6; DROP TABLE big",
     );
@@ -138,12 +127,12 @@ fn a_list_of_free_pages_is_found_again_or_made_anew() {
             u32::from_be_bytes(bytes[32..36].try_into().unwrap()) as usize
         };
         let damage: [(&str, Damage<'_>); 6] = [
-            ("found again", &|scene| overwrite(scene, 32, &[0, 0, 0, 0])),
-            ("found again", &|scene| overwrite(scene, 32, &[0, 0, 0, 2])),
-            ("", &|scene| overwrite(scene, 36, &[0, 0, 9, 9])),
-            ("found again", &|scene| overwrite(scene, 0, &[0; 100])),
-            ("made anew", &|scene| overwrite(scene, (first(scene) - 1) * 4096, &[0xa5; 4096])),
-            ("made anew", &|scene| overwrite(scene, (first(scene) - 1) * 4096 + 4, &[0, 0, 0, 1])),
+            ("found again", &|scene| scene.overwrite(32, &[0, 0, 0, 0])),
+            ("found again", &|scene| scene.overwrite(32, &[0, 0, 0, 2])),
+            ("", &|scene| scene.overwrite(36, &[0, 0, 9, 9])),
+            ("found again", &|scene| scene.overwrite(0, &[0; 100])),
+            ("made anew", &|scene| scene.overwrite((first(scene) - 1) * 4096, &[0xa5; 4096])),
+            ("made anew", &|scene| scene.overwrite((first(scene) - 1) * 4096 + 4, &[0, 0, 0, 1])),
         ];
         for (at, (how, damage)) in damage.iter().enumerate() {
             let scene = with_free_pages(auto_vacuum);
@@ -156,10 +145,8 @@ fn a_list_of_free_pages_is_found_again_or_made_anew() {
             let (rows, told) = mended(&scene, known);
             assert!(rows == 150 && told.contains(how), "{at} {auto_vacuum}: {rows} {told}");
             assert!(free(&scene) > 1000, "{at}");
-            run_sql(
-                &scene,
-                "PRAGMA incremental_vacuum; CREATE TABLE again(a); INSERT INTO again SELECT zeroblob(100000)",
-            );
+            scene
+                .run_sql("PRAGMA incremental_vacuum; CREATE TABLE again(a); INSERT INTO again SELECT zeroblob(100000)");
             assert!(open(&scene.path(), Access::Copy).integrity_check(9).ok);
         }
     }
@@ -171,8 +158,8 @@ fn pages_of_no_tree_are_not_called_free_where_nothing_says_so() {
     let known = known(&scene);
     let bytes = std::fs::read(scene.path()).unwrap();
     let first = u32::from_be_bytes(bytes[32..36].try_into().unwrap()) as usize;
-    overwrite(&scene, (first - 1) * 4096, &[0xa5; 4096]);
-    overwrite(&scene, 0, &[0xa5; 100]);
+    scene.overwrite((first - 1) * 4096, &[0xa5; 4096]);
+    scene.overwrite(0, &[0xa5; 100]);
     scene.run(DatabaseStep::Preserve, Phase::Apply).unwrap();
     let failure = scene.run(DatabaseStep::BuildMended { known: Box::new(known) }, Phase::Apply).unwrap_err();
     assert!(failure.message.contains("rows may have been on them"), "{failure:?}");
@@ -184,8 +171,8 @@ fn a_row_that_is_hurt_too_is_not_hidden_by_a_header_that_is_put_right() {
     let scene = Scene::new("wal");
     let known = known(&scene);
     let whole = std::fs::read(scene.path()).unwrap().len();
-    overwrite(&scene, whole - 4096, &[0xa5; 4096]);
-    overwrite(&scene, 0, &[0; 100]);
+    scene.overwrite(whole - 4096, &[0xa5; 4096]);
+    scene.overwrite(0, &[0; 100]);
     scene.run(DatabaseStep::Preserve, Phase::Apply).unwrap();
     let failure = scene.run(DatabaseStep::BuildMended { known: Box::new(known) }, Phase::Apply).unwrap_err();
     assert_eq!((failure.kind, scene.names()), (FailureKind::Failed, vec!["app.db".to_owned()]), "{failure:?}");

@@ -37,10 +37,8 @@ fn step(entries: &[&BackupEntry]) -> DatabaseStep {
 }
 
 /// These bytes over a page, from 1.
-fn overwrite(scene: &Scene, page: usize, byte: u8) {
-    use std::os::unix::fs::FileExt as _;
-    let file = std::fs::File::options().write(true).open(scene.path()).unwrap();
-    file.write_all_at(&[byte; PAGE], ((page - 1) * PAGE) as u64).unwrap();
+fn overwrite_page(scene: &Scene, page: usize, byte: u8) {
+    scene.overwrite((page - 1) * PAGE, &[byte; PAGE]);
 }
 
 /// The pages that hold rows of `t`.
@@ -64,8 +62,8 @@ fn pages_that_were_overwritten_come_back_byte_for_byte() {
     let (scene, entry) = saved("delete", |_| {});
     let whole = std::fs::read(scene.path()).unwrap();
     let leaves = leaves(&scene);
-    overwrite(&scene, leaves[0], 0);
-    overwrite(&scene, leaves[2], 0xa5);
+    overwrite_page(&scene, leaves[0], 0);
+    overwrite_page(&scene, leaves[2], 0xa5);
     scene.run(DatabaseStep::Preserve, Phase::Apply).unwrap();
     let before = content(&scene.folder());
     let report = scene.run(step(&[&entry]), Phase::Apply).unwrap();
@@ -88,7 +86,7 @@ fn what_no_check_sees_goes_back_with_what_it_sees() {
     hurt[leaves[1] * PAGE - 1] ^= 1;
     hurt.truncate(whole.len() - 100);
     std::fs::write(scene.path(), &hurt).unwrap();
-    overwrite(&scene, leaves[0], 0);
+    overwrite_page(&scene, leaves[0], 0);
     scene.run(DatabaseStep::Preserve, Phase::Apply).unwrap();
     scene.run(step(&[&entry]), Phase::Apply).unwrap();
     scene.run(DatabaseStep::Install, Phase::Apply).unwrap();
@@ -103,9 +101,9 @@ fn bits_that_turned_come_back_in_either_mode_whatever_page_they_are_on() {
         let whole = std::fs::read(scene.path()).unwrap();
         let facts = std::fs::metadata(scene.path()).unwrap();
         let mtime = facts.modified().unwrap();
-        overwrite(&scene, leaves(&scene)[1], 0x77);
+        overwrite_page(&scene, leaves(&scene)[1], 0x77);
         if mode == "delete" {
-            overwrite(&scene, 1, 0);
+            overwrite_page(&scene, 1, 0);
         }
         // As a disk does it: nobody wrote the file.
         std::fs::File::options().append(true).open(scene.path()).unwrap().set_modified(mtime).unwrap();
@@ -132,7 +130,7 @@ fn a_page_below_a_wal_that_ends_where_it_did_comes_back() {
     assert!(entry.manifest.wal.is_some_and(|wal| wal.frame > 0), "{:?}", entry.manifest.wal);
     // What a look of ours made of the index is nobody's.
     let _ = std::fs::remove_file(side(&scene.path(), "-shm"));
-    overwrite(&scene, leaves(&scene)[0], 0x11);
+    overwrite_page(&scene, leaves(&scene)[0], 0x11);
     scene.run(DatabaseStep::Preserve, Phase::Apply).unwrap();
     let report = scene.run(step(&[&entry]), Phase::Apply).unwrap();
     assert!(report.detail.contains("its WAL ends where it did"), "{}", report.detail);
@@ -147,7 +145,7 @@ fn nothing_is_put_back_over_a_commit() {
         let db = open(&scene.path(), Access::Repair);
         db.batch("UPDATE t SET body = 'new' WHERE id = 3").unwrap();
         db.close().unwrap();
-        overwrite(&scene, *leaves(&scene).last().unwrap(), 0);
+        overwrite_page(&scene, *leaves(&scene).last().unwrap(), 0);
         let why = if mode == "wal" { "nothing tells whether" } else { "a program has committed since" };
         refused(&scene, step(&[&entry]), why);
     }
@@ -158,7 +156,7 @@ fn a_page_counts_only_as_it_was_and_a_file_only_as_it_is() {
     // The backup itself is hurt: of what its pages were nothing is known.
     let (scene, entry) = saved("delete", |_| {});
     let hurt = leaves(&scene)[0];
-    overwrite(&scene, hurt, 0);
+    overwrite_page(&scene, hurt, 0);
     let whole = std::fs::read(&entry.file).unwrap();
     let mut other = whole.clone();
     other[hurt * PAGE - 1] ^= 1;
@@ -190,16 +188,12 @@ fn what_was_wrong_then_already_is_not_mended() {
 /// A database that was written since its backup, and mapped after that: the step that knows of the map alone.
 fn mapped(mode: &str, with: impl FnOnce(&Scene)) -> (Scene, DatabaseStep) {
     let (scene, entry) = saved(mode, |_| {});
-    run_sql(&scene, "INSERT INTO t(id, body) VALUES(9000, 'after the backup')");
+    scene.run_sql("INSERT INTO t(id, body) VALUES(9000, 'after the backup')");
     with(&scene);
     let folder = entry.file.parent().unwrap();
     let then = crate::worker::probe::map_pages(&scene.site(), folder).unwrap();
     let known = vec![KnownPages { pages: PagesOf::Map { file: folder.join(crate::job::PAGE_MAP) }, then }];
     (scene, DatabaseStep::BuildFromPages { known, sources: vec![entry.file], owner: None })
-}
-
-fn run_sql(scene: &Scene, sql: &str) {
-    rusqlite::Connection::open(scene.path()).unwrap().execute_batch(sql).unwrap();
 }
 
 fn map_of(step: &DatabaseStep) -> PathBuf {
@@ -216,7 +210,7 @@ fn map_of(step: &DatabaseStep) -> PathBuf {
 fn a_page_that_was_not_written_since_an_older_backup_comes_back_and_later_commits_stay() {
     let (scene, step) = mapped("delete", |_| {});
     let whole = std::fs::read(scene.path()).unwrap();
-    overwrite(&scene, leaves(&scene)[0], 0x5a);
+    overwrite_page(&scene, leaves(&scene)[0], 0x5a);
     scene.run(DatabaseStep::Preserve, Phase::Apply).unwrap();
     let report = scene.run(step, Phase::Apply).unwrap();
     assert!(report.detail.contains("1 of its") && report.candidate.unwrap().proven, "{}", report.detail);
@@ -244,7 +238,7 @@ fn a_mapped_page_below_a_wal_comes_back() {
     std::fs::rename(&link, &wal).unwrap();
     private(&wal);
     std::fs::write(scene.path(), main).unwrap();
-    overwrite(&scene, leaves(&scene)[0], 0x5a);
+    overwrite_page(&scene, leaves(&scene)[0], 0x5a);
     scene.run(DatabaseStep::Preserve, Phase::Apply).unwrap();
     let report = scene.run(step, Phase::Apply).unwrap();
     assert!(report.detail.contains("its WAL ends where it did"), "{}", report.detail);
@@ -256,14 +250,14 @@ fn a_mapped_page_below_a_wal_comes_back() {
 fn a_page_that_was_written_since_every_backup_is_not_to_be_had() {
     let (scene, step) = mapped("delete", |_| {});
     // The last leaf of the table has the row that no backup has.
-    overwrite(&scene, *leaves(&scene).last().unwrap(), 0x5a);
+    overwrite_page(&scene, *leaves(&scene).last().unwrap(), 0x5a);
     refused(&scene, step, "is in no backup as it was");
 }
 
 #[test]
 fn no_map_is_believed_that_is_hurt_or_of_another_moment() {
     let (scene, step) = mapped("delete", |_| {});
-    overwrite(&scene, leaves(&scene)[0], 0x5a);
+    overwrite_page(&scene, leaves(&scene)[0], 0x5a);
     let map = map_of(&step);
     let bytes = std::fs::read(&map).unwrap();
     for (at, why) in [(3, "no page map"), (40, "checksum"), (bytes.len() - 40, "checksum")] {
@@ -282,7 +276,7 @@ fn no_map_is_believed_that_is_hurt_or_of_another_moment() {
     known[0].then.at += Duration::from_secs(1);
     refused(&scene, DatabaseStep::BuildFromPages { known, sources, owner }, "of another moment");
     // And a commit since leaves nothing of it.
-    run_sql(&scene, "DELETE FROM t WHERE id = 9000");
+    scene.run_sql("DELETE FROM t WHERE id = 9000");
     refused(&scene, step, "a program has committed since");
 }
 
@@ -293,7 +287,7 @@ fn what_is_not_sound_is_not_mapped_and_an_earlier_map_stays() {
     let bytes = std::fs::read(&map).unwrap();
     let read = crate::format::PageMap::decode(&bytes).unwrap();
     assert_eq!(read.owner_of(leaves(&scene)[0] as u32).map(|tree| tree.name.as_str()), Some("t"));
-    overwrite(&scene, leaves(&scene)[0], 0x5a);
+    overwrite_page(&scene, leaves(&scene)[0], 0x5a);
     let why = crate::worker::probe::map_pages(&scene.site(), map.parent().unwrap()).unwrap_err();
     assert!(why.contains("faults were found"), "{why}");
     assert!(std::fs::read(&map).unwrap() == bytes);
@@ -309,11 +303,11 @@ fn a_page_of_a_backup_that_is_hurt_elsewhere_counts_by_its_hash() {
     let mut backup = std::fs::read(&sources[0]).unwrap();
     backup[(leaves[1] - 1) * PAGE..leaves[1] * PAGE].fill(0);
     std::fs::write(&sources[0], &backup).unwrap();
-    overwrite(&scene, leaves[1], 0x5a);
+    overwrite_page(&scene, leaves[1], 0x5a);
     refused(&scene, step.clone(), "is in no backup as it was");
 
     std::fs::write(scene.path(), &whole).unwrap();
-    overwrite(&scene, leaves[0], 0x5a);
+    overwrite_page(&scene, leaves[0], 0x5a);
     scene.run(DatabaseStep::Preserve, Phase::Apply).unwrap();
     scene.run(step, Phase::Apply).unwrap();
     scene.run(DatabaseStep::Install, Phase::Apply).unwrap();
@@ -330,7 +324,7 @@ fn where_the_map_is_hurt_a_backup_that_nothing_was_committed_since_does_as_well(
     std::fs::write(&file, b"no map").unwrap();
     let DatabaseStep::BuildFromPages { mut known, sources, owner } = step(&[&entry]) else { panic!("a build") };
     known.insert(0, KnownPages { pages: PagesOf::Map { file }, then });
-    overwrite(&scene, leaves(&scene)[0], 0x5a);
+    overwrite_page(&scene, leaves(&scene)[0], 0x5a);
     scene.run(DatabaseStep::Preserve, Phase::Apply).unwrap();
     scene.run(DatabaseStep::BuildFromPages { known, sources, owner }, Phase::Apply).unwrap();
     scene.run(DatabaseStep::Install, Phase::Apply).unwrap();

@@ -17,9 +17,7 @@ fn hurt(scene: &Scene) -> u64 {
     let found =
         found.query_row(leaf, [], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?)));
     let (page, cells, size) = found.unwrap();
-    let mut bytes = std::fs::read(scene.path()).unwrap();
-    bytes[((page - 1) * size) as usize..(page * size) as usize].fill(0xa5);
-    std::fs::write(scene.path(), bytes).unwrap();
+    scene.overwrite(((page - 1) * size) as usize, &vec![0xa5; size as usize]);
     cells as u64
 }
 
@@ -99,9 +97,7 @@ fn hurt_main(scene: &Scene) -> u64 {
     let found = rusqlite::Connection::open(&aside).unwrap();
     let found = found.query_row(first, [], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)));
     let (page, cells) = found.unwrap();
-    let mut bytes = std::fs::read(scene.path()).unwrap();
-    bytes[((page - 1) * 4096) as usize..(page * 4096) as usize].fill(0xa5);
-    std::fs::write(scene.path(), bytes).unwrap();
+    scene.overwrite(((page - 1) * 4096) as usize, &[0xa5; 4096]);
     cells as u64
 }
 
@@ -142,9 +138,7 @@ fn a_virtual_table_that_is_hurt_is_not_outvoted_by_rows_that_are_counted() {
         .unwrap();
     let schema = open(&scene.path(), Access::Copy).schema_sql().unwrap();
     drop(db);
-    let mut bytes = std::fs::read(scene.path()).unwrap();
-    bytes[((page - 1) * size) as usize..(page * size) as usize].fill(0xa5);
-    std::fs::write(scene.path(), bytes).unwrap();
+    scene.overwrite(((page - 1) * size) as usize, &vec![0xa5; size as usize]);
     scene.run(DatabaseStep::Preserve, Phase::Apply).unwrap();
     let with = |more_than: Option<u64>| scene.run(with_schema(salvage(more_than), &schema), Phase::Apply);
     let failure = with(Some(100)).unwrap_err();
@@ -174,10 +168,6 @@ fn against(backups: &[&Path]) -> DatabaseStep {
     step
 }
 
-fn run_sql(scene: &Scene, sql: &str) {
-    rusqlite::Connection::open(scene.path()).unwrap().execute_batch(sql).unwrap();
-}
-
 /// Noise over the first leaf of a table.
 fn hurt_first(scene: &Scene, table: &str) {
     let sql = format!("SELECT pageno FROM dbstat WHERE name='{table}' AND pagetype='leaf' ORDER BY path LIMIT 1");
@@ -192,7 +182,7 @@ fn hurt_first(scene: &Scene, table: &str) {
 fn a_backup_that_is_not_as_it_was_taken_gives_nothing_and_the_one_before_it_does() {
     let scene = Scene::new("delete");
     let newest = back_up(&scene);
-    run_sql(&scene, "INSERT INTO t(body) VALUES ('newer')");
+    scene.run_sql("INSERT INTO t(body) VALUES ('newer')");
     hurt_first(&scene, "t");
     scene.run(DatabaseStep::Preserve, Phase::Apply).unwrap();
     let mut bytes = std::fs::read(&newest).unwrap();
@@ -224,7 +214,7 @@ fn what_can_be_read_of_a_damaged_backup_is_more_than_nothing() {
     for mode in ["delete", "wal"] {
         let scene = Scene::new(mode);
         drop_index(&scene);
-        run_sql(&scene, "PRAGMA user_version=7");
+        scene.run_sql("PRAGMA user_version=7");
         let newest = back_up(&scene);
         let gone = hurt(&scene);
         std::fs::copy(scene.path(), &newest).unwrap();
@@ -264,9 +254,9 @@ fn a_backup_from_before_a_vacuum_fills_no_table_whose_rowids_are_others_by_now()
         INSERT INTO v SELECT 'row ' || i || hex(randomblob(20)) FROM n";
     for vacuum in ["VACUUM", "SELECT 1"] {
         let scene = Scene::new("delete");
-        run_sql(&scene, &format!("CREATE TABLE v(a); {fill}"));
+        scene.run_sql(&format!("CREATE TABLE v(a); {fill}"));
         let backup = back_up(&scene);
-        run_sql(&scene, &format!("DELETE FROM v WHERE rowid <= 200; {vacuum}; {}", fill.replace("'row '", "'newer '")));
+        scene.run_sql(&format!("DELETE FROM v WHERE rowid <= 200; {vacuum}; {}", fill.replace("'row '", "'newer '")));
         hurt_first(&scene, "v");
         scene.run(DatabaseStep::Preserve, Phase::Apply).unwrap();
         let candidate = scene.run(against(&[&backup]), Phase::Apply).unwrap().candidate.unwrap();
