@@ -44,7 +44,7 @@ pub(in crate::worker) fn run(job: &ScrubJob) -> Result<Scrubbed, JobFailure> {
     let unknown = |reason| Scrubbed { reason: Some(reason), ..unread(job, ScrubVerdict::Unknown) };
     let tried = match attempt(job, Terms { patience: PATIENCE.max(busy(job)), looks_twice: true }) {
         Err(Stop::Time) => on_short_copy(job),
-        Err(Stop::Words(words)) => Err(words),
+        Err(Stop::Changed(words) | Stop::Words(words)) => Err(words),
         Ok(scrubbed) => Ok(scrubbed),
     };
     Ok(tried.unwrap_or_else(unknown))
@@ -117,87 +117,109 @@ fn unread(job: &ScrubJob, verdict: ScrubVerdict) -> Scrubbed {
     }
 }
 
-/// Where it ends without a word on the database.
+/// Why there is no word on the database.
+enum Stop {
+    /// Keeping writers out for longer would be too long.
+    Time,
+    /// It changed while it was read.
+    Changed(String),
+    /// In any case.
+    Words(String),
+}
+
 fn attempt(job: &ScrubJob, terms: Terms) -> Result<Scrubbed, Stop> {
-    let words = |words: String| Err(Stop::Words(words));
     let mut why = String::new();
     let mut warmed = false;
     for _ in 0..TRIES {
-        let files = Files::pinned(&job.site.path);
-        match &files.main.state {
-            FileState::File(main) if main.size == 0 => return words("the file has no bytes".to_owned()),
-            FileState::File(_) => {}
-            FileState::Missing => return words("there is no such file".to_owned()),
-            FileState::Symlink { target } => {
-                return words(format!("it is a symbolic link, which is never followed: name {}", target.display()));
-            }
-            FileState::Other { what } => return words(format!("it is {what}")),
-            FileState::Unreadable { message, .. } => return words(message.clone()),
-        }
-        let place = files::place(&files.main, &Sweep::default());
-        // Through an overlay everything of this container's shows, and a change behind it shows on the file.
-        if let Some(why) = place.observe_only.filter(|_| !place.read_only && place.fs_type != "overlay") {
-            return words(format!("whether anybody writes to it cannot be told: {why}"));
-        }
-        if dotfile::entry(&Looked::at(with_suffix(&job.site.path, ".lock"))).is_some() {
-            return words("a program of the dotfile VFS has it locked, which takes no other locks".to_owned());
-        }
-        let held = view::hold(&files, terms.patience).map_err(|error| format!("it could not be locked: {error}"))?;
-        let since = Instant::now();
-        // As they are under the locks: until they were had, programs wrote.
-        let locked = files.main.state.file().map(|main| (main.dev, main.ino));
-        let files = Files::pinned(&job.site.path);
-        if files.main.state.file().map(|main| (main.dev, main.ino)) != locked {
-            "another file took its place while it was locked".clone_into(&mut why);
-            continue;
-        }
-        let journal = raw::journal(&files, None, false).map_err(told("reading its journal"))?;
-        match journal.state {
-            JournalState::Hot => {
-                drop(held);
-                return Ok(on_copy(job, &format!("its journal was {}", journal.detail), None)?);
-            }
-            JournalState::Damaged => {
-                drop(held);
-                let fault = fault("rollback journal", &journal.detail);
-                return Ok(on_copy(job, "its rollback journal is hot and damaged", Some(fault))?);
-            }
-            JournalState::NotAFile => return words(format!("its journal is not to be read: {}", journal.detail)),
-            JournalState::Absent | JournalState::InUse => {}
-        }
-        let view = View::open(&files).map_err(told("reading it"))?;
-        // Writers wait for SHARED, unless they write to a WAL. One that begins it now, and a checkpoint after it, show behind the pass.
-        let is_wal = view.wal_pages.is_some()
-            || files.shm.state.size() > 0
-            || Header::parse(&view.head).is_ok_and(|header| header.is_wal());
-        let until = (!is_wal).then(|| since + Duration::from_millis(job.site.block_max_ms));
-        // What SQLite reads is a private file's: its locks and ours never meet.
-        let result = look_through(job, &view, until).and_then(|(scrubbed, left)| {
-            let scrubbed = schema::judge(job, &view, scrubbed).map_err(Stop::Words)?;
-            Ok((scrubbed, left))
-        });
-        let is_still_so = files.main.is_still_so() && files.wal.again().state.size() >= files.wal.state.size();
-        drop(held);
-        match result {
+        match look(job, terms.patience) {
             Err(Stop::Time) if terms.looks_twice && !warmed => {
-                // From the cache it goes faster by far, and reading keeps nobody out.
-                let main = open_raw(&files.main).map_err(told("reading it"))?;
-                let long = Instant::now() + Duration::from_secs(3600);
-                read_ahead(main, u64::MAX, long).map_err(told("reading it"))?;
+                warm(job)?;
                 warmed = true;
             }
-            Err(stop) => return Err(stop),
-            Ok((scrubbed, left)) if is_still_so => return Ok(left::check(left, scrubbed)),
-            Ok(_) => "it was written while it was read, past the locks that SQLite takes".clone_into(&mut why),
+            Err(Stop::Changed(words)) => why = words,
+            told => return told,
         }
     }
     Err(Stop::Words(why))
 }
 
-/// Why a pass ended.
-enum Stop {
-    Time,
-    Words(String),
+/// From the cache a pass goes faster by far, and reading keeps nobody out.
+fn warm(job: &ScrubJob) -> Result<(), String> {
+    let main = open_raw(&Files::pinned(&job.site.path).main).map_err(told("reading it"))?;
+    let long = Instant::now() + Duration::from_secs(3600);
+    read_ahead(main, u64::MAX, long).map_err(told("reading it"))?;
+    Ok(())
+}
+
+/// Refuses what is no file, and one whose locks would tell nothing.
+fn can_be_locked(site: &DatabaseSite, files: &Files) -> Result<(), String> {
+    match &files.main.state {
+        FileState::File(main) if main.size == 0 => return Err("the file has no bytes".to_owned()),
+        FileState::File(_) => {}
+        FileState::Missing => return Err("there is no such file".to_owned()),
+        FileState::Symlink { target } => {
+            return Err(format!("it is a symbolic link, which is never followed: name {}", target.display()));
+        }
+        FileState::Other { what } => return Err(format!("it is {what}")),
+        FileState::Unreadable { message, .. } => return Err(message.clone()),
+    }
+    let place = files::place(&files.main, &Sweep::default());
+    // Through an overlay everything of this container's shows, and a change behind it shows on the file.
+    if let Some(why) = place.observe_only.filter(|_| !place.read_only && place.fs_type != "overlay") {
+        return Err(format!("whether anybody writes to it cannot be told: {why}"));
+    }
+    match dotfile::entry(&Looked::at(with_suffix(&site.path, ".lock"))) {
+        Some(_) => Err("a program of the dotfile VFS has it locked, which takes no other locks".to_owned()),
+        None => Ok(()),
+    }
+}
+
+/// One look under SQLite's locks, with writers kept out for `block_max` at the most, unless they write to a WAL.
+fn look(job: &ScrubJob, patience: Duration) -> Result<Scrubbed, Stop> {
+    let files = Files::pinned(&job.site.path);
+    can_be_locked(&job.site, &files)?;
+    let held = view::hold(&files, patience).map_err(|error| format!("it could not be locked: {error}"))?;
+    let since = Instant::now();
+    // As they are under the locks: until they were had, programs wrote.
+    let locked = files.main.state.file().map(|main| (main.dev, main.ino));
+    let files = Files::pinned(&job.site.path);
+    if files.main.state.file().map(|main| (main.dev, main.ino)) != locked {
+        return Err(Stop::Changed("another file took its place while it was locked".to_owned()));
+    }
+    let journal = raw::journal(&files, None, false).map_err(told("reading its journal"))?;
+    match journal.state {
+        JournalState::Hot => {
+            drop(held);
+            return Ok(on_copy(job, &format!("its journal was {}", journal.detail), None)?);
+        }
+        JournalState::Damaged => {
+            drop(held);
+            let fault = fault("rollback journal", &journal.detail);
+            return Ok(on_copy(job, "its rollback journal is hot and damaged", Some(fault))?);
+        }
+        JournalState::NotAFile => {
+            return Err(Stop::Words(format!("its journal is not to be read: {}", journal.detail)));
+        }
+        JournalState::Absent | JournalState::InUse => {}
+    }
+    let view = View::open(&files).map_err(told("reading it"))?;
+    // Writers wait for SHARED, unless they write to a WAL. One that begins it now, and a checkpoint after it, show behind the pass.
+    let is_wal = view.wal_pages.is_some()
+        || files.shm.state.size() > 0
+        || Header::parse(&view.head).is_ok_and(|header| header.is_wal());
+    let until = (!is_wal).then(|| since + Duration::from_millis(job.site.block_max_ms));
+    // What SQLite reads is a private file's: its locks and ours never meet.
+    let result = look_through(job, &view, until).and_then(|(scrubbed, left)| {
+        let scrubbed = schema::judge(job, &view, scrubbed).map_err(Stop::Words)?;
+        Ok((scrubbed, left))
+    });
+    let is_still_so = files.main.is_still_so() && files.wal.again().state.size() >= files.wal.state.size();
+    drop(held);
+    let (scrubbed, left) = result?;
+    if !is_still_so {
+        return Err(Stop::Changed("it was written while it was read, past the locks that SQLite takes".to_owned()));
+    }
+    Ok(left::check(left, scrubbed))
 }
 
 impl From<String> for Stop {
@@ -331,7 +353,7 @@ fn through_copy(job: &ScrubJob, copy: &PrivateCopy, why: &str) -> Result<Scrubbe
     let view = View::open(&files).map_err(told("reading a private copy"))?;
     let mut scrubbed = match look_through(job, &view, None) {
         Ok((scrubbed, left)) => left::check(left, schema::judge(job, &view, scrubbed)?),
-        Err(Stop::Words(words)) => return Err(words),
+        Err(Stop::Changed(words) | Stop::Words(words)) => return Err(words),
         Err(Stop::Time) => return Err("it took too long".to_owned()),
     };
     let unchecked = scrubbed.reason.map(|reason| format!("; {reason}")).unwrap_or_default();
