@@ -63,6 +63,9 @@ def main():
         db.executescript("PRAGMA cache_size=1; BEGIN; UPDATE t SET b=a; DELETE FROM w")
         put("journal", "journal", read(path + "-journal"))
         db.close()
+    tree = (2).to_bytes(4, "little") + b"\0\1\0t\1\0t"
+    numbers = b"".join(number.to_bytes(4, "little") for number in (1, 4096, 2, 1, 5))
+    put("page_map", "two", b"guardiand pages\n" + numbers + b"about" + tree + bytes(4) + b"\xff" * 4 + bytes(range(32)))
     put("record", "all", bytes([9, 0, 1, 2, 6, 7, 8, 13 + 2 * 3, 12 + 2 * 2]) + bytes([5, 1, 2] + [9] * 8 + [64, 8] + [0] * 6) + b"abc\x00\xff")
     put("record", "schema", b"\x06\x17\x0f\x0f\x01\x25tablett\x02CREATE T(a)")
 

@@ -7,6 +7,7 @@ use std::path::Path;
 use rusqlite::Connection;
 
 use crate::format::fuzz::{TARGETS, Target};
+use crate::format::{MappedTree, PageMap, page_hash};
 
 /// Mutants of each seed, per target.
 const MUTANTS: u64 = 400;
@@ -61,11 +62,24 @@ fn seeds() -> Vec<(&'static str, Vec<u8>)> {
             "journal",
             side("journal", "PRAGMA page_size=512", &format!("PRAGMA cache_size=1; BEGIN; {update}"), "-journal"),
         ),
+        ("page_map", page_map()),
         ("scrub", file("vacuum", "PRAGMA page_size=512; PRAGMA auto_vacuum=FULL")),
         ("salvage", file("utf16", "PRAGMA page_size=1024; PRAGMA encoding='UTF-16be'")),
         ("scrub", plain.clone()),
         ("salvage", plain),
     ]
+}
+
+/// Without its sum, as the target takes it.
+fn page_map() -> Vec<u8> {
+    let mut map = PageMap::of_hashes(4096, (0..9).map(|page| page_hash(&[page; 4096])).collect());
+    map.about = b"{\"taken_at\":\"2026-11-22T00:00:00Z\"}".to_vec();
+    for (root, is_index, name) in [(2, false, "t"), (5, true, "t_a")] {
+        map.trees.push(MappedTree { root, is_index, name: name.to_owned(), table: "t".to_owned() });
+    }
+    let mut bytes = map.encode().unwrap();
+    bytes.truncate(bytes.len() - 32);
+    bytes
 }
 
 fn mutant(seed: &[u8], dice: &mut Dice) -> Vec<u8> {
