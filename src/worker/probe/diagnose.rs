@@ -5,16 +5,100 @@ use std::time::Duration;
 
 use super::content::{self, Content};
 use super::files::{Files, Looked, open_raw};
-use super::{booted_ns, copy, raw};
+use super::{Look, booted_ns, copy, raw};
 use crate::backup;
 use crate::host::{Folder, Scan, Sought, find_holders_patiently, supervisor};
 use crate::job::{
-    DatabaseSite, Diagnosis, HolderFacts, IntegrityLevel, Member, MemberFacts, MendedCopy, SettledCopy, Users,
+    DatabaseSite, Diagnosis, FileState, FormatVersion, HeaderFacts, HolderFacts, IntegrityLevel, JournalState, Member,
+    MemberFacts, MendedCopy, SettledCopy, Users, WalState,
 };
-use crate::sqlite::{Access, Database, Deadline};
+use crate::sqlite::{Access, Database, Deadline, creations_in};
 use crate::worker::mend::{Mended, Sources, mend};
 use crate::worker::roll_back::{beyond_sqlite, roll_back};
 use crate::worker::sweep::Sweep;
+
+impl Look<'_> {
+    /// Looks for it, where it was asked for.
+    pub(super) fn diagnose(&mut self) {
+        if self.facts.users.is_none() && (self.probe.diagnose || self.probe.users) {
+            self.facts.users = Some(self.users(None));
+        }
+        if !self.probe.diagnose {
+            return;
+        }
+        let users = self.facts.users.clone().unwrap_or_default();
+        if self.copy.is_none() && self.is_damaged_in_place() {
+            self.copy = Some(copy_of(&self.probe.site));
+        }
+        let mut settled = self.copy.as_ref().map(|copy| settle(&self.probe.site, copy));
+        if self.calls_for_its_journal(settled.as_ref())
+            && let Some(rolled_back) = rolled_back(&self.probe.site, &self.files)
+        {
+            settled = Some(rolled_back);
+        }
+        if let Some(put_back) = self.damaged_schema().and_then(|known| with_schema(&self.probe.site, known)) {
+            settled = Some(put_back);
+        }
+        if let (Some(settled), Some(page)) = (&mut settled, self.page_lost()) {
+            settled.sound = false;
+            settled.detail = format!("page {page} is cut off, and a copy has zeros in its place: {}", settled.detail);
+        }
+        let mended = if self.calls_for_its_wal() { mended(&self.probe.site, &self.files) } else { None };
+        let members = self.probe.members.iter().map(|one| member(one, self.sweep)).collect();
+        let diagnosis = conclude(users, settled, mended, self.probe.backups.as_deref(), members);
+        self.facts.diagnosis = Some(diagnosis);
+    }
+
+    /// The schema as it was known, where SQLite cannot parse what is there, or reads another text than that.
+    fn damaged_schema(&self) -> Option<&str> {
+        let known = self.probe.schema.as_deref()?;
+        let malformed = |fault: &crate::job::SqliteFault| fault.message.contains("malformed database schema");
+        let differs = match self.facts.open.as_ref()? {
+            Ok(open) => open.schema.as_deref().is_some_and(|now| creations_in(now) != creations_in(known)),
+            Err(fault) => malformed(fault),
+        };
+        let integrity = self.facts.integrity.as_ref().and_then(|integrity| integrity.fault.as_ref());
+        (differs || integrity.is_some_and(malformed)).then_some(known)
+    }
+
+    /// A damaged journal is rolled back as far as its records verify; one without a header only where that is what is missing.
+    fn calls_for_its_journal(&self, settled: Option<&SettledCopy>) -> bool {
+        match self.facts.journal.as_ref().map(|journal| journal.state) {
+            Some(JournalState::Damaged) => settled.is_some(),
+            Some(JournalState::Absent) => {
+                settled.is_some_and(|settled| !settled.sound) && self.files.journal.state.size() > 0
+            }
+            _ => false,
+        }
+    }
+
+    /// The WAL may hold what SQLite does not read, or all that there is.
+    fn calls_for_its_wal(&self) -> bool {
+        let gone = matches!(self.files.main.state, FileState::Missing)
+            || self.files.main.state.file().is_some_and(|main| main.size == 0);
+        let damaged = self.facts.wal.as_ref().is_some_and(|wal| wal.state == WalState::Damaged);
+        (damaged || gone) && self.files.wal.state.size() > 0
+    }
+
+    /// Found damaged where it is, so that a copy of it may be worth looking at.
+    fn is_damaged_in_place(&self) -> bool {
+        let journal = self.facts.journal.as_ref().map(|journal| journal.state);
+        let wal = self.facts.wal.as_ref().map(|wal| wal.state);
+        let raw = matches!(journal, Some(JournalState::Hot | JournalState::Damaged)) || wal == Some(WalState::Damaged);
+        let checked = self.facts.integrity.as_ref().is_some_and(|found| {
+            !found.messages.is_empty() || content::speaks_of_damage(Some(&found.fault.clone().map_or(Ok(()), Err)))
+        });
+        let opened = content::speaks_of_damage(self.facts.open.as_ref());
+        let version = match self.facts.header {
+            Some(HeaderFacts::Good { format, schema_format, .. }) => [format, schema_format],
+            Some(HeaderFacts::Bad { format, .. }) => [format; 2],
+            _ => [FormatVersion::Known; 2],
+        }
+        .contains(&FormatVersion::Damaged);
+        // A missing main file has nothing to copy, and one without a byte nothing to settle.
+        self.files.main.state.size() > 0 && (raw || checked || opened || version)
+    }
+}
 
 /// Looks for the holders of the database and its side files, and of `more`; ourselves, our supervisor and its other children
 /// left out. `elsewhere`: why the file system itself hides some.
@@ -82,7 +166,7 @@ fn sought(tag: &'static str, looked: &Looked, main: &Looked, sweep: &Sweep) -> V
 }
 
 /// What a private copy looks like after SQLite has recovered it.
-pub(super) fn settle(site: &DatabaseSite, copy: &io::Result<copy::PrivateCopy>) -> SettledCopy {
+fn settle(site: &DatabaseSite, copy: &io::Result<copy::PrivateCopy>) -> SettledCopy {
     let copy = match copy {
         Ok(copy) => copy,
         Err(error) => {
@@ -114,7 +198,7 @@ pub(super) fn settle(site: &DatabaseSite, copy: &io::Result<copy::PrivateCopy>) 
 }
 
 /// What a private copy looks like with the text of the known schema put back, where it passes then.
-pub(super) fn with_schema(site: &DatabaseSite, schema: &str) -> Option<SettledCopy> {
+fn with_schema(site: &DatabaseSite, schema: &str) -> Option<SettledCopy> {
     let copy = copy_of(site).ok()?;
     let database = Database::open(&copy.main(), Access::Copy, Duration::ZERO, Deadline::never()).ok()?;
     database.put_schema_back(schema).ok().filter(|changed| *changed > 0)?;
@@ -126,7 +210,7 @@ pub(super) fn with_schema(site: &DatabaseSite, schema: &str) -> Option<SettledCo
 
 /// What a private copy looks like after every record of its journal that verifies was rolled back, where SQLite would not roll
 /// them all back, and the copy passes then.
-pub(super) fn rolled_back(site: &DatabaseSite, files: &Files) -> Option<SettledCopy> {
+fn rolled_back(site: &DatabaseSite, files: &Files) -> Option<SettledCopy> {
     let (main, journal) = (open_raw(&files.main).ok()?, open_raw(&files.journal).ok()?);
     let mended = beyond_sqlite(&main, &journal).ok()??;
     let copy = copy::begin(site, files).ok()?;
@@ -140,7 +224,7 @@ pub(super) fn rolled_back(site: &DatabaseSite, files: &Files) -> Option<SettledC
 }
 
 /// What the WAL gives, put together on a private copy: over the main file, or where that is gone, alone.
-pub(super) fn mended(site: &DatabaseSite, files: &Files) -> Option<MendedCopy> {
+fn mended(site: &DatabaseSite, files: &Files) -> Option<MendedCopy> {
     let not = |detail: String| MendedCopy { sound: false, proven: false, detail, tables: Vec::new() };
     let put_together = || -> Result<Mended, String> {
         let told = |error: io::Error| error.to_string();
@@ -160,7 +244,7 @@ pub(super) fn mended(site: &DatabaseSite, files: &Files) -> Option<MendedCopy> {
 }
 
 /// The rest of the diagnosis.
-pub(super) fn conclude(
+fn conclude(
     Users { holders, blind, .. }: Users,
     settled: Option<SettledCopy>,
     mended: Option<MendedCopy>,
@@ -177,7 +261,7 @@ pub(super) fn conclude(
 }
 
 /// Another database of the group: who uses it, and what it can be restored from.
-pub(super) fn member(member: &Member, sweep: &Sweep) -> MemberFacts {
+fn member(member: &Member, sweep: &Sweep) -> MemberFacts {
     let files = Files::look(&member.path);
     let users = users(&files, None, None, sweep);
     let backups = member.backups.as_deref().and_then(|folder| backup::list(folder).ok()).unwrap_or_default().entries;
@@ -185,6 +269,6 @@ pub(super) fn member(member: &Member, sweep: &Sweep) -> MemberFacts {
 }
 
 /// A copy for [`settle`], of a database that was looked at in place.
-pub(super) fn copy_of(site: &DatabaseSite) -> io::Result<copy::PrivateCopy> {
+fn copy_of(site: &DatabaseSite) -> io::Result<copy::PrivateCopy> {
     copy::of_all(site)
 }

@@ -34,11 +34,10 @@ pub(super) use self::scrub::run as scrub;
 use super::sweep::Sweep;
 use crate::host;
 use crate::job::{
-    Access, Copied, DatabaseFacts, DatabaseProbe, FileFacts, FileState, Fingerprint, FormatVersion, HeaderFacts,
-    HeldLock, IntegrityLevel, JournalState, LayerTime, SettledCopy, Unread, Users, WalMark, WalState, WalUnread,
+    Access, Copied, DatabaseFacts, DatabaseProbe, FileFacts, Fingerprint, HeaderFacts, HeldLock, IntegrityLevel,
+    JournalState, LayerTime, Unread, Users, WalMark, WalState, WalUnread,
 };
 use crate::model::FaultClass;
-use crate::sqlite::creations_in;
 
 /// SQLITE_READONLY_ROLLBACK: a journal became hot after the raw look, because its writer died.
 const HOT_JOURNAL: i32 = 776;
@@ -448,86 +447,6 @@ impl<'a> Look<'a> {
         let folder = main.parent().unwrap_or(main);
         accessat(CWD, main, Ask::WRITE_OK, AtFlags::EACCESS).is_ok()
             && accessat(CWD, folder, Ask::WRITE_OK | Ask::EXEC_OK, AtFlags::EACCESS).is_ok()
-    }
-
-    fn diagnose(&mut self) {
-        if self.facts.users.is_none() && (self.probe.diagnose || self.probe.users) {
-            self.facts.users = Some(self.users(None));
-        }
-        if !self.probe.diagnose {
-            return;
-        }
-        let users = self.facts.users.clone().unwrap_or_default();
-        if self.copy.is_none() && self.is_damaged_in_place() {
-            self.copy = Some(diagnose::copy_of(&self.probe.site));
-        }
-        let mut settled = self.copy.as_ref().map(|copy| diagnose::settle(&self.probe.site, copy));
-        if self.calls_for_its_journal(settled.as_ref())
-            && let Some(rolled_back) = diagnose::rolled_back(&self.probe.site, &self.files)
-        {
-            settled = Some(rolled_back);
-        }
-        if let Some(put_back) = self.damaged_schema().and_then(|known| diagnose::with_schema(&self.probe.site, known)) {
-            settled = Some(put_back);
-        }
-        if let (Some(settled), Some(page)) = (&mut settled, self.page_lost()) {
-            settled.sound = false;
-            settled.detail = format!("page {page} is cut off, and a copy has zeros in its place: {}", settled.detail);
-        }
-        let mended = if self.calls_for_its_wal() { diagnose::mended(&self.probe.site, &self.files) } else { None };
-        let members = self.probe.members.iter().map(|member| diagnose::member(member, self.sweep)).collect();
-        let diagnosis = diagnose::conclude(users, settled, mended, self.probe.backups.as_deref(), members);
-        self.facts.diagnosis = Some(diagnosis);
-    }
-
-    /// The schema as it was known, where SQLite cannot parse what is there, or reads another text than that.
-    fn damaged_schema(&self) -> Option<&str> {
-        let known = self.probe.schema.as_deref()?;
-        let malformed = |fault: &crate::job::SqliteFault| fault.message.contains("malformed database schema");
-        let differs = match self.facts.open.as_ref()? {
-            Ok(open) => open.schema.as_deref().is_some_and(|now| creations_in(now) != creations_in(known)),
-            Err(fault) => malformed(fault),
-        };
-        let integrity = self.facts.integrity.as_ref().and_then(|integrity| integrity.fault.as_ref());
-        (differs || integrity.is_some_and(malformed)).then_some(known)
-    }
-
-    /// A damaged journal is rolled back as far as its records verify; one without a header only where that is what is missing.
-    fn calls_for_its_journal(&self, settled: Option<&SettledCopy>) -> bool {
-        match self.facts.journal.as_ref().map(|journal| journal.state) {
-            Some(JournalState::Damaged) => settled.is_some(),
-            Some(JournalState::Absent) => {
-                settled.is_some_and(|settled| !settled.sound) && self.files.journal.state.size() > 0
-            }
-            _ => false,
-        }
-    }
-
-    /// The WAL may hold what SQLite does not read, or all that there is.
-    fn calls_for_its_wal(&self) -> bool {
-        let gone = matches!(self.files.main.state, FileState::Missing)
-            || self.files.main.state.file().is_some_and(|main| main.size == 0);
-        let damaged = self.facts.wal.as_ref().is_some_and(|wal| wal.state == WalState::Damaged);
-        (damaged || gone) && self.files.wal.state.size() > 0
-    }
-
-    /// Found damaged where it is, so that a copy of it may be worth looking at.
-    fn is_damaged_in_place(&self) -> bool {
-        let journal = self.facts.journal.as_ref().map(|journal| journal.state);
-        let wal = self.facts.wal.as_ref().map(|wal| wal.state);
-        let raw = matches!(journal, Some(JournalState::Hot | JournalState::Damaged)) || wal == Some(WalState::Damaged);
-        let checked = self.facts.integrity.as_ref().is_some_and(|found| {
-            !found.messages.is_empty() || content::speaks_of_damage(Some(&found.fault.clone().map_or(Ok(()), Err)))
-        });
-        let opened = content::speaks_of_damage(self.facts.open.as_ref());
-        let version = match self.facts.header {
-            Some(HeaderFacts::Good { format, schema_format, .. }) => [format, schema_format],
-            Some(HeaderFacts::Bad { format, .. }) => [format; 2],
-            _ => [FormatVersion::Known; 2],
-        }
-        .contains(&FormatVersion::Damaged);
-        // A missing main file has nothing to copy, and one without a byte nothing to settle.
-        self.files.main.state.size() > 0 && (raw || checked || opened || version)
     }
 }
 
