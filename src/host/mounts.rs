@@ -178,7 +178,8 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
         fs_type,
         source,
         mount_read_only: has_option(options, b"ro"),
-        super_read_only: has_option(super_options, b"ro"),
+        // Since Linux 6.14 ext4 leaves `rw` there after an error with `errors=remount-ro`, and says `emergency_ro`.
+        super_read_only: [&b"ro"[..], b"emergency_ro"].into_iter().any(|option| has_option(super_options, option)),
     })
 }
 
@@ -219,6 +220,7 @@ mod tests {
 41 27 0:51 / /run rw - tmpfs tmpfs rw
 42 27 0:52 / /srv rw - fuse.sshfs me@x: rw
 43 27 0:53 / /merged rw - overlay overlay ro,lowerdir=/a
+43 27 0:54 / /aborted rw - ext4 /dev/vdd rw,abort,errors=remount-ro,emergency_ro
 garbage
 44 27 x:y / /broken rw - ext4 /dev/vdc rw
 ";
@@ -250,6 +252,7 @@ garbage
         assert!(of("/mnt/with blank/x").observe_only().unwrap().contains("nfs4"));
         assert_eq!(of("/srv/x").locality(), Locality::Fuse);
         assert_eq!(of("/merged/x").locality(), Locality::Overlay);
+        assert!(of("/aborted/x").super_read_only && of("/aborted/x").read_only());
         assert!(of("/merged/x").super_read_only && of("/merged/x").read_only());
         assert!(of("/run/x").is_volatile() && !of("/x").is_volatile());
     }

@@ -1,6 +1,6 @@
 //! The layers `open`, `integrity` and `query`: what SQLite says of the content.
 
-use crate::job::{HeaderFacts, IntegrityFacts, SqliteFault};
+use crate::job::{HeaderFacts, IntegrityFacts, OpenFacts, SqliteFault};
 use crate::model::{FaultClass, Kind, Layer, Severity};
 use crate::sqlite::creations_in;
 
@@ -11,6 +11,14 @@ impl Judgement<'_> {
     pub(super) fn open(&mut self) -> bool {
         match &self.facts.open {
             None => true,
+            Some(Ok(open)) if self.is_in_the_others_place(open) => {
+                let path = self.config.path.display();
+                self.cannot_tell(format!(
+                    "{path} was on another file system, and what is there now has none of its tables: is its file system mounted? If \
+                     it is another database, give it another name in the configuration"
+                ));
+                false
+            }
             Some(Ok(open)) => {
                 let had_schema = self.memory.schema.as_ref().is_some_and(|schema| !schema.trim().is_empty());
                 if open.objects == 0 && had_schema && self.config.schema.is_some() {
@@ -44,6 +52,17 @@ impl Judgement<'_> {
                 false
             }
         }
+    }
+
+    /// A program that starts while its disk is not mounted makes an empty database of its own where the disk would be.
+    fn is_in_the_others_place(&self, open: &OpenFacts) -> bool {
+        let (Some(place), Some(known)) = (&self.memory.place, &self.memory.schema) else { return false };
+        let known = creations_in(known);
+        let is_kept =
+            |now: &str| known.lines().any(|line| !line.trim().is_empty() && now.lines().any(|now| now == line));
+        // Where its schema was not read, that has not changed.
+        let is_other = open.objects == 0 || open.schema.as_deref().is_some_and(|now| !is_kept(creations_in(now)));
+        place.fs_id != self.facts.place.fs_id && !known.trim().is_empty() && is_other
     }
 
     pub(super) fn open_fault(&mut self, fault: &SqliteFault) {
@@ -238,7 +257,10 @@ impl Judgement<'_> {
                 Severity::High,
                 &QUERY,
                 &fault,
-                "see that the canary fits the schema",
+                match fault.class {
+                    FaultClass::NoMemory => "the canary needs more memory than a child may use: make it cheaper",
+                    _ => "see that the canary fits the schema",
+                },
             ),
         }
     }

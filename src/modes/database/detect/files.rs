@@ -138,11 +138,15 @@ impl Judgement<'_> {
                 Severity::Critical,
                 &READABLE,
                 access.detail.clone(),
-                "put its owner and mode back",
+                "put back what it names: the file's owner or mode, a folder's, or an attribute (`chattr -i`)",
             );
         }
         if !access.ours {
-            let why = if access.detail.is_empty() { "its mode says so" } else { &access.detail };
+            let why = if access.detail.is_empty() {
+                "its mode says so, or a lease that another program has on it"
+            } else {
+                &access.detail
+            };
             self.cannot_tell(format!("guardiand may not read {}: {why}", self.config.path.display()));
         }
         access.ours
@@ -316,7 +320,7 @@ impl Judgement<'_> {
                 &kinds::CONNECTION_FAILED,
                 Severity::Critical,
                 &WAL,
-                wal.detail.clone(),
+                format!("in the place of its -wal: {}", wal.detail),
                 "move what is in the place of the -wal away",
             ),
             _ => {}

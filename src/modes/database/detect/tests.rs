@@ -406,6 +406,27 @@ fn what_is_missing_because_its_file_system_is_elsewhere_is_unknown() {
 }
 
 #[test]
+fn a_database_that_was_made_where_the_real_one_would_be_mounted_is_not_taken_for_it() {
+    let memory = Memory { schema: Some("CREATE TABLE t (a);".to_owned()), ..seen() };
+    let elsewhere = Place { fs_id: "root".to_owned(), ..sound().place };
+    let has = |place: Place, objects, schema: Option<&str>| {
+        let mut facts = DatabaseFacts { place, ..sound() };
+        let Some(Ok(open)) = &mut facts.open else { unreachable!() };
+        (open.objects, open.schema, open.schema_version) = (objects, schema.map(str::to_owned), 2);
+        kinds_of(&facts, &memory)
+    };
+    assert_eq!(has(elsewhere.clone(), 1, Some("CREATE TABLE x (y);")), "unknown");
+    assert_eq!(has(elsewhere.clone(), 0, None), "unknown");
+    assert_eq!(
+        has(elsewhere.clone(), 2, Some("CREATE TABLE t (a);\nCREATE TABLE x (y);")),
+        "healthy",
+        "moved to another disk"
+    );
+    assert_eq!(has(elsewhere, 1, None), "healthy", "its schema is the known one");
+    assert_eq!(has(sound().place, 1, Some("CREATE TABLE x (y);")), "healthy", "its own program did that");
+}
+
+#[test]
 fn links_and_folders_are_not_followed() {
     let of = |main| DatabaseFacts { main, ..sound() };
     let link = of(FileState::Symlink { target: "/etc/passwd".into() });
