@@ -3,20 +3,21 @@
 use std::collections::HashSet;
 use std::path::PathBuf;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::job::{BackupEntry, Keep};
 
 /// The database files of the backups that no rule keeps, oldest first.
 ///
-/// A backup stays when it is one of the newest `last` (at least one), the newest verified one, or the newest of its hour,
+/// A backup stays when it is one of the newest `last` (at least one), the newest verified one, the newest before most rows were
+/// gone, or the newest of its hour,
 /// day or week among the most recent so many hours, days or weeks *that have a backup*. Counting periods that have one,
 /// not periods back from now, means that neither a host that was off for a month nor a clock that jumped ahead costs a
 /// backup. While one is from the future the clock went back: then age is unknown, and only `max_bytes` deletes, by their numbers.
 pub fn to_delete(entries: &[BackupEntry], keep: &Keep, max_bytes: Option<u64>, now: Timestamp) -> Vec<PathBuf> {
     let mut newest_first: Vec<&BackupEntry> = entries.iter().collect();
     newest_first.sort_by(|a, b| b.age_order().cmp(&a.age_order()));
-    let always = always(&newest_first, keep);
+    let always = always(&newest_first, keep, now);
     let clock_went_back = newest_first.iter().any(|entry| entry.manifest.taken_at > now);
     let mut kept = if clock_went_back { (0..newest_first.len()).collect() } else { by_age(&newest_first, keep) };
     kept.extend(&always);
@@ -37,10 +38,22 @@ pub fn to_delete(entries: &[BackupEntry], keep: &Keep, max_bytes: Option<u64>, n
 }
 
 /// What not even `max_bytes` takes.
-fn always(newest_first: &[&BackupEntry], keep: &Keep) -> HashSet<usize> {
+fn always(newest_first: &[&BackupEntry], keep: &Keep, now: Timestamp) -> HashSet<usize> {
     let last = usize::try_from(keep.last.max(1)).unwrap_or(usize::MAX);
     let verified = newest_first.iter().position(|entry| entry.manifest.verified_at >= entry.manifest.taken_at);
-    (0..newest_first.len()).take(last).chain(verified).collect()
+    (0..newest_first.len()).take(last).chain(verified).chain(before_a_collapse(newest_first, now)).collect()
+}
+
+/// The newest one with at least twice the rows of the newest of all, for a month: a program that has lost its data (it was deleted
+/// and made anew, say) is sound, and would have its good backups rotated out.
+fn before_a_collapse(newest_first: &[&BackupEntry], now: Timestamp) -> Option<usize> {
+    const MONTH: SignedDuration = SignedDuration::from_hours(30 * 24);
+    let rows = |entry: &BackupEntry| entry.manifest.tables.iter().map(|table| table.rows).sum::<u64>();
+    let newest = rows(newest_first.first()?);
+    newest_first.iter().position(|entry| {
+        let is_recent = now.duration_since(entry.manifest.taken_at) < MONTH;
+        is_recent && rows(entry) > newest.saturating_mul(2)
+    })
 }
 
 fn by_age(newest_first: &[&BackupEntry], keep: &Keep) -> HashSet<usize> {
@@ -70,6 +83,7 @@ fn by_age(newest_first: &[&BackupEntry], keep: &Keep) -> HashSet<usize> {
 mod tests {
     use super::super::testing::entry;
     use super::*;
+    use crate::job::TableRows;
 
     const NONE: Keep = Keep { last: 0, hourly: 0, daily: 0, weekly: 0 };
     const HOUR: i64 = 3600;
@@ -171,6 +185,26 @@ mod tests {
         let keep = Keep { last: 2, ..NONE };
         assert_eq!(to_delete(&entries, &keep, None, now), [] as [PathBuf; 0]);
         assert_eq!(to_delete(&entries, &keep, Some(20), now), [entries[0].file.clone(), entries[1].file.clone()]);
+    }
+
+    #[test]
+    fn what_was_there_before_most_rows_were_gone_stays_for_a_month() {
+        let now: Timestamp = "2026-11-25T12:30:00Z".parse().unwrap();
+        let of = |rows: &[u64], age: i64| {
+            let all = rows.iter().zip(0..).map(|(rows, nth)| {
+                let mut one = entry(&nth.to_string(), Timestamp::from_second(now.as_second() - age - nth).unwrap(), 10);
+                one.manifest.tables = vec![TableRows { table: "t".to_owned(), rows: *rows }];
+                one
+            });
+            let all: Vec<_> = all.collect();
+            let stays = |file: &PathBuf| !to_delete(&all, &NONE, Some(0), now).contains(file);
+            all.iter().map(|one| &one.file).filter(|file| stays(file)).count()
+        };
+        assert_eq!(of(&[3, 0, 0, 900, 901], 60), 2, "the newest, and that of 900 rows");
+        assert_eq!(of(&[0, 1], 60), 2, "an empty one takes no row's place");
+        assert_eq!(of(&[600, 900, 901], 60), 1, "a program deletes rows, too");
+        assert_eq!(of(&[0, 0], 60), 1);
+        assert_eq!(of(&[3, 0, 0, 900, 901], 31 * DAY), 1, "nobody missed them");
     }
 
     #[test]

@@ -244,7 +244,11 @@ fn finish(
     let size = file.metadata().map_err(|error| unsound(error.to_string()))?.len();
     let blake3 = hash(&file).map_err(|error| unsound(error.to_string()))?;
     drop(file);
-    let examined = examine(&path, deadline)?;
+    // The copy goes, and is as good as its source.
+    let examined = examine(&path, deadline).map_err(|error| match error {
+        BackupError::Unsound { reason, .. } => BackupError::Unsound { path: job.site.path.clone(), reason },
+        other => other,
+    })?;
     let others = list_in(folder)?.entries;
     not_emptied(job, &others, &examined)?;
 

@@ -112,6 +112,7 @@ fn each_mistake_is_shown_with_its_line_column_and_a_caret() {
         ("[[database]]\nname = \"a\"\npath = \"x\"\nwal_max = \"100 apples\"\n", ":4:11:", "is not a size"),
         ("[[database]]\nname = \"a\"\npath = \"x\"\nmax_targets = 3\n", ":4:15:", "wildcards"),
         ("[[database]]\nname = \"a\"\npath = \"x\"\nexclude = [\"y\"]\n", ":4:11:", "wildcards"),
+        ("[[database]]\nname = \"a\"\npath = \"*.db\"\nexclude = [\"te*\"]\n", ":4:11:", "each match as it is"),
         ("[[database]]\nname = \"a\"\npath = \"x\"\non_lock = \"restart-app\"\n", ":4:11:", "needs `app`"),
         ("[[database]]\nname = \"a\"\npath = \"x\"\napp = { stop = [\"x\"] }\n", ":4:7:", "both commands"),
         ("[[database]]\nname = \"a\"\npath = \"x\"\nretry = { attempts = 0 }\n", ":4:22:", "from 1 to 100"),

@@ -10,9 +10,6 @@ use super::{BackupManifest, DatabaseFacts, FileFacts, Fingerprint, HeaderFacts, 
 /// The name of a page map in the folder of a target's backups.
 pub const PAGE_MAP: &str = "last-sound.pages";
 
-/// No file system's time stamps are coarser (FAT), in nanoseconds: what is written so shortly after a write may not show.
-const TICK_NS: i128 = 2_000_000_000;
-
 /// The files at a moment at which all pages were known to be sound.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KnownState {
@@ -75,7 +72,7 @@ impl KnownState {
         let same_wal = self.wal.is_some_and(|known| known.frame > 0 && now.position == Some(known))
             && wal.zip(now.wal).is_some_and(|(then, now)| then.ino == now.ino);
         let no_wal = wal.is_none() && now.wal.is_none();
-        let is_settled = self.at.as_nanosecond() > i128::from(then.main.mtime_ns) + TICK_NS;
+        let is_settled = then.main.is_settled_at(self.at);
         if now.main.is_unwritten_since(&then.main) && is_settled && (no_wal || same_wal) {
             return Ok(Unwritten::Untouched);
         }

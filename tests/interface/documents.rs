@@ -50,6 +50,19 @@ fn a_backup_is_taken_listed_and_restored_to_a_new_path_only() {
     assert_eq!(Content::of(&scene.path("second.db")).commits.len(), 10);
 }
 
+/// From cron, say: the disk would fill up.
+#[test]
+fn what_is_not_to_be_kept_goes_without_a_daemon_too() {
+    let mut scene = Scene::new();
+    let keep = "keep = { last = 2, hourly = 0, daily = 0, weekly = 0 }";
+    scene.database("app", "data/app.db", &format!("backup = {{ every = \"1h\", {keep} }}"));
+    scene.write_config();
+    scene.commit("wal", 10, &[]);
+    let taken: Vec<_> = (0..4).map(|_| asked(&scene, &["backup", "app"]).json_of(0)).collect();
+    let listed = asked(&scene, &["backups", "app"]).json_of(0);
+    assert_eq!(listed.as_array().unwrap()[..], [taken[3].clone(), taken[2].clone()]);
+}
+
 /// It is copied while its program goes on, and is what the program had at one moment all the same.
 #[test]
 fn a_large_backup_under_a_program_that_commits_is_of_one_moment() {

@@ -32,11 +32,18 @@ pub fn backup(scope: &Scope, subject: &Subject) -> Result<BackupEntry, PassError
         let mut databases = site.databases(&jobs, std::slice::from_ref(subject)).await?;
         let Some(mut database) = databases.pop() else { return Err(failed("nothing matches".to_owned())) };
         let errand = database.errand_now("backup", Clock::system().now()).ok_or_else(|| without_backups(&database))?;
-        match jobs.run(errand.job, errand.deadline).await {
-            Ok(Outcome::BackedUp(entry)) => Ok(*entry),
-            Ok(_) => Err(failed("the backup's job answered something else".to_owned())),
-            Err(failure) => Err(failed(failure.message)),
+        let answer = jobs.run(errand.job, errand.deadline).await;
+        let then = database.errand_done(errand.name, &answer, Clock::system().now()).then;
+        let entry = match answer {
+            Ok(Outcome::BackedUp(entry)) => *entry,
+            Ok(_) => return Err(failed("the backup's job answered something else".to_owned())),
+            Err(failure) => return Err(failed(failure.message)),
+        };
+        // `keep` and `max` hold whoever takes it. What cannot be deleted now is tried again after the next.
+        if let Some(prune) = then {
+            let _ = jobs.run(prune.job, prune.deadline).await;
         }
+        Ok(entry)
     })?
 }
 

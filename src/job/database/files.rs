@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// What `stat` says of one path, never following a link.
@@ -73,6 +74,14 @@ impl FileFacts {
     /// The coarsest clock that Linux stamps a write with, in nanoseconds, with room to spare: a write so shortly after another does
     /// not show in the file's time.
     pub const WRITE_TICK_NS: i64 = 20_000_000;
+
+    /// Whether a write after `at` would show in the file's time. A file system that has no finer clock than whole seconds (FAT: two of
+    /// them) stamps a whole one.
+    pub fn is_settled_at(&self, at: Timestamp) -> bool {
+        let is_coarse = self.mtime_ns % 1_000_000_000 == 0;
+        let tick_ns = if is_coarse { 2_000_000_000 } else { Self::WRITE_TICK_NS };
+        at.as_nanosecond() > i128::from(self.mtime_ns) + i128::from(tick_ns)
+    }
 
     /// Nobody has written the file since it was as `before` says. A device's number may change with the boot.
     pub fn is_unwritten_since(&self, before: &FileFacts) -> bool {

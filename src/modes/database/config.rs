@@ -393,6 +393,11 @@ fn check_glob(path: &str, max_targets: Option<usize>, exclude: &[String], proble
     if max_targets == Some(0) {
         problems.push(KeyProblem::new(&["max_targets"], "must be at least 1"));
     }
+    // Taken as it is written it would exclude nothing, and what was retired that way would be restored.
+    if let Some(wild) = exclude.iter().find(|one| one.contains(['*', '?'])) {
+        let message = format!("`{wild}`: name each match as it is; wildcards are only for `path`");
+        problems.push(KeyProblem::new(&["exclude"], message));
+    }
 }
 
 pub(super) fn has_wildcard(path: &[u8]) -> bool {

@@ -13,9 +13,6 @@ use crate::job::{
 };
 use crate::model::FaultClass;
 
-/// No file system's time stamps are coarser (FAT), and no guest's clock lags further behind: a busy host keeps a machine's ticks back.
-pub const MTIME_TICK_NS: i128 = 2_000_000_000;
-
 /// A large WAL that is written to all the time is read from its beginning so often.
 const WAL_READ_EVERY: Duration = Duration::from_secs(60);
 
@@ -238,7 +235,7 @@ impl Memory {
         let pending = self.pending?;
         let (known, now) = (self.last_healthy.as_ref()?.main, facts.main.file()?);
         // A write within one tick of the clock after the look would not show.
-        let settled = self.healthy_at.is_some_and(|at| at.as_nanosecond() > i128::from(known.mtime_ns) + MTIME_TICK_NS);
+        let settled = self.healthy_at.is_some_and(|at| known.is_settled_at(at));
         let wal = facts.wal.as_ref()?;
         let gone = match (wal.state, wal.mark) {
             (WalState::Absent | WalState::Unused, _) => true,
@@ -393,8 +390,7 @@ impl Memory {
     /// show in its time.
     fn verified_wal(&self, facts: &DatabaseFacts, wal: &WalFacts) -> Option<FileFacts> {
         let file = facts.wal_file.file().filter(|_| wal.state == WalState::Sound)?;
-        let settled =
-            facts.looked_at.as_nanosecond() > i128::from(file.mtime_ns) + i128::from(FileFacts::WRITE_TICK_NS);
+        let settled = file.is_settled_at(facts.looked_at);
         let read = wal.whole || self.wal_verified.is_some_and(|known| file.is_unwritten_since(&known));
         (settled && read).then_some(*file)
     }

@@ -17,7 +17,7 @@ pub use loss::{
     loss_of_wal, loss_unknown,
 };
 
-use crate::job::{DatabaseFacts, DatabaseStep, Diagnosis, FileState, HolderFacts, Owner};
+use crate::job::{DatabaseFacts, DatabaseStep, Diagnosis, FileState, HolderFacts, Owner, WalState};
 use crate::model::{Kind, Plan, Playbook, Risk, StepRecord, StepSpec};
 
 use crate::modes::database::config::DatabaseConfig;
@@ -258,8 +258,16 @@ impl Site<'_> {
                 0 => String::new(),
                 others => format!(" and {others} more"),
             };
+            // As it ends in order, SQLite copies what it takes for the WAL into the database, and deletes the rest.
+            let damaged = self.facts.wal.as_ref().is_some_and(|wal| wal.state == WalState::Damaged);
+            let end = match damaged {
+                true => {
+                    format!("end it with `kill -9 {}` and not in order, for that would copy the damage", holder.pid)
+                }
+                false => "stop it".to_owned(),
+            };
             return Some(format!(
-                "{} (pid {}){others} has {path} open, and a file in use is not replaced; stop it, then run `guardiand heal {}`",
+                "{} (pid {}){others} has {path} open, and a file in use is not replaced; {end}, then run `guardiand heal {}`",
                 holder.comm, holder.pid, self.config.name
             ));
         }

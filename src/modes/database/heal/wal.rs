@@ -4,7 +4,7 @@ use super::replace::rows;
 use super::{MAX_BACKUPS_TRIED, Site, playbook};
 use crate::job::{BackupEntry, DatabaseStep, MendedCopy, WalBase, WalPosition, WalState};
 use crate::model::Playbook;
-use crate::modes::database::memory::{MTIME_TICK_NS, Pending};
+use crate::modes::database::memory::Pending;
 
 impl<'a> Site<'a> {
     /// The WAL mended, where a private copy of that has passed.
@@ -91,7 +91,7 @@ impl<'a> Site<'a> {
         let (then, last) = (backup.manifest.source_fingerprint.as_ref()?, self.memory.last_healthy.as_ref()?);
         let alone = then.wal.is_none_or(|wal| wal.size == 0);
         // A write within one tick of the clock after the copy would not show.
-        let settled = backup.manifest.taken_at.as_nanosecond() > i128::from(then.main.mtime_ns) + MTIME_TICK_NS;
+        let settled = then.main.is_settled_at(backup.manifest.taken_at);
         let same = alone && settled && last.main.is_unwritten_since(&then.main) && !last.locked;
         let seen = self.memory.pending.is_some_and(|pending| pending.salt == salt);
         (same && seen).then_some(WalPosition { salt, frame: 0 })
