@@ -21,6 +21,7 @@ pub mod journal;
 pub mod model;
 pub mod modes;
 pub mod notify;
+pub mod pool;
 pub mod sqlite;
 pub mod supervisor;
 pub mod telemetry;
