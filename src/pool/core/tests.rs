@@ -1,7 +1,7 @@
 //! One promise a test; what no single story shows is in `pool/model_tests.rs`.
 
 use super::*;
-use crate::pool::{BreakerParams, Retry};
+use crate::pool::{BreakerParams, RateParams, Retry};
 
 type Pool = Core<u32, u32>;
 
@@ -283,4 +283,18 @@ fn the_queue_has_an_end() {
     let mut pool: Pool = Core::new(Params { max_size: 1, max_waiters: 1, ..Params::default() }, 1, ms(0));
     let _ = wait(&mut pool, ms(0));
     assert!(matches!(acquire(&mut pool, ms(0)), (Acquire::Refused(Refusal::TooManyWaiters), _)));
+}
+
+#[test]
+fn a_breaker_that_half_opens_is_answered_by_the_pool_itself() {
+    let rate = RateParams { min_calls: 1, slow_after: s(1), ..RateParams::default() };
+    let breaker = BreakerParams { rate: Some(rate), open_for: s(5), ..BreakerParams::default() };
+    let mut pool: Pool = Core::new(Params { breaker, leak_after: None, ..Params::default() }, 1, ms(0));
+    let slow = lease(&mut pool, 1, ms(0));
+    let _ = pool.give_back(slow, Returned::Good, s(2));
+    assert_eq!(pool.status(s(2)).breaker, BreakerState::Open);
+    assert_eq!(pool.next_due(), Some(s(7)), "the next look at a server that seems well is due much later");
+    let look = only(pool.tick(s(7)));
+    let _ = pool.connected(ticket(look), 2, s(7));
+    assert_eq!(pool.status(s(7)).breaker, BreakerState::Closed);
 }
