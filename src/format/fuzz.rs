@@ -193,7 +193,7 @@ pub fn salvage_file(bytes: &[u8]) -> usize {
     let known = schema.rows.iter().filter(|row| row.root != 0).map(|row| tree(row.root, None));
     let told = survey.heard(&pages).into_values().map(|heard| tree(0, Some(heard)));
     let trees: Vec<Tree> = known.chain(told).collect();
-    let assignment = assign(&pages, &survey, &trees, &schema.pages);
+    let assignment = assign(&pages, &survey, &trees, &schema.pages, None);
     let places = assignment.key_gaps.iter().flatten().flat_map(|gap| [gap.after, gap.before]).flatten();
     assert!(places.clone().all(|place| (1..=pages.count()).contains(&place.page)), "a key stands on a page");
     let mut seen = BTreeSet::new();

@@ -131,8 +131,13 @@ impl PageMap {
 
     /// Whose a page (from 1) was, or the rest of a payload on it.
     pub fn owner_of(&self, page: u32) -> Option<&MappedTree> {
-        let owner = *self.owners.get((page as usize).checked_sub(1)?)?;
-        self.trees.get(owner as usize)
+        self.place_of(page).map(|(_, tree)| tree)
+    }
+
+    /// The same, with its place among the trees.
+    pub fn place_of(&self, page: u32) -> Option<(usize, &MappedTree)> {
+        let owner = *self.owners.get((page as usize).checked_sub(1)?)? as usize;
+        self.trees.get(owner).map(|tree| (owner, tree))
     }
 
     /// Forgets what was on a page.

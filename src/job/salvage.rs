@@ -17,6 +17,10 @@ pub struct SalvageJob {
     /// A backup of the same database, for what is gone: definitions, and rows by their rowids or keys. Only read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backup: Option<PathBuf>,
+    /// A page map of an earlier, sound moment of the same database: whose pages were that nothing leads to now. Where it is not given,
+    /// one that stands beside the backup is taken. One that is of another file does no harm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub map: Option<PathBuf>,
     /// Rowids that no column names may have been given out anew since the backup (VACUUM does): its rows are not known by them.
     #[serde(default)]
     pub renumbered: bool,

@@ -54,7 +54,15 @@ pub fn salvage(
     block_on(async {
         let jobs = foundation::client_heard_by(1, Arc::new(Following(heard)));
         let backup = backup.map(absolute);
-        let job = SalvageJob { source: absolute(source), to: absolute(to), schema, backup, renumbered: false, deleted };
+        let job = SalvageJob {
+            source: absolute(source),
+            to: absolute(to),
+            schema,
+            backup,
+            map: None,
+            renumbered: false,
+            deleted,
+        };
         match jobs.run(Job::Salvage(job), SALVAGE_PATIENCE).await {
             Ok(Outcome::Salvaged(salvaged)) => Ok(*salvaged),
             Ok(_) => Err(failed("the salvage's job answered something else".to_owned())),

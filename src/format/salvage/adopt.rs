@@ -11,7 +11,8 @@ use super::super::record::Record;
 use super::claim::{Claimed, Claims, Gap, KeyGap};
 use super::heard::{Has, pairs};
 use super::named::Sample;
-use super::{Pages, Survey, Tree, TreeUse};
+use super::recall::{Recalled, Was};
+use super::{Pages, Profile, Survey, Tree, TreeUse};
 
 /// A page of a table, to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,8 +50,14 @@ const IN_A_GAP: f64 = 4.0;
 /// Nothing missing there speaks against it.
 const COMPLETE: f64 = 12.0;
 
-/// Gives every page with rows an owner.
-pub fn assign(pages: &dyn Pages, survey: &Survey, trees: &[Tree], taken: &BTreeSet<u32>) -> Assignment {
+/// Gives every page with rows an owner; a page map of an earlier moment may help.
+pub fn assign(
+    pages: &dyn Pages,
+    survey: &Survey,
+    trees: &[Tree],
+    taken: &BTreeSet<u32>,
+    recalled: Option<Recalled<'_>>,
+) -> Assignment {
     let owners = vec![0; survey.notes.len()];
     let mut claims = Claims { pages, survey, owners };
     // The schema's own pages are nobody else's.
@@ -71,7 +78,7 @@ pub fn assign(pages: &dyn Pages, survey: &Survey, trees: &[Tree], taken: &BTreeS
     for mine in &mut claimed {
         claims.learn(mine);
     }
-    let mut adoption = Adoption::new(&mut claims, trees, &claimed);
+    let mut adoption = Adoption::new(&mut claims, trees, &claimed, recalled);
     let (adopted, lost, repeated) = adoption.run();
     let in_use = claims.owners.iter().zip(&survey.notes).filter(|(owner, note)| **owner != 0 && note.free);
     let free_in_use = in_use.count() as u32;
@@ -106,7 +113,7 @@ fn right_roots(claims: &Claims<'_>, trees: &[Tree]) -> Vec<u32> {
             let shape = trees.get(*at).map(|tree| &tree.shape);
             let records = rows.iter().filter_map(|row| Record::parse(row).ok());
             let fitting = records.clone().filter(|record| shape.is_none_or(|shape| shape.fits(record))).count();
-            let profile = super::Profile::default();
+            let profile = Profile::default();
             let like: f64 = records.filter_map(|record| shape.map(|shape| profile.likeness(shape, &record))).sum();
             (fitting, like)
         };
@@ -177,13 +184,32 @@ struct Adoption<'a, 'b> {
     occupied: Vec<BTreeMap<i64, i64>>,
     /// Contents that a tree has.
     known: BTreeSet<u64>,
+    recalled: Option<Recalled<'a>>,
+    /// Of trees whose columns nobody knows: what stands on pages that are surely theirs.
+    learned: BTreeMap<usize, Profile>,
+}
+
+/// What a page map says of a component.
+enum Told {
+    /// Whose it is.
+    Of(usize),
+    /// It is left over from a table that has no place for it any more: it is nobody else's either.
+    LeftOver,
+    /// Nothing.
+    Nothing,
 }
 
 type Adopted = (Vec<Vec<u32>>, Vec<(u32, u32)>, u32);
 
 impl<'a, 'b> Adoption<'a, 'b> {
-    fn new(claims: &'a mut Claims<'b>, trees: &'a [Tree], claimed: &'a [Claimed]) -> Adoption<'a, 'b> {
-        Adoption { claims, trees, claimed, occupied: Vec::new(), known: BTreeSet::new() }
+    fn new(
+        claims: &'a mut Claims<'b>,
+        trees: &'a [Tree],
+        claimed: &'a [Claimed],
+        recalled: Option<Recalled<'a>>,
+    ) -> Adoption<'a, 'b> {
+        let (occupied, known, learned) = (Vec::new(), BTreeSet::new(), BTreeMap::new());
+        Adoption { claims, trees, claimed, occupied, known, recalled, learned }
     }
 
     fn is_orphan(&self, page: u32) -> bool {
@@ -206,9 +232,23 @@ impl<'a, 'b> Adoption<'a, 'b> {
             self.occupied.push(leaves.clone().map(|note| (note.low, note.high)).collect());
             self.known.extend(leaves.map(|note| note.hash));
         }
-        let mut components = self.components(&orphans);
-        // The largest says the most about where it belongs, and then about what is left for the others.
-        components.sort_by_key(|component| std::cmp::Reverse(component.pages.len()));
+        let components = self.components(&orphans);
+        let was = |component: &Component| {
+            self.recalled.and_then(|recalled| recalled.was(self.claims.pages, &component.pages))
+        };
+        let mut components: Vec<(Component, Option<Was>)> = components
+            .into_iter()
+            .map(|component| {
+                let was = was(&component);
+                (component, was)
+            })
+            .collect();
+        // What is sure comes first, for it says what the others must look like. The largest says the most about where it belongs, and
+        // then about what is left for the others.
+        components.sort_by_key(|(component, was)| {
+            (!matches!(was, Some(Was::Surely(_))), std::cmp::Reverse(component.pages.len()))
+        });
+        let (components, was): (Vec<Component>, Vec<Option<Was>>) = components.into_iter().unzip();
         let heard = self.heard(&components);
         for (nth, component) in components.into_iter().enumerate() {
             let fresh: Vec<u32> = component.pages.iter().copied().filter(|page| !self.is_known(*page)).collect();
@@ -216,9 +256,20 @@ impl<'a, 'b> Adoption<'a, 'b> {
             if fresh.is_empty() {
                 continue;
             }
-            let named = self.named(&component, &fresh).or_else(|| heard.get(&nth).copied());
-            match named.or_else(|| self.best(&component, &fresh)) {
+            let was = was.get(nth).copied().flatten();
+            let owner = match self.told(was, &component, &fresh) {
+                Told::Of(tree) => Some(tree),
+                Told::LeftOver => None,
+                Told::Nothing => {
+                    let named = self.named(&component, &fresh).or_else(|| heard.get(&nth).copied());
+                    named.or_else(|| self.best(&component, &fresh))
+                }
+            };
+            match owner {
                 Some(tree) => {
+                    if matches!(was, Some(Was::Surely(_))) {
+                        self.learn(tree, &fresh);
+                    }
                     for page in &fresh {
                         let note = self.claims.survey.note(*page);
                         self.known.insert(note.hash);
@@ -278,6 +329,55 @@ impl<'a, 'b> Adoption<'a, 'b> {
         components
     }
 
+    /// The tree that a page map says a component belongs to, where its rows agree and it lacks such a part.
+    fn told(&self, was: Option<Was>, component: &Component, pages: &[u32]) -> Told {
+        let (Some(Was::Surely(at) | Was::Perhaps(at)), Some(was)) = (was, was) else { return Told::Nothing };
+        let (Some(tree), Some(mine)) = (self.trees.get(at), self.claimed.get(at)) else { return Told::Nothing };
+        let is_surely = matches!(was, Was::Surely(_));
+        let profile = self.learned.get(&at).unwrap_or(&mine.profile);
+        let (mut rows, mut fitting) = (0usize, 0usize);
+        let step = pages.len().div_ceil(SAMPLE_PAGES).max(1);
+        for page in pages.iter().step_by(step) {
+            self.claims.each_row(*page, SAMPLE_ROWS, |record| {
+                rows += 1;
+                // Of columns that nobody knows, only its own rows tell what may stand there.
+                let is_like = is_surely || tree.shape.known || profile.has_seen(record);
+                fitting += usize::from(is_like && tree.shape.fits(record));
+            });
+        }
+        let fits = tree.shape.has_rowids == component.has_rowids && rows > 0 && fitting * 10 >= rows * 9;
+        let clashing = pages.iter().filter(|page| self.clashes(at, **page)).count();
+        let has_place = fits && mine.lacks() && (!component.has_rowids || clashing * 2 <= pages.len());
+        match (has_place, is_surely) {
+            (true, true) => Told::Of(at),
+            (false, true) => Told::LeftOver,
+            // Between the rowids of another table that lacks them it may be that one's by now.
+            (true, false) if self.is_in_a_gap_of_another(at, component, pages) => Told::Nothing,
+            (true, false) => Told::Of(at),
+            (false, false) => Told::Nothing,
+        }
+    }
+
+    fn is_in_a_gap_of_another(&self, tree: usize, component: &Component, pages: &[u32]) -> bool {
+        let is_in = |mine: &Claimed| component.has_rowids && pages.iter().all(|page| self.is_in_a_gap(mine, *page));
+        let is_bounded = |mine: &Claimed| mine.gaps.iter().all(|gap| gap.low.is_some() && gap.high.is_some());
+        let other = |(at, mine): (usize, &Claimed)| at != tree && mine.lacks() && is_bounded(mine) && is_in(mine);
+        !self.claimed.get(tree).is_some_and(|mine| is_bounded(mine) && is_in(mine))
+            && self.claimed.iter().enumerate().any(other)
+    }
+
+    /// Learns from pages that are surely a tree's, where its own columns are not known.
+    fn learn(&mut self, tree: usize, pages: &[u32]) {
+        if self.trees.get(tree).is_none_or(|tree| tree.shape.known) {
+            return;
+        }
+        let learned = self.learned.entry(tree).or_default();
+        let step = pages.len().div_ceil(SAMPLE_PAGES).max(1);
+        for page in pages.iter().step_by(step) {
+            self.claims.each_row(*page, SAMPLE_ROWS, |record| learned.learn(record));
+        }
+    }
+
     /// The tables that components are by what SQLite's own tables say of them.
     fn heard(&self, components: &[Component]) -> BTreeMap<usize, usize> {
         let said = self.trees.iter().enumerate().filter_map(|(at, tree)| Some((at, tree.heard?)));
@@ -316,6 +416,11 @@ impl<'a, 'b> Adoption<'a, 'b> {
             }
             let fitting = records.iter().filter(|record| tree.shape.fits(record)).count();
             if fitting * 10 < records.len() * 9 || records.is_empty() {
+                continue;
+            }
+            // Where its columns are not known anything fits: what its own rows never had is another table's.
+            let seen = records.iter().filter(|record| mine.profile.has_seen(record)).count();
+            if !tree.shape.known && seen * 10 < records.len() * 9 {
                 continue;
             }
             let mut score: f64 = records.iter().map(|record| mine.profile.likeness(&tree.shape, record)).sum();

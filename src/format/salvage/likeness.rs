@@ -169,6 +169,16 @@ impl Profile {
         self.rows += 1.0;
     }
 
+    /// Whether a row has as many columns as one that it learned from, and in each a class of value that stood there, or NULL.
+    pub fn has_seen(&self, record: &Record<'_>) -> bool {
+        let mut count = 0;
+        let classes = seen(record).enumerate().all(|(at, seen)| {
+            count += 1;
+            seen.class == 0 || self.columns.get(at).is_some_and(|column| column.seen[seen.class] > 0.0)
+        });
+        classes && self.lengths.contains_key(&count)
+    }
+
     /// How likely a row is this table's, as a logarithm; more is likelier, and only differences mean anything.
     pub fn likeness(&self, shape: &TableShape, record: &Record<'_>) -> f64 {
         let mut likeness = 0.0;

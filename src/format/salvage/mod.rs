@@ -20,6 +20,7 @@ mod leaf;
 mod likeness;
 mod measure;
 mod named;
+mod recall;
 mod stray;
 mod survey;
 mod transplant;
@@ -30,6 +31,7 @@ pub use heard::Heard;
 pub use leaf::{Leaf, RowCell, Whole, values_of};
 pub use likeness::{Affinity, ColumnShape, Profile, TableShape};
 pub use measure::{Measures, encoding_of, has_pointer_maps, header_of, measure};
+pub use recall::{Recall, Recalled, RecalledTable};
 pub use stray::FoundSchema;
 pub use survey::{Note, Survey};
 pub use transplant::{Moved, Put, Transplant};
@@ -38,6 +40,11 @@ pub use transplant::{Moved, Put, Transplant};
 pub trait Pages: Sync {
     /// How many there are; page numbers go from 1 to it.
     fn count(&self) -> u32;
+
+    /// How many the database had: those behind [`Pages::count`] were cut off.
+    fn counted(&self) -> u32 {
+        self.count()
+    }
 
     /// All bytes of a page, zeros behind the file's end; `None` where it cannot be read.
     fn page(&self, number: u32) -> Option<Vec<u8>>;

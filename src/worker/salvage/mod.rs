@@ -3,6 +3,7 @@
 mod beyond;
 mod check;
 mod fill;
+mod memory;
 mod moving;
 mod plan;
 mod progress;
@@ -10,10 +11,13 @@ mod prove;
 mod rebuild;
 mod view;
 
+#[cfg(test)]
+mod memory_tests;
+
 use std::ffi::OsStr;
 
 use crate::backup::side_name;
-use crate::format::salvage::{Assignment, Pages as _, Survey, assign};
+use crate::format::salvage::{Assignment, Pages as _, Recall, Recalled, Survey, assign};
 use crate::format::{Header, SCHEMA_FORMAT_MAX};
 use crate::host::{Folder, page_threads};
 use crate::job::{FailureKind, JobFailure, SalvageJob, Salvaged};
@@ -64,10 +68,14 @@ pub(super) fn run(job: &SalvageJob) -> Result<Salvaged, JobFailure> {
             let _ = to.unlink(side_name(OsStr::new(&temporary), suffix));
         }
     };
+    // Before the notes of all pages are: there is room for its bytes beside it only now.
+    let map = memory::map_of(job);
     let survey = survey_of(&view);
+    let recall = map.and_then(|map| Recall::of(map, &view, &survey));
     let backup_files = job.backup.as_deref().map(Files::open).transpose()?;
     let backup = backup_files.as_ref().map(Source::of).transpose()?;
-    let new = |may_move| build(job, (&view, &survey), backup.as_ref(), &to, &temporary, may_move);
+    let known = (backup.as_ref(), recall.as_ref());
+    let new = |may_move| build(job, (&view, &survey), known, &to, &temporary, may_move);
     // In a schema of an older format DESC means nothing, and in the new one it does.
     let is_older = view.header.is_some_and(|header| (1..SCHEMA_FORMAT_MAX).contains(&header.schema_format));
     let mut result = new(if is_older { May::Tables } else { May::All });
@@ -111,8 +119,8 @@ impl<'a> Source<'a> {
         let view = View::of(files).map_err(|error| failed(error.to_string()))?;
         let view = view.ok_or_else(|| failed("nothing in the backup is a page of a database"))?;
         let survey = survey_of(&view);
-        let plan = Plan::of(&view, &survey, None, None).map_err(failed)?;
-        let assignment = assign(&view, &survey, &plan.trees(&survey), &plan.schema_pages);
+        let plan = Plan::of(&view, &survey, None, (None, None)).map_err(failed)?;
+        let assignment = assign(&view, &survey, &plan.trees(&survey), &plan.schema_pages, None);
         Ok(Source { view, survey, plan, assignment })
     }
 }
@@ -126,14 +134,17 @@ fn survey_of(view: &View<'_>) -> Survey {
 fn build(
     job: &SalvageJob,
     (view, survey): (&View<'_>, &Survey),
-    backup: Option<&Source<'_>>,
+    (backup, recall): (Option<&Source<'_>>, Option<&Recall>),
     to: &Folder,
     temporary: &str,
     may_move: May,
 ) -> Result<(Salvaged, Passed), JobFailure> {
     let path = to.path().join(temporary);
-    let mut plan = Plan::of(view, survey, job.schema.as_deref(), backup.map(|backup| &backup.plan)).map_err(failed)?;
-    let assignment = assign(view, survey, &plan.trees(survey), &plan.schema_pages);
+    let known = (backup.map(|backup| &backup.plan), recall);
+    let mut plan = Plan::of(view, survey, job.schema.as_deref(), known).map_err(failed)?;
+    let places = recall.map(|recall| plan.places(recall));
+    let recalled = recall.zip(places.as_deref()).map(|(recall, places)| Recalled { recall, places });
+    let assignment = assign(view, survey, &plan.trees(survey), &plan.schema_pages, recalled);
     plan.make_up(view, survey, &assignment);
 
     drop(to.create_in(temporary, 0o600).map_err(|error| failed(error.to_string()))?);

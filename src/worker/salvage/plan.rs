@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 
 use super::view::View;
 use crate::format::salvage::{
-    Affinity, Assignment, ColumnShape, Heard, Leaf, Pages as _, Piece, Survey, TableShape, Tree, TreeUse, values_of,
+    Affinity, Assignment, ColumnShape, Heard, Leaf, Pages as _, Piece, Recall, Survey, TableShape, Tree, TreeUse,
+    values_of,
 };
 use crate::format::{SchemaKind, SchemaRow, Value};
 use crate::sqlite::salvage::{Layout, LayoutColumn, Layouts};
@@ -28,7 +29,7 @@ pub(super) struct Table {
 pub(super) struct Plan {
     pub tables: Vec<Table>,
     /// Indexes' roots, so that their pages are nobody's rows.
-    indexes: Vec<SchemaRow>,
+    pub(super) indexes: Vec<SchemaRow>,
     pub virtuals: Vec<SchemaRow>,
     /// Indexes, views, triggers, in this order.
     pub last: Vec<SchemaRow>,
@@ -46,7 +47,7 @@ impl Plan {
         view: &View<'_>,
         survey: &Survey,
         script: Option<&str>,
-        backup: Option<&Plan>,
+        (backup, recall): (Option<&Plan>, Option<&Recall>),
     ) -> Result<Plan, String> {
         let mut plan = Plan::default();
         let found = survey.schema(view);
@@ -77,6 +78,9 @@ impl Plan {
         plan.last.sort_by_key(|row| row.kind);
         plan.name_by_indexes();
         if found_little {
+            if let Some(recall) = recall {
+                plan.name_by_memory(recall, view, survey);
+            }
             plan.name_by_hearsay(survey.heard(view));
         }
         Ok(plan)
@@ -86,17 +90,22 @@ impl Plan {
     fn name_by_indexes(&mut self) {
         let all = self.tables.iter().map(|table| &table.row).chain(&self.virtuals).chain(&self.internal);
         let known: BTreeSet<String> = all.map(|row| row.name.to_lowercase()).collect();
-        let mut named = BTreeSet::new();
+        let (mut named, mut named_tables) = (BTreeSet::new(), Vec::new());
         for index in self.indexes.iter().filter(|index| index.root != 0) {
             let lower = index.table.to_lowercase();
             if known.contains(&lower) || lower.is_empty() || !named.insert(lower) {
                 continue;
             }
-            self.damage.push(format!("the definition of table {} is gone", index.table));
-            let (kind, name, table) = (SchemaKind::Table, index.table.clone(), index.table.clone());
-            let row = SchemaRow { kind, name, table, root: 0, sql: None };
-            self.tables.push(Table { row, layout: None, sql: String::new(), made_up: true, heard: None });
+            named_tables.push(index.table.clone());
         }
+        named_tables.into_iter().for_each(|name| self.add_named(name, 0));
+    }
+
+    /// A table of which there is a name and no definition.
+    pub(super) fn add_named(&mut self, name: String, root: u32) {
+        self.damage.push(format!("the definition of table {name} is gone"));
+        let row = SchemaRow { kind: SchemaKind::Table, table: name.clone(), name, root, sql: None };
+        self.tables.push(Table { row, layout: None, sql: String::new(), made_up: true, heard: None });
     }
 
     /// Tables that SQLite's own tables speak of; one that no tree turns out to be is left out.

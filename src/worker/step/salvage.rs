@@ -156,6 +156,8 @@ fn rescue(
         to: path.clone(),
         schema: wreck.schema.map(str::to_owned),
         backup: rival.map(|rival| rival.file.clone()),
+        // The one beside the backup.
+        map: None,
         renumbered: rival.is_some_and(|rival| !rival.same_rowids),
         deleted: false,
     };
