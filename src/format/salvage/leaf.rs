@@ -250,6 +250,10 @@ fn whole(
         match broken {
             None => return Some(row),
             Some(ChainError::GoesOn(_)) => return Some(Whole { uncertain: true, ..row }),
+            // The number is right and its page is gone: what stands behind the last one is another row's.
+            Some(ChainError::OutOfRange(page)) if page > pages.count() && page <= pages.counted() => {
+                return Some(Whole { uncertain: true, ..row });
+            }
             Some(_) => {}
         }
         row.uncertain = true;

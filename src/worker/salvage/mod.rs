@@ -12,6 +12,8 @@ mod rebuild;
 mod view;
 
 #[cfg(test)]
+mod cut_tests;
+#[cfg(test)]
 mod memory_tests;
 
 use std::ffi::OsStr;

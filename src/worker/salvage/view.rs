@@ -250,6 +250,10 @@ impl Pages for View<'_> {
         self.count
     }
 
+    fn counted(&self) -> u32 {
+        self.header.and_then(|header| header.counted_pages()).unwrap_or(0).max(self.count)
+    }
+
     fn page(&self, number: u32) -> Option<Vec<u8>> {
         let size = self.geometry.page_size() as usize;
         // Nothing is half done where this can panic.
