@@ -210,7 +210,10 @@ fn has_it_open(scene: &Scene) {
     let until = std::time::Instant::now() + Duration::from_secs(30);
     let open = || {
         let pid = std::fs::read_to_string(scene.folder().with_file_name("pid")).unwrap_or_default();
-        std::fs::read_link(format!("/proc/{}/fd/0", pid.trim())).is_ok_and(|open| open == scene.path())
+        // Between the shell's fork and its exec it has the database open already, under the shell's name.
+        let is_itself =
+            std::fs::read_to_string(format!("/proc/{}/comm", pid.trim())).is_ok_and(|comm| comm == "sleep\n");
+        is_itself && std::fs::read_link(format!("/proc/{}/fd/0", pid.trim())).is_ok_and(|open| open == scene.path())
     };
     while !open() {
         assert!(std::time::Instant::now() < until, "the program did not open the database");
