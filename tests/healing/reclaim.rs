@@ -1,6 +1,8 @@
 //! Files that are deleted or replaced under the programs that have them open: what the programs go on to commit lives in
 //! descriptors alone, and comes back whole.
 
+mod in_the_way;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};

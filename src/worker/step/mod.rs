@@ -71,7 +71,8 @@ pub fn run(job: &StepJob) -> Result<StepReport, JobFailure> {
         return member::run_on(job, member, does);
     }
     let place = Place::of(job)?;
-    if job.phase == Phase::Apply {
+    // What programs hold is read through their own descriptors, whatever stands at the path.
+    if job.phase == Phase::Apply && job.step != DatabaseStep::KeepHeld {
         place.refuse_planted()?;
     }
     match (&job.step, job.phase) {

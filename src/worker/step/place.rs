@@ -39,10 +39,8 @@ impl<'a> Place<'a> {
         }
         let evidence = Folder::make_all(&job.evidence, 0o700).map_err(while_("making the evidence folder"))?;
         let (folder, name) = match (Folder::of_entry(&job.site.path), job.site.path.file_name()) {
-            // What programs hold is kept in evidence: it needs no folder that somebody removed under them.
-            (Err(error), Some(name)) if error.is_absent() && job.step == DatabaseStep::KeepHeld => {
-                (in_its_place(&evidence)?, name.to_owned())
-            }
+            // What programs hold is kept in evidence: it needs no folder that somebody removed or replaced under them.
+            (Err(_), Some(name)) if job.step == DatabaseStep::KeepHeld => (in_its_place(&evidence)?, name.to_owned()),
             (found, _) => found.map_err(while_("opening the database's folder"))?,
         };
         Ok(Place { job, folder, name, evidence, made: Cell::default() })

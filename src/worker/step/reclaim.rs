@@ -112,7 +112,8 @@ fn two_sides(place: &Place<'_>, cut_off: &CutOff) -> Result<String, JobFailure> 
     }
     let at_path = AtPath::of(&place.folder, &place.name)?;
     if at_path.main.is_some_and(|main| main.size > 0) {
-        let rows = in_rows(rows_of(place, (&place.folder, &place.name)));
+        let rows = place.refuse_planted().and_then(|()| rows_of(place, (&place.folder, &place.name)));
+        let rows = in_rows(rows);
         let by = match cut_off.others.as_slice() {
             [] => "nobody has".to_owned(),
             [(pid, comm), others @ ..] => match others.len() {

@@ -12,16 +12,14 @@ impl Judgement<'_> {
         if let Some(cut_off) = &self.facts.cut_off {
             let Some(holder) = cut_off.holders.first() else { return false };
             let detail = describe(&path, cut_off, holder, &self.facts.main);
-            self.find(
-                &kinds::FILE_UNLINKED,
-                Severity::Critical,
-                &EXISTS,
-                detail,
-                format!(
-                    "do not kill pid {pid}: the data is reachable through /proc/{pid}/fd, and guardiand keeps it",
-                    pid = holder.pid
-                ),
-            );
+            // Whether a copy could be made is not known before there is one.
+            let kept = match &self.facts.held {
+                Some(held) if held.kept => "guardiand keeps it",
+                _ => "nowhere else until guardiand has a copy of it",
+            };
+            let pid = holder.pid;
+            let todo = format!("do not kill pid {pid}: the data is reachable through /proc/{pid}/fd, and {kept}");
+            self.find(&kinds::FILE_UNLINKED, Severity::Critical, &EXISTS, detail, todo);
             return true;
         }
         let Some(held) = &self.facts.held else { return false };

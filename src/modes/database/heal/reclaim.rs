@@ -2,7 +2,7 @@
 
 use super::in_use::stop_and_start;
 use super::{Site, spec};
-use crate::job::{DatabaseStep, HeaderFacts};
+use crate::job::{DatabaseStep, FileState, HeaderFacts};
 use crate::model::{Plan, Playbook, Risk, StepOutcome, StepRecord, StepSpec};
 use crate::modes::database::config::WhenInUse;
 
@@ -35,6 +35,9 @@ impl Site<'_> {
                 path = self.path(),
                 name = self.config.name
             ));
+        }
+        if let Some(in_the_way) = self.is_in_the_way() {
+            return Err(in_the_way);
         }
         let app = self.config.app.as_ref().filter(|_| self.config.when_in_use != Some(WhenInUse::Refuse));
         if let Some(waits) = self.waits_for_its_holders(app.is_some(), taken) {
@@ -71,20 +74,54 @@ impl Site<'_> {
     fn has_no_folder(&self) -> Option<String> {
         let folder = self.config.path.parent().filter(|_| !self.facts.place.folder_exists)?;
         let (path, folder, name) = (self.path(), folder.display(), &self.config.name);
-        let who = match (self.facts.cut_off.as_ref(), self.facts.held.as_ref()) {
-            (Some(cut_off), _) => {
-                format!(
-                    "{cut_off} still has {path} open, and what it commits is being kept in this incident's evidence"
-                )
-            }
-            (None, Some(held)) => format!("what {} had is in {}", held.by, held.folder.display()),
-            (None, None) => return None,
-        };
+        let who = self.where_it_is()?;
+        if !matches!(self.facts.main, FileState::Missing) {
+            return Some(format!(
+                "what stands at {folder} is no folder, so nothing can be put back into it; {who}. Move it away (`mv {folder} \
+                 {folder}.not-wanted`) and make the folder again (`mkdir -p {folder}`, with the owner and mode that it had): guardiand goes \
+                 on then; if it does not, `guardiand heal {name}`"
+            ));
+        }
         Some(format!(
             "the folder of {path} is gone, so nothing can be put back into it; {who}. Make it again (`mkdir -p {folder}`, with the owner and \
              mode that it had), or mount its file system if it is that which is gone: guardiand goes on then; if it does not, \
              `guardiand heal {name}`"
         ))
+    }
+
+    /// Something that is no regular file has one of the database's names: it is a person's to move, and never followed or opened. What
+    /// programs hold is kept meanwhile, as where the folder is gone; none of them is stopped, for it could not be started again.
+    fn is_in_the_way(&self) -> Option<String> {
+        let files = [
+            (&self.facts.main, ""),
+            (&self.facts.wal_file, "-wal"),
+            (&self.facts.shm_file, "-shm"),
+            (&self.facts.journal_file, "-journal"),
+        ];
+        let (what, suffix) = files.into_iter().find_map(|(state, suffix)| match state {
+            FileState::Symlink { target } => Some((format!("a symbolic link to {}", target.display()), suffix)),
+            FileState::Other { what } => Some((what.clone(), suffix)),
+            FileState::Missing | FileState::File(_) | FileState::Unreadable { .. } => None,
+        })?;
+        let (at, who) = (format!("{}{suffix}", self.path()), self.where_it_is()?);
+        Some(format!(
+            "{at} is {what}, so nothing can be put back there; {who}. Move it away (`mv {at} {at}.not-wanted`): guardiand goes on then, and \
+             puts back what its program had once that has ended; if it does not, `guardiand heal {name}`",
+            name = self.config.name
+        ))
+    }
+
+    /// Where what was committed is, while nothing can be put back. The same words before there is a copy and after: a person is called
+    /// once.
+    fn where_it_is(&self) -> Option<String> {
+        if let Some(cut_off) = &self.facts.cut_off {
+            return Some(format!(
+                "{cut_off} still has the old file of {} open, and what it commits is copied into `held-N` in this incident's evidence (if \
+                 that fails, guardiand's log says why)",
+                self.path()
+            ));
+        }
+        self.facts.held.as_ref().map(|held| format!("what {} had is in {}", held.by, held.folder.display()))
     }
 
     /// Why there is nothing to do but wait, once a keeper has what the programs have: to preserve once more what they go on

@@ -13,11 +13,12 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::evidence::{MANIFEST, read_json, same_content, write_json};
 use super::while_;
-use crate::backup::{side_name, stat_of};
+use crate::backup::{BackupError, side_name, stat_of};
 use crate::host::{Bytes, Folder, LockMode, OfdLock, Ownership, ask_lock};
 use crate::job::{FileFacts, HeldCopy, JobFailure};
 
@@ -85,8 +86,12 @@ pub(super) struct AtPath {
 }
 
 impl AtPath {
+    /// What is no regular file has no commit: it keeps nobody from copying what is held, and only from putting it back.
     pub(super) fn of(folder: &Folder, name: &OsStr) -> Result<AtPath, JobFailure> {
-        let look = |name: &OsStr| stat_of(folder, name).map_err(JobFailure::from);
+        let look = |name: &OsStr| match stat_of(folder, name) {
+            Err(BackupError::Source { .. }) => Ok(None),
+            looked => looked.map_err(JobFailure::from),
+        };
         Ok(AtPath { main: look(name)?, wal: look(&side_name(name, "-wal"))? })
     }
 
@@ -136,7 +141,8 @@ pub(in crate::worker) fn pending(evidence: &Path, path: &Path) -> Option<HeldCop
     let evidence = Folder::open(evidence).ok()?;
     let now = match Folder::of_entry(path) {
         Ok((folder, name)) => AtPath::of(&folder, &name).ok()?,
-        Err(error) if error.is_absent() => AtPath::default(),
+        // A folder that is gone, or something else in its place.
+        Err(error) if error.is_absent() || error.errno() == Some(Errno::NOTDIR) => AtPath::default(),
         Err(_) => return None,
     };
     pending_beside(&evidence, &now).ok().flatten()

@@ -109,6 +109,44 @@ fn what_was_held_goes_back_by_itself_only_where_nothing_else_is_lost_by_it() {
 }
 
 #[test]
+fn what_was_held_waits_for_a_person_while_something_else_stands_at_the_path_and_is_told_once() {
+    let mut may_stop = config();
+    may_stop.app = Some(crate::model::Program {
+        app: crate::model::App::Unit("app.service".to_owned()),
+        stop_timeout: Duration::from_secs(60),
+        start_timeout: Duration::from_secs(60),
+    });
+    let plan = |facts: &DatabaseFacts| {
+        crate::modes::database::heal::plan(&kinds::FILE_UNLINKED, facts, &seen(), &may_stop, &[])
+    };
+    let said = |facts: &DatabaseFacts| match judge(facts, &seen(), &may_stop, now()) {
+        Verdict::Unhealthy(found) => found.into_iter().map(|finding| finding.remediation).collect::<String>(),
+        other => format!("{other:?}"),
+    };
+    let cut = DatabaseFacts { cut_off: Some(cut_off("main", &[])), ..sound() };
+    let folder = || FileState::Other { what: "a directory".to_owned() };
+    let link = || FileState::Symlink { target: "/other".into() };
+    for (facts, words) in [
+        (DatabaseFacts { main: folder(), ..cut.clone() }, "app.db is a directory"),
+        (DatabaseFacts { main: link(), ..cut.clone() }, "app.db is a symbolic link to /other"),
+        (DatabaseFacts { wal_file: folder(), ..cut.clone() }, "app.db-wal is a directory"),
+        (DatabaseFacts { shm_file: folder(), ..cut.clone() }, "app.db-shm is a directory"),
+        (DatabaseFacts { journal_file: link(), ..cut.clone() }, "app.db-journal is a symbolic link to /other"),
+    ] {
+        let reason = plan(&facts).unwrap_err();
+        assert!(reason.contains(words) && reason.contains("mv "), "{reason}");
+        assert!(!said(&facts).contains("guardiand keeps it"), "{}", said(&facts));
+        let kept = DatabaseFacts { held: Some(copy(false, None)), ..facts.clone() };
+        assert!(said(&kept).contains("guardiand keeps it"), "{}", said(&kept));
+        // Nobody is called again because there is a copy by now.
+        assert_eq!(plan(&kept), Err(reason));
+        let ended = DatabaseFacts { cut_off: None, held: Some(copy(true, None)), ..facts };
+        let reason = plan(&ended).unwrap_err();
+        assert!(reason.contains(words) && reason.contains("had is in /var/lib/guardiand"), "{reason}");
+    }
+}
+
+#[test]
 fn rows_are_salvaged_before_the_backups_where_there_may_be_more_and_after_them_in_any_case() {
     let torn = || with_integrity(&["Tree 2 page 3: btreeInitPage() returns error code 11"], false, None);
     let written = || {
