@@ -28,9 +28,7 @@ pub enum JournalError {
         source: io::Error,
     },
     /// A log entry could not be made durable.
-    #[error(
-        "cannot make an entry of {path} durable: {source}; free space on that file system, then `guardiand resume`"
-    )]
+    #[error("cannot make an entry of {path} durable: {source}")]
     Append {
         /// The log.
         path: PathBuf,

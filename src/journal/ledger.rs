@@ -10,11 +10,11 @@ use tokio::sync::oneshot;
 use super::entry::{Entry, Read};
 use super::error::JournalError;
 use super::ids::is_id;
-use super::index::Index;
+use super::index::{Filter, Index};
 use super::log::{self, Contents, Doubt, LOG_NAME, LogWriter};
 use super::replay::{Replayed, replay};
 use crate::clock::{Clock, Moment};
-use crate::model::IncidentId;
+use crate::model::{Incident, IncidentId};
 
 /// The folder of an incident's files as they were, inside its own.
 const EVIDENCE: &str = "evidence";
@@ -45,6 +45,8 @@ pub(super) struct Ledger {
     open: BTreeMap<IncidentId, Open>,
     clock: Clock,
     began: Moment,
+    /// Incidents that cannot be written now, as they shall be shown: not in the index, or not like this.
+    pub(super) unwritten: BTreeMap<IncidentId, Incident>,
     /// What had to be set aside, cut off or left alone at the start, for the log.
     pub(super) troubles: Vec<String>,
     /// Set when the thread shall end; told once everything is closed.
@@ -62,8 +64,16 @@ impl Ledger {
         }
         let index = Index::open(&root.join("state.db"), clock.now().wall, &mut troubles)?;
         let began = clock.now();
-        let mut ledger =
-            Ledger { root: root.to_owned(), index, open: BTreeMap::new(), clock, began, troubles, stop: None };
+        let mut ledger = Ledger {
+            root: root.to_owned(),
+            index,
+            open: BTreeMap::new(),
+            clock,
+            began,
+            unwritten: BTreeMap::new(),
+            troubles,
+            stop: None,
+        };
         ledger.read_folders();
         Ok(ledger)
     }
@@ -83,11 +93,16 @@ impl Ledger {
     fn read_folder(&mut self, id: &IncidentId) -> Result<(), JournalError> {
         let folder = incidents(&self.root).join(&id.0);
         let path = folder.join(LOG_NAME);
+        // Died between the folder and its log, or had no room for the first entry: nothing was done yet.
         if !path.exists() {
-            // Died between the folder and its log: nothing was done yet.
+            let _ = std::fs::remove_dir(&folder);
             return Ok(());
         }
         let contents = log::read(&path)?;
+        if contents.records.is_empty() && contents.doubt.is_none() && is_alone(&folder) {
+            take_back(&folder);
+            return Ok(());
+        }
         let mut doubt = self.say_doubt(id, &contents);
         let replayed = match replay(&contents.records) {
             Ok(replayed) => replayed,
@@ -144,11 +159,17 @@ impl Ledger {
             let folder = incidents(&self.root).join(&id.0);
             make_folder(&incidents(&self.root))?;
             make_folder(&folder)?;
-            log::sync_folder(&incidents(&self.root))?;
-            let mut log = LogWriter::create(&folder)?;
-            log.append(at, entry)?;
+            // What an earlier attempt could not take back, on a disk that had become read-only, say.
+            if is_alone(&folder) {
+                let _ = std::fs::remove_file(folder.join(LOG_NAME));
+            }
+            let begun = self.begin(&folder, at, entry);
+            if begun.is_err() && is_alone(&folder) {
+                take_back(&folder);
+            }
             let replayed = Replayed::begin((**incident).clone(), at);
-            self.open.insert(id.clone(), Open { log: Some(log), replayed, doubt: None });
+            self.open.insert(id.clone(), Open { log: Some(begun?), replayed, doubt: None });
+            self.unwritten.remove(id);
             return Ok(());
         }
         let open = self.open.get_mut(id).ok_or_else(|| JournalError::Unknown(id.clone()))?;
@@ -157,7 +178,39 @@ impl Ledger {
         next.apply(log.next_seq(), at, entry)?;
         log.append(at, entry)?;
         open.replayed = next;
+        self.unwritten.remove(id);
         Ok(())
+    }
+
+    fn begin(&self, folder: &Path, at: Moment, entry: &Entry) -> Result<LogWriter, JournalError> {
+        log::sync_folder(&incidents(&self.root))?;
+        let mut log = LogWriter::create(folder)?;
+        log.append(at, entry)?;
+        Ok(log)
+    }
+
+    /// Incidents, newest first, those that cannot be written among them.
+    pub(super) fn incidents(&self, filter: &Filter) -> Result<Vec<Incident>, JournalError> {
+        let mut found = self.index.incidents(filter)?;
+        if !self.unwritten.is_empty() {
+            found.retain(|incident| !self.unwritten.contains_key(&incident.id));
+            let is_wanted = |incident: &&Incident| {
+                filter.target.as_ref().is_none_or(|target| *target == incident.target)
+                    && filter.state.as_ref().is_none_or(|state| state == incident.state.name())
+            };
+            found.extend(self.unwritten.values().filter(is_wanted).cloned());
+            found.sort_by(|a, b| (b.opened_at, &b.id).cmp(&(a.opened_at, &a.id)));
+            found.truncate(filter.limit);
+        }
+        Ok(found)
+    }
+
+    /// One incident, also one that cannot be written.
+    pub(super) fn incident(&self, id: &IncidentId) -> Result<Option<Incident>, JournalError> {
+        match self.unwritten.get(id) {
+            Some(incident) => Ok(Some(incident.clone())),
+            None => self.index.incident(id),
+        }
     }
 
     /// Writes down in a closed incident's log that its heal was taken back. Twice is once.
@@ -242,6 +295,21 @@ pub(super) fn ids(root: &Path) -> Vec<IncidentId> {
         entries.filter_map(|entry| entry.file_name().into_string().ok()).filter(|n| is_id(n)).map(IncidentId).collect();
     ids.sort();
     ids
+}
+
+/// Nothing is in an incident's folder but a log in which no entry was ever durable.
+fn is_alone(folder: &Path) -> bool {
+    let entries = std::fs::read_dir(folder).map(|entries| entries.filter_map(Result::ok).collect::<Vec<_>>());
+    let is_empty_log = |entry: &std::fs::DirEntry| {
+        entry.file_name() == LOG_NAME && entry.metadata().is_ok_and(|facts| facts.is_file() && facts.len() == 0)
+    };
+    entries.is_ok_and(|entries| entries.iter().all(is_empty_log))
+}
+
+/// Removes such a folder. One that cannot be removed says nothing, and is passed over at the next start.
+fn take_back(folder: &Path) {
+    let _ = std::fs::remove_file(folder.join(LOG_NAME));
+    let _ = std::fs::remove_dir(folder);
 }
 
 /// A folder that only we may enter; it may be there.

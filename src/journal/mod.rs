@@ -20,6 +20,7 @@ mod keep;
 mod ledger;
 mod log;
 mod replay;
+mod room;
 mod state_lock;
 
 use std::path::{Path, PathBuf};
@@ -136,12 +137,30 @@ impl Journal {
         self.call(move |ledger, reply| drop(reply.send(ledger.rolled_back(&id, &within, &by)))).await?
     }
 
+    /// Shows `incident` like this, to whoever asks for incidents, until its log takes an entry again: it cannot be written.
+    pub async fn show(&self, incident: Incident) {
+        let _ =
+            self.call(|ledger, reply| drop(reply.send(ledger.unwritten.insert(incident.id.clone(), incident)))).await;
+    }
+
+    /// Shows an incident as its log says again.
+    pub async fn hide(&self, id: &IncidentId) {
+        let id = id.clone();
+        let _ = self.call(move |ledger, reply| drop(reply.send(ledger.unwritten.remove(&id)))).await;
+    }
+
+    /// How much room there is for the journal, and what to do about it, in words.
+    pub async fn room(&self) -> String {
+        let root = Arc::clone(&self.root);
+        self.call(move |_, reply| drop(reply.send(room::room(&root)))).await.unwrap_or_default()
+    }
+
     /// Incidents, newest first.
     ///
     /// # Errors
     /// When the index cannot be read.
     pub async fn incidents(&self, filter: Filter) -> Result<Vec<Incident>, JournalError> {
-        self.ask(move |ledger| ledger.index.incidents(&filter)).await
+        self.ask(move |ledger| ledger.incidents(&filter)).await
     }
 
     /// One incident.
@@ -150,7 +169,7 @@ impl Journal {
     /// When the index cannot be read.
     pub async fn incident(&self, id: &IncidentId) -> Result<Option<Incident>, JournalError> {
         let id = id.clone();
-        self.ask(move |ledger| ledger.index.incident(&id)).await
+        self.ask(move |ledger| ledger.incident(&id)).await
     }
 
     /// Incidents whose logs have no end: to be resumed before anything else is done to their targets.

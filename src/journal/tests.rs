@@ -432,3 +432,44 @@ fn folders_and_files_are_ours_alone() {
     assert_eq!(mode(state.join("incidents").join(ID).join(LOG_NAME)), 0o600);
     assert_eq!(mode(state.join("state.db")), 0o600);
 }
+
+#[tokio::test]
+async fn folders_in_which_nothing_was_ever_written_go_quietly_at_the_start() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = |random: &str| root.path().join(format!("incidents/20251122T030405.000Z-{random}"));
+    for random in ["000001", "000002", "000003"] {
+        std::fs::create_dir_all(folder(random)).unwrap();
+    }
+    // No room for the log; none for its first entry; and one that holds files as they were, which are somebody's.
+    std::fs::write(folder("000002").join(LOG_NAME), "").unwrap();
+    std::fs::write(folder("000003").join(LOG_NAME), "").unwrap();
+    std::fs::create_dir(folder("000003").join("evidence")).unwrap();
+    let journal = Journal::start(root.path(), clock()).unwrap();
+    let troubles = journal.troubles().await.unwrap();
+    assert!(troubles.len() == 1 && troubles[0].contains("the log is empty"), "{troubles:?}");
+    assert_eq!(["000001", "000002", "000003"].map(|random| folder(random).exists()), [false, false, true]);
+}
+
+#[tokio::test]
+async fn an_incident_that_cannot_be_written_is_listed_until_it_is() {
+    let root = tempfile::tempdir().unwrap();
+    let journal = Journal::start(root.path(), clock()).unwrap();
+    live(&journal, ID, 1).await;
+    let stuck = |id: &str| Incident { state: IncidentState::Escalated, reason: Some("full".into()), ..incident(id) };
+    let other = "20251122T030405.001Z-0a1b2c";
+    for id in [ID, other] {
+        journal.show(stuck(id)).await;
+    }
+    let listed = async |state: &str| {
+        let filter = Filter { target: Some("app".into()), state: Some(state.into()), limit: 9 };
+        journal.incidents(filter).await.unwrap().into_iter().map(|incident| incident.id.0).collect::<Vec<_>>()
+    };
+    assert_eq!(listed("escalated").await, [other, ID]);
+    assert!(listed("open").await.is_empty());
+    assert_eq!(journal.incident(&IncidentId(other.into())).await.unwrap(), Some(stuck(other)));
+    // The log of one takes an entry again; of the other there was nothing to write.
+    journal.append(&IncidentId(ID.into()), Entry::Deferred { reason: "pause".into() }).await.unwrap();
+    journal.hide(&IncidentId(other.into())).await;
+    assert!(listed("escalated").await.is_empty());
+    assert_eq!(listed("open").await, [ID]);
+}

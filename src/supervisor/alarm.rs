@@ -33,7 +33,7 @@ pub(super) struct Alarm {
     pub(super) failing: Failing,
     /// What is held now.
     cause: Option<Cause>,
-    /// Its incident; while it is being opened, and where that failed, there is none.
+    /// Its incident; while it is being opened there is none.
     case: Option<Case>,
     /// It is over before its incident was open.
     over: bool,
@@ -160,15 +160,15 @@ impl Supervisor {
             let (cx, outbox, check) = (self.cx.clone(), self.outbox.clone(), check_of(detail, now));
             tokio::spawn(async move {
                 let case = open(&cx, &check, now, words).await;
-                let _ = outbox.send(Message::CauseOpened(case.map(Box::new)));
+                let _ = outbox.send(Message::CauseOpened(Box::new(case)));
             });
         }
     }
 
-    /// The incident for the cause is open, or could not be opened.
-    pub(super) fn cause_opened(&mut self, case: Option<Box<Case>>) {
+    /// The incident for the cause is open, if only in memory.
+    pub(super) fn cause_opened(&mut self, case: Box<Case>) {
         self.alarm.opening = false;
-        self.alarm.case = case.map(|case| *case);
+        self.alarm.case = Some(*case);
         if std::mem::take(&mut self.alarm.over) {
             self.close_cause();
         }
@@ -259,20 +259,18 @@ fn check_of(detail: String, now: Moment) -> Check {
     }
 }
 
-async fn open(cx: &Context, check: &Check, now: Moment, words: String) -> Option<Case> {
-    let opened = async {
-        let mut case = Case::open(cx, check, now, None).await?;
+async fn open(cx: &Context, check: &Check, now: Moment, words: String) -> Case {
+    let mut case = Case::in_memory(Case::draft(check, now, None), now);
+    let told = async {
+        case.write_down(cx).await?;
         let incident = case.incident();
         let (incident, reason) = (&incident.id, DeferReason::Mass);
         HealDeferred { incident, target: GUARDIAN, mode: MODE, reason, detail: &words }.emit();
-        case.escalate(cx, words).await?;
-        Ok::<_, crate::journal::JournalError>(case)
+        case.escalate(cx, words).await
     };
-    match opened.await {
-        Ok(case) => Some(case),
-        Err(error) => {
-            tracing::error!(%error, "no incident could be opened for what many failures have in common; nothing is healed all the same");
-            None
-        }
+    if let Err(error) = told.await {
+        tracing::error!(%error, "the incident of what many failures have in common cannot be written down; nothing is healed all the same");
+        case.cannot_write(cx, &error, true).await;
     }
+    case
 }

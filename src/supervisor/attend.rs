@@ -52,6 +52,7 @@ pub async fn attend(
     mandate: Mandate,
 ) -> Attended {
     let was_escalated = case.as_ref().is_some_and(|case| case.state() == IncidentState::Escalated);
+    let was_stuck = case.as_mut().is_some_and(Case::try_again);
     if let Some(case) = &mut case {
         case.planned_for.clear();
     }
@@ -74,8 +75,11 @@ pub async fn attend(
             Err(error) => break Err(error),
         }
     };
-    if let Err(error) = went {
-        visit.held_by_journal(&error);
+    match (went, visit.case.as_ref()) {
+        (Err(error), _) => visit.held_by_journal(&error, was_stuck).await,
+        // It may have had nothing to write.
+        (Ok(()), Some(case)) if was_stuck => cx.journal.hide(case.id()).await,
+        (Ok(()), _) => {}
     }
     let Visit { check, retry_in, .. } = visit;
     Attended { target, case, check, retry_in }
@@ -140,6 +144,9 @@ struct Visit<'a> {
 
 impl Visit<'_> {
     async fn go(&mut self) -> Result<Then, JournalError> {
+        if let Some(case) = self.case {
+            case.write_down(self.cx).await?;
+        }
         // A person wanted it as it is: guardiand would only do again what was taken back.
         let rolled_back = self.case.as_ref().is_some_and(|case| case.story().is_rolled_back());
         if rolled_back && self.mandate == Mandate::Own {
@@ -423,17 +430,24 @@ impl Visit<'_> {
         Ok(Then::Done)
     }
 
-    fn held_by_journal(&mut self, error: &JournalError) {
+    /// Nothing is healed, and what failed is an incident all the same: in memory, until it can be written down. `known`: so it
+    /// was at the last visit, and is not said again.
+    async fn held_by_journal(&mut self, error: &JournalError, known: bool) {
         self.retry_in = Some(UNSURE_RETRY);
         let settings = self.target.settings();
-        tracing::error!(
-            target = settings.target,
-            mode = settings.mode,
-            %error,
-            "no heal without a durable intent: make room for the state directory, then guardiand goes on"
-        );
-        if let Some(case) = self.case {
-            emit_deferred(case, DeferReason::Journal, &error.to_string());
+        if !known {
+            let (target, mode) = (settings.target.as_str(), settings.mode);
+            tracing::error!(target, mode, %error, "no heal without a durable intent: guardiand goes on once it can write");
+        }
+        // What is held anyway calls nobody: one person for what a thousand have in common, and none for a pause.
+        let is_held = self.cx.with_gates(|gates| gates.hold(&settings.target, self.target.ground()).is_some());
+        let (check, opened, fault) = (&self.check, self.opened, self.target.fault_time());
+        let case = self.case.get_or_insert_with(|| Case::in_memory(Case::draft(check, opened, fault), opened));
+        if case.is_open() {
+            if !known {
+                emit_deferred(case, DeferReason::Journal, &error.to_string());
+            }
+            case.cannot_write(self.cx, error, !is_held || self.mandate == Mandate::Operator).await;
         }
     }
 }

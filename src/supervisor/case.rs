@@ -19,6 +19,12 @@ pub struct Case {
     pub(super) planned_for: Vec<Kind>,
     /// The reason that a person was called for last.
     told: Option<String>,
+    /// Not in the journal yet, which could not be written: nothing may be done for it before it is.
+    unwritten: bool,
+    /// What is shown of it while the journal cannot be written, in the place of what its log says.
+    stuck: Option<Box<Incident>>,
+    /// A person was called because the journal cannot be written: once for an incident.
+    called_for_journal: bool,
 }
 
 impl Case {
@@ -40,17 +46,72 @@ impl Case {
     /// # Errors
     /// As [`Case::open`].
     pub(super) async fn begin(cx: &Context, incident: Incident, opened: Moment) -> Result<Case, JournalError> {
-        let case = Case {
-            story: Replayed::begin(incident.clone(), opened),
+        let mut case = Case::unwritten(incident, opened);
+        case.write_down(cx).await?;
+        IncidentOpened(&case.story.incident).emit();
+        Ok(case)
+    }
+
+    /// Opens this incident in memory: the journal has no room for it, and a person must hear of it all the same.
+    pub(super) fn in_memory(incident: Incident, opened: Moment) -> Case {
+        let case = Case::unwritten(incident, opened);
+        IncidentOpened(&case.story.incident).emit();
+        case
+    }
+
+    fn unwritten(incident: Incident, opened: Moment) -> Case {
+        Case {
+            story: Replayed::begin(incident, opened),
             ours: true,
             held: false,
             planned_for: Vec::new(),
             told: None,
-        };
-        let entry = Entry::Opened { incident: Box::new(case.story.incident.clone()) };
-        cx.journal.append(&incident.id, entry).await?;
-        IncidentOpened(&case.story.incident).emit();
-        Ok(case)
+            unwritten: true,
+            stuck: None,
+            called_for_journal: false,
+        }
+    }
+
+    /// Puts an incident that is only in memory into the journal, with the time of its first unhealthy look.
+    ///
+    /// # Errors
+    /// When its log cannot be made durable: then nothing may be healed.
+    pub(super) async fn write_down(&mut self, cx: &Context) -> Result<(), JournalError> {
+        if self.unwritten {
+            let entry = Entry::Opened { incident: Box::new(self.story.incident.clone()) };
+            cx.journal.append(&self.story.incident.id, entry).await?;
+            (self.unwritten, self.stuck) = (false, None);
+        }
+        Ok(())
+    }
+
+    /// What its log says is shown again, until that cannot be written once more. True when it could not be so far.
+    pub(super) fn try_again(&mut self) -> bool {
+        self.stuck.take().is_some()
+    }
+
+    /// The journal cannot be written: nothing is healed, and that is shown. A person is `called` for it, once, over ways that
+    /// need no disk.
+    pub(super) async fn cannot_write(&mut self, cx: &Context, error: &JournalError, called: bool) {
+        let mut words = format!(
+            "its incident cannot be written down, so nothing is healed: {error}; {}; guardiand tries again by itself",
+            cx.journal.room().await
+        );
+        let mut shown = self.story.incident.clone();
+        if let Some(before) = shown.reason.take() {
+            words = format!("{words} (before that: {before})");
+        }
+        shown.reason = Some(words.clone());
+        if called {
+            shown.state = IncidentState::Escalated;
+        }
+        cx.with_board(|board| board.incident(&shown));
+        cx.journal.show(shown.clone()).await;
+        if called && !std::mem::replace(&mut self.called_for_journal, true) {
+            IncidentEscalated { incident: &shown, reason: &words }.emit();
+            cx.notices.tell(&shown);
+        }
+        self.stuck = Some(Box::new(shown));
     }
 
     /// The incident that [`Case::open`] would open.
@@ -95,7 +156,16 @@ impl Case {
     pub(super) fn carry_on(left: LeftOpen) -> Case {
         let told =
             left.replayed.incident.reason.clone().filter(|_| left.replayed.incident.state == IncidentState::Escalated);
-        Case { held: left.replayed.held, story: left.replayed, ours: false, planned_for: Vec::new(), told }
+        Case {
+            held: left.replayed.held,
+            story: left.replayed,
+            ours: false,
+            planned_for: Vec::new(),
+            told,
+            unwritten: false,
+            stuck: None,
+            called_for_journal: false,
+        }
     }
 
     /// Makes `entry` durable, then takes it into account.
@@ -103,8 +173,10 @@ impl Case {
     /// # Errors
     /// When it cannot be made durable, or cannot follow: then it must not be acted on.
     pub(super) async fn tell(&mut self, cx: &Context, entry: Entry) -> Result<(), JournalError> {
+        self.write_down(cx).await?;
         let id = self.story.incident.id.clone();
         cx.journal.append(&id, entry.clone()).await?;
+        self.stuck = None;
         if let Err(illegal) = self.story.apply(self.story.seq + 1, cx.now(), &entry) {
             // The journal checks the same before it writes, so this cannot be; said rather than trusted.
             tracing::error!(incident = %id, error = %illegal, "the story and its log have parted");
@@ -116,7 +188,7 @@ impl Case {
 
     /// The incident as it stands.
     pub fn incident(&self) -> &Incident {
-        &self.story.incident
+        self.stuck.as_deref().unwrap_or(&self.story.incident)
     }
 
     pub(super) fn story(&self) -> &Replayed {

@@ -42,9 +42,9 @@ pub enum Message {
     Listed(usize, Answer),
     /// A person or the daemon asks for something.
     Command(Command),
-    /// The incident for what many failures have in common is open; or could not be opened.
+    /// The incident for what many failures have in common is open, if only in memory.
     #[doc(hidden)]
-    CauseOpened(Option<Box<Case>>),
+    CauseOpened(Box<Case>),
 }
 
 /// What can be asked of a running supervisor.

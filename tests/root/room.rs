@@ -1,6 +1,7 @@
 //! No room to write, no leave to write, no file system: nothing is made worse, and what can be healed is, afterwards.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 
 use super::support::command::guardiand;
 use super::support::damage::{self, Dice};
@@ -105,7 +106,11 @@ fn a_file_system_that_is_not_mounted_is_not_a_deleted_database() {
 
 #[test]
 fn without_room_for_its_journal_nothing_is_healed_and_everything_is_watched() {
-    let scene = Scene::of(LINES);
+    let mut scene = Scene::of(LINES);
+    let pager = scene.path("page-me");
+    fs::write(&pager, format!("#!/bin/sh\n{{ cat; echo; }} >> {}\n", scene.path("told").display())).unwrap();
+    fs::set_permissions(&pager, fs::Permissions::from_mode(0o755)).unwrap();
+    scene.raw(&format!("[notify]\ncommand = [\"{}\"]\n", pager.display()));
     fs::create_dir(scene.path("state")).unwrap();
     let Some(disk) = Mount::tmpfs(&scene.path("state"), "64m") else { return };
     scene.commit("wal", 100, &[]);
@@ -115,16 +120,37 @@ fn without_room_for_its_journal_nothing_is_healed_and_everything_is_watched() {
     let filler = disk.fill();
     let bytes = damage::header(&scene.db(), &mut Dice::new());
 
-    daemon.wait_for("the failure to be seen", |daemon| {
-        daemon.target("app").filter(|target| target["last_check"]["verdict"] == "unhealthy")
-    });
+    // An incident like any other, in memory, which calls a person: that needs no disk.
+    let held = daemon.escalated("app", 1);
+    let reason = held["reason"].as_str().unwrap();
+    for part in ["No space left", &scene.path("state").display().to_string(), " 0 bytes free", "make room", "by itself"]
+    {
+        assert!(reason.contains(part), "{part}: {held:#}");
+    }
+    let notice = daemon.wait_for("a person to be called", |_| fs::read_to_string(scene.path("told")).ok());
+    assert!(notice.contains("make room there"), "{notice}");
+    let labels = "{mode=\"database\",target=\"app\"}";
+    assert_eq!(daemon.metric(&format!("guardian_incidents_open{labels}")), 1.0);
+    assert_eq!(daemon.target("app").unwrap()["incident"]["id"], held["id"]);
+    let heal = guardiand(&scene.path(""), &["heal", "app", "--config", "guardian.toml"]);
+    assert_ne!(heal.status, 0, "{heal:?}");
+    assert!(format!("{heal:?}").contains("make room there"), "{heal:?}");
+    daemon.caught_up_with_looks("app");
     daemon.caught_up_with_looks("app");
     assert_eq!(scene.bytes()[0].as_ref(), Some(&bytes), "a byte was changed without a durable intent");
+    assert_eq!(fs::read_dir(scene.path("state/incidents")).unwrap().count(), 0, "a folder of nothing is left");
+    assert_eq!(daemon.metric(&format!("guardian_incidents_escalated_total{labels}")), 1.0);
+    let deferred = "guardian_heals_deferred_total{mode=\"database\",reason=\"journal\",target=\"app\"}";
+    assert_eq!(daemon.metric(deferred), 1.0);
     fs::remove_file(filler).unwrap();
-    let incident = daemon.wait_for("the heal", |daemon| {
-        daemon.incidents("app").into_iter().find(|incident| incident["state"] == "closed")
-    });
+    let incident = daemon.closed("app", 1);
     assert_eq!(incident["outcome"], "healed", "{incident:#}");
+    // From the first unhealthy look on, and not from the first that could be written down.
+    assert_eq!((&incident["id"], &incident["opened_at"]), (&held["id"], &held["opened_at"]), "{incident:#}");
+    let log = fs::read_to_string(scene.path(&format!("state/incidents/{}/log.jsonl", held["id"].as_str().unwrap())));
+    let log = log.unwrap();
+    assert!(log.lines().next().unwrap().contains(held["opened_at"].as_str().unwrap()), "{log}");
+    assert_eq!(fs::read_to_string(scene.path("told")).unwrap().lines().count(), 1, "called once");
     scene.assert_evidence(&incident, &[("main", Some(&bytes))]);
     assert_eq!(scene.lost(), 0);
     scene.assert_whole("wal");
