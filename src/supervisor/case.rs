@@ -246,7 +246,7 @@ impl Case {
     /// # Errors
     /// As [`Case::tell`].
     pub(super) async fn escalate(&mut self, cx: &Context, reason: String) -> Result<(), JournalError> {
-        let says_so = |known: &Option<String>| known.as_ref().is_some_and(|known| known.contains(&reason));
+        let says_so = |known: &Option<String>| known.as_ref().is_some_and(|known| says(known, &reason));
         let known = self.story.held == self.held && says_so(&self.story.incident.reason);
         if self.state() == IncidentState::Escalated && known {
             return Ok(());
@@ -303,4 +303,25 @@ fn seconds_between(earlier: jiff::Timestamp, later: jiff::Timestamp) -> f64 {
 fn gone(findings: &[Finding]) -> Option<Loss> {
     let source = findings.iter().find_map(|finding| finding.at_stake.clone())?;
     Some(Loss { source, rows_kept: None, rows_lost: None, tables: Vec::new() })
+}
+
+/// Whether `known` says what `reason` does. A program that slept at one look and runs at the next is no news to anybody.
+fn says(known: &str, reason: &str) -> bool {
+    let at_work =
+        |words: &str| ["state R", "state D"].iter().fold(words.to_owned(), |all, one| all.replace(one, "state S"));
+    at_work(known).contains(&at_work(reason))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::says;
+
+    #[test]
+    fn a_program_that_sleeps_now_and_runs_then_is_told_of_once() {
+        let of = |pid: u32, state: char| format!("pid {pid} `app` is the WAL writer since at least 1 s, state {state}");
+        assert!(says(&of(7, 'S'), &of(7, 'R')) && says(&of(7, 'D'), &of(7, 'S')));
+        assert!(says(&format!("{}; and more", of(7, 'R')), &of(7, 'S')));
+        assert!(!says(&of(7, 'S'), &of(8, 'S')), "another program");
+        assert!(!says(&of(7, 'S'), &of(7, 'T')), "it was stopped");
+    }
 }
