@@ -9,9 +9,8 @@ use crate::job::{BackupEntry, Keep};
 
 /// The database files of the backups that no rule keeps, oldest first.
 ///
-/// A backup stays when it is one of the newest `last` (at least one), the newest verified one, the newest before most rows were
-/// gone, or the newest of its hour,
-/// day or week among the most recent so many hours, days or weeks *that have a backup*. Counting periods that have one,
+/// A backup stays when it is one of the newest `last` (at least one), the newest verified one, the newest from before most rows were
+/// gone, or the newest of its hour, day or week among the most recent so many hours, days or weeks *that have a backup*. Counting periods that have one,
 /// not periods back from now, means that neither a host that was off for a month nor a clock that jumped ahead costs a
 /// backup. While one is from the future the clock went back: then age is unknown, and only `max_bytes` deletes, by their numbers.
 pub fn to_delete(entries: &[BackupEntry], keep: &Keep, max_bytes: Option<u64>, now: Timestamp) -> Vec<PathBuf> {
@@ -44,7 +43,7 @@ fn always(newest_first: &[&BackupEntry], keep: &Keep, now: Timestamp) -> HashSet
     (0..newest_first.len()).take(last).chain(verified).chain(before_a_collapse(newest_first, now)).collect()
 }
 
-/// The newest one with at least twice the rows of the newest of all, for a month: a program that has lost its data (it was deleted
+/// The newest one with more than twice the rows of the newest of all, for a month: a program that has lost its data (it was deleted
 /// and made anew, say) is sound, and would have its good backups rotated out.
 fn before_a_collapse(newest_first: &[&BackupEntry], now: Timestamp) -> Option<usize> {
     const MONTH: SignedDuration = SignedDuration::from_hours(30 * 24);
