@@ -27,6 +27,7 @@ const WATCHED: f64 = 0.97;
 const BACKED_UP: f64 = 0.65;
 /// The most that the 99th percentile of the latency grows to at half of the load.
 const LATENCY: f64 = 1.2;
+const DB: &str = "app.db";
 const EVERY: Duration = Duration::from_secs(10);
 /// What is shorter in sum tells nothing.
 const ENOUGH: f64 = 1.0;
@@ -82,17 +83,21 @@ impl Phase {
     fn side(&self, during: bool) -> Side {
         let backups: f64 = self.backups.iter().map(|backup| overlap(*backup, self.all)).sum();
         let seconds = if during { backups } else { seconds(self.all) - backups };
-        let is_during = |commit: &&Commit| self.backups.iter().any(|backup| overlap(*backup, commit.at) > 0.0);
         let mut latency = Figures::default();
-        latency.extend(self.commits.iter().filter(|one| is_during(one) == during).map(|commit| commit.latency));
+        latency.extend(self.commits_of(during).map(|commit| commit.latency));
         Side { seconds, rate: latency.count() as f64 / seconds, latency }
+    }
+
+    fn commits_of(&self, during: bool) -> impl Iterator<Item = &Commit> {
+        let is_during = |commit: &Commit| self.backups.iter().any(|backup| overlap(*backup, commit.at) > 0.0);
+        self.commits.iter().filter(move |commit| is_during(commit) == during)
     }
 }
 
 fn measure(mode: &str, mib: usize, length: usize) {
     let length = Duration::from_secs(support::number("GUARDIAN_BENCH_COST_SECONDS", length) as u64);
     let folder = support::folder();
-    let db = folder.path().join("app.db");
+    let db = folder.path().join(DB);
     databases::create_big(&db, mib);
     let program = Connection::open(&db).unwrap();
     program.busy_timeout(Duration::from_secs(60)).unwrap();
@@ -101,19 +106,27 @@ fn measure(mode: &str, mib: usize, length: usize) {
     program.execute_batch("PRAGMA synchronous=FULL; PRAGMA wal_autocheckpoint=1000").unwrap();
     run(&program, None, Duration::from_secs(3));
 
+    let rate = saturated(&program, folder.path(), length);
+    let pace = Duration::from_secs_f64(2.0 / rate);
+    at_half(&program, folder.path(), pace, length);
+}
+
+/// The shares of its commits that are left to a program that never rests; gives its rate without anything.
+fn saturated(program: &Connection, folder: &Path, length: Duration) -> f64 {
     println!("  as fast as it can, a turn without before and after each turn with it:");
-    let mut alone = vec![run(&program, None, length / 2).side(false)];
+    let alone = || run(program, None, length / 2);
+    let mut without = vec![alone().side(false)];
     let mut turns = Turns::default();
-    for _ in 0..support::number("GUARDIAN_BENCH_ROUNDS", 3) {
-        let watched = beside_guardiand(folder.path(), false, || run(&program, None, length / 2)).side(false);
-        turns.add(Turn::Watched, &watched, &mut alone, || run(&program, None, length / 2));
-        let backed_up = beside_guardiand(folder.path(), true, || run(&program, None, length)).side(true);
-        turns.add(Turn::BackedUp, &backed_up, &mut alone, || run(&program, None, length / 2));
-        let peer = beside_sqlite3(&db, || run(&program, None, length)).side(true);
-        turns.add(Turn::Peer, &peer, &mut alone, || run(&program, None, length / 2));
+    for _ in 0..rounds() {
+        let watched = beside_guardiand(folder, false, alone).side(false);
+        turns.add(Turn::Watched, &watched, &mut without, alone);
+        let backed_up = beside_guardiand(folder, true, || run(program, None, length)).side(true);
+        turns.add(Turn::BackedUp, &backed_up, &mut without, alone);
+        let peer = beside_sqlite3(folder, || run(program, None, length)).side(true);
+        turns.add(Turn::Peer, &peer, &mut without, alone);
     }
     let mut rates = Figures::default();
-    rates.extend(alone.iter().map(|side| side.rate));
+    rates.extend(without.iter().map(|side| side.rate));
     let rate = rates.median();
     println!(
         "    {rate:.0} commits/s without guardiand ({:.0} to {:.0})",
@@ -124,34 +137,54 @@ fn measure(mode: &str, mib: usize, length: usize) {
     turns.tell("watched each second", Turn::Watched, Some(WATCHED));
     turns.tell("during its backups, every 10 s", Turn::BackedUp, Some(BACKED_UP));
     turns.tell("during `sqlite3 .backup`, every 10 s", Turn::Peer, None);
+    rate
+}
 
-    let pace = Duration::from_secs_f64(2.0 / rate);
-    let paced = |length| run(&program, Some(pace), length);
-    let alone = paced(length).side(false);
-    let watched = beside_guardiand(folder.path(), true, || paced(length));
+/// What its commits wait at one each `pace`, in turns too: a single slow second of the machine makes a 99th percentile.
+fn at_half(program: &Connection, folder: &Path, pace: Duration, length: Duration) {
+    let paced = |length| run(program, Some(pace), length);
     let p99 = |side: &Side| side.latency.percentile(0.99);
-    println!("  at half of that: {:.0} commits/s, p99 {} without guardiand", alone.rate, words(p99(&alone)));
-    let (calm, during) = (watched.side(false), watched.side(true));
-    let kept = watched.commits.len() as f64 / seconds(watched.all) / alone.rate;
-    println!("    throughput                             {kept:.3} x   target: none lost: {}", met(kept >= 0.995));
-    let grown = p99(&calm) / p99(&alone);
+    let mut before = paced(length / 2).side(false);
     println!(
-        "    p99, watched each second               {} ({grown:.2} x)   target <= {LATENCY} x: {}",
-        words(p99(&calm)),
-        met(grown <= LATENCY)
+        "  at half of that, in turns: {:.0} commits/s, p99 {} without guardiand",
+        before.rate,
+        words(p99(&before))
     );
-    if during.latency.count() > 0 {
-        println!(
-            "    during its backups                     p99 {}, max {}",
-            words(p99(&during)),
-            words(during.latency.percentile(1.0))
-        );
+    let (mut kept, mut grown, mut nothing) = (Figures::default(), Figures::default(), Figures::default());
+    let (mut calm, mut during) = (Figures::default(), Figures::default());
+    for _ in 0..rounds() {
+        let phase = beside_guardiand(folder, true, || paced(length));
+        let after = paced(length / 2).side(false);
+        let usual = (p99(&before) + p99(&after)) / 2.0;
+        kept.extend([phase.commits.len() as f64 / seconds(phase.all) * 2.0 / (before.rate + after.rate)]);
+        grown.extend([p99(&phase.side(false)) / usual]);
+        nothing.extend([p99(&after) / p99(&before)]);
+        calm.extend([p99(&phase.side(false))]);
+        during.extend(phase.commits_of(true).map(|commit| commit.latency));
+        before = after;
     }
-    let peer = beside_sqlite3(&db, || paced(length)).side(true);
-    if peer.latency.count() > 0 {
-        let (p99, most) = (p99(&peer), peer.latency.percentile(1.0));
-        println!("    during `sqlite3 .backup`               p99 {}, max {}", words(p99), words(most));
-    }
+    let spread = |figures: &Figures| format!("({:.2} to {:.2})", figures.percentile(0.0), figures.percentile(1.0));
+    let share = kept.median();
+    println!("    throughput                             {share:.3} x   target: none lost: {}", met(share >= 0.995));
+    println!("    p99, nothing beside nothing            {:.2} x {}", nothing.median(), spread(&nothing));
+    println!(
+        "    p99, watched each second               {} ({:.2} x {})   target <= {LATENCY} x: {}",
+        words(calm.median()),
+        grown.median(),
+        spread(&grown),
+        met(grown.median() <= LATENCY)
+    );
+    let reported = |what: &str, latency: &Figures| {
+        if latency.count() > 0 {
+            println!("    {what:<38} p99 {}, max {}", words(latency.percentile(0.99)), words(latency.percentile(1.0)));
+        }
+    };
+    reported("during its backups", &during);
+    reported("during `sqlite3 .backup`", &beside_sqlite3(folder, || paced(length)).side(true).latency);
+}
+
+fn rounds() -> usize {
+    support::number("GUARDIAN_BENCH_ROUNDS", 3)
 }
 
 /// What goes on beside the program. `Nothing` tells how much the machine itself differs from turn to turn.
@@ -244,8 +277,9 @@ fn spans(folder: &Path) -> Vec<Span> {
 }
 
 /// The same while the shell makes a copy every ten seconds, the first at once.
-fn beside_sqlite3(db: &Path, run: impl FnOnce() -> Phase) -> Phase {
+fn beside_sqlite3(folder: &Path, run: impl FnOnce() -> Phase) -> Phase {
     let ended = AtomicBool::new(false);
+    let db = folder.join(DB);
     let copy = db.with_extension("copy");
     std::thread::scope(|scope| {
         let copies = scope.spawn(|| {
@@ -259,7 +293,7 @@ fn beside_sqlite3(db: &Path, run: impl FnOnce() -> Phase) -> Phase {
                 due = Instant::now() + EVERY;
                 let from = Timestamp::now();
                 let command = format!(".backup '{}'", copy.display());
-                let mut child = match Command::new("sqlite3").arg(db).args([".timeout 60000", &command]).spawn() {
+                let mut child = match Command::new("sqlite3").arg(&db).args([".timeout 60000", &command]).spawn() {
                     Ok(child) => child,
                     Err(error) => panic!("`sqlite3`, the peer, is needed: {error}"),
                 };
