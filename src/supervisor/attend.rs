@@ -161,8 +161,9 @@ impl Visit<'_> {
             return Ok(Then::Done);
         }
         if self.case.is_none() {
-            let fault = self.target.fault_time();
-            *self.case = Some(Case::open(self.cx, &self.check, self.opened, fault).await?);
+            let draft = Case::draft(&self.check, self.opened, self.target.fault_time());
+            // It is an incident from here on, and the same one, also where the journal does not take it.
+            self.case.insert(Case::in_memory(draft, self.opened)).write_down(self.cx).await?;
             if self.held().await? {
                 return Ok(Then::Done);
             }

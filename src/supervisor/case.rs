@@ -28,31 +28,18 @@ pub struct Case {
 }
 
 impl Case {
-    /// Opens an incident for what `check` found.
-    ///
-    /// # Errors
-    /// When its log cannot be made durable: then nothing may be healed.
-    pub(super) async fn open(
-        cx: &Context,
-        check: &Check,
-        opened: Moment,
-        fault_time: Option<jiff::Timestamp>,
-    ) -> Result<Case, JournalError> {
-        Case::begin(cx, Case::draft(check, opened, fault_time), opened).await
-    }
-
     /// Opens this incident.
     ///
     /// # Errors
-    /// As [`Case::open`].
-    pub(super) async fn begin(cx: &Context, incident: Incident, opened: Moment) -> Result<Case, JournalError> {
+    /// When its log cannot be made durable: then nothing may be healed.
+    pub(super) async fn open(cx: &Context, incident: Incident, opened: Moment) -> Result<Case, JournalError> {
         let mut case = Case::unwritten(incident, opened);
         case.write_down(cx).await?;
         IncidentOpened(&case.story.incident).emit();
         Ok(case)
     }
 
-    /// Opens this incident in memory: the journal has no room for it, and a person must hear of it all the same.
+    /// Opens this incident in memory: a person must hear of it also where the journal cannot be written.
     pub(super) fn in_memory(incident: Incident, opened: Moment) -> Case {
         let case = Case::unwritten(incident, opened);
         IncidentOpened(&case.story.incident).emit();
@@ -114,7 +101,7 @@ impl Case {
         self.stuck = Some(Box::new(shown));
     }
 
-    /// The incident that [`Case::open`] would open.
+    /// The incident that what `check` found is.
     pub(super) fn draft(check: &Check, opened: Moment, fault_time: Option<jiff::Timestamp>) -> Incident {
         Case::drafted(&check.target, check.mode, check.verdict.findings().to_vec(), opened, fault_time)
     }
@@ -305,11 +292,23 @@ fn gone(findings: &[Finding]) -> Option<Loss> {
     Some(Loss { source, rows_kept: None, rows_lost: None, tables: Vec::new() })
 }
 
-/// Whether `known` says what `reason` does. A program that slept at one look and runs at the next is no news to anybody.
+/// Whether `known` says what `reason` does. That a program slept at one look and runs at the next is no news to anybody, nor
+/// how long something lasts by now, or how many commits there are: the process of another number is.
 fn says(known: &str, reason: &str) -> bool {
-    let at_work =
-        |words: &str| ["state R", "state D"].iter().fold(words.to_owned(), |all, one| all.replace(one, "state S"));
-    at_work(known).contains(&at_work(reason))
+    let lasting = |words: &str| {
+        let at_work = ["state R", "state D"].iter().fold(words.to_owned(), |all, one| all.replace(one, "state S"));
+        let mut kept = String::with_capacity(at_work.len());
+        for (index, digit) in at_work.char_indices() {
+            let is_pid = || kept.trim_end_matches(|one: char| one.is_ascii_digit()).ends_with("pid ");
+            match digit.is_ascii_digit() && !is_pid() {
+                false => kept.push(digit),
+                true if at_work[..index].ends_with(|one: char| one.is_ascii_digit()) => {}
+                true => kept.push('0'),
+            }
+        }
+        kept
+    };
+    lasting(known).contains(&lasting(reason))
 }
 
 #[cfg(test)]
@@ -320,8 +319,10 @@ mod tests {
     fn a_program_that_sleeps_now_and_runs_then_is_told_of_once() {
         let of = |pid: u32, state: char| format!("pid {pid} `app` is the WAL writer since at least 1 s, state {state}");
         assert!(says(&of(7, 'S'), &of(7, 'R')) && says(&of(7, 'D'), &of(7, 'S')));
+        assert!(says("2 commits since 14 min, pid 12 has it", "31 commits since 2 min, pid 12 has it"));
         assert!(says(&format!("{}; and more", of(7, 'R')), &of(7, 'S')));
         assert!(!says(&of(7, 'S'), &of(8, 'S')), "another program");
         assert!(!says(&of(7, 'S'), &of(7, 'T')), "it was stopped");
+        assert!(!says(&of(7, 'S'), &of(71, 'S')), "another program");
     }
 }

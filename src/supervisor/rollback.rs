@@ -205,7 +205,7 @@ async fn open(cx: &Context, of: &Incident, ask: &RollbackAsk) -> Result<Case, Jo
     };
     let opened = cx.now();
     let incident = Case::drafted(&of.target, &of.mode, vec![finding], opened, None);
-    Case::begin(cx, incident, opened).await
+    Case::open(cx, incident, opened).await
 }
 
 /// What came of a rollback's steps.
