@@ -90,6 +90,11 @@ impl Slot {
     }
 
     /// Ends the errand that is under way, if one is.
+    /// A child has its files open now, in a look or an errand.
+    pub(super) fn is_out(&self) -> bool {
+        self.looking || self.errand.as_ref().is_some_and(|errand| !errand.is_finished())
+    }
+
     pub(super) fn give_up_errand(&mut self) {
         if let Some(errand) = self.errand.take() {
             errand.abort();

@@ -30,6 +30,10 @@ const IDLE: Duration = Duration::from_secs(3600);
 
 /// Messages that are taken in one round of the loop at most: the watchdog is fed once a round.
 const ROUND: usize = 256;
+/// How long what is under way has to end by itself once guardiand shall stop; a heal has until its next durable point.
+const GRACE: Duration = Duration::from_secs(2);
+/// Between looks whether it has.
+const BREATH: Duration = Duration::from_millis(20);
 
 /// Everything that shall be supervised.
 #[derive(Default)]
@@ -152,6 +156,7 @@ impl Supervisor {
 
     /// Waits for what is under way to reach its next durable point.
     async fn park(&mut self) {
+        self.let_end().await;
         for slot in self.slots.values_mut() {
             slot.give_up_errand();
         }
@@ -163,6 +168,31 @@ impl Supervisor {
             }
         }
         self.flush().await;
+    }
+
+    /// Gives looks and errands the moment that most need to end by themselves: whoever is killed with a resting WAL database
+    /// open leaves an empty `-wal` and a `-shm` beside it.
+    async fn let_end(&mut self) {
+        self.cx.errands.close();
+        let until = self.cx.now().after(GRACE);
+        let clock = self.cx.clock.clone();
+        while self.slots.values().any(Slot::is_out) && self.cx.now().boot_ms < until.boot_ms {
+            tokio::select! {
+                message = self.inbox.recv() => match message {
+                    Some(Message::Looked(id, _)) => {
+                        if let Some(slot) = self.slots.get_mut(&id) {
+                            slot.looking = false;
+                        }
+                    }
+                    // What came of it is remembered; nothing follows from it any more.
+                    Some(Message::ErrandDone(id, name, answer, reply)) => self.errand_done(id, name, answer, reply),
+                    Some(Message::Attended(id, attended)) => self.come_back(id, *attended),
+                    Some(_) => {}
+                    None => return,
+                },
+                () = clock.sleep(BREATH) => {}
+            }
+        }
     }
 
     fn next_due(&self) -> Duration {

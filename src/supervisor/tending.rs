@@ -77,7 +77,9 @@ impl Supervisor {
         let (jobs, outbox) = (self.cx.jobs.clone(), self.outbox.clone());
         let lanes = self.cx.errands.clone();
         let task = tokio::spawn(async move {
-            let _lane = if errand.urgent { None } else { lanes.acquire_owned().await.ok() };
+            // Closed once guardiand shall stop: what has not begun by then does not.
+            let lane = if errand.urgent { Ok(None) } else { lanes.acquire_owned().await.map(Some) };
+            let Ok(_lane) = lane else { return };
             let answer = jobs.run(errand.job, errand.deadline).await;
             let _ = outbox.send(Message::ErrandDone(id, errand.name, answer, reply));
         });

@@ -163,3 +163,20 @@ fn a_polite_end_in_the_middle_of_a_restore_leaves_it_whole() {
         scene.assert_whole("wal");
     }
 }
+
+#[test]
+fn a_polite_end_in_the_middle_of_a_look_or_a_backup_leaves_nothing_beside_a_database_at_rest() {
+    let scene = Scene::of("backup = { every = \"24h\", to = \"backups\" }");
+    scene.commit("wal", 200, &["--rows-per-commit", "100", "--row-bytes", "1000"]);
+    let before = scene.names();
+    for _ in 0..6 {
+        let mut daemon = scene.launch(&[]);
+        // It is open now, for a look or for its backup: who is killed here leaves the two behind.
+        daemon.wait_for("a look", |_| beside(&scene.db(), "-shm").exists().then_some(()));
+        assert!(daemon.stop().success());
+        assert_eq!(scene.names(), before);
+        // The next one knows nothing of it either: it looks at all of it, and takes a backup.
+        fs::remove_dir_all(scene.path("state")).unwrap();
+        fs::remove_dir_all(scene.path("backups")).unwrap_or_default();
+    }
+}
