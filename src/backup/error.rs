@@ -92,6 +92,17 @@ pub enum BackupError {
         /// Why.
         reason: String,
     },
+    /// A file that is there, without a manifest.
+    #[error(
+        "{path} is no backup that guardiand took: {manifest} is not beside it, which says what it must be. `guardiand backups TARGET` \
+         lists those of a target; a database from elsewhere is copied as it is, once `guardiand check` finds it healthy"
+    )]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// The name that its manifest would have.
+        manifest: String,
+    },
     /// The destination of a restore is taken.
     #[error("{path} is there already: a restore never replaces anything. Move it away, or choose another path")]
     Taken {
@@ -117,6 +128,7 @@ impl From<BackupError> for JobFailure {
             BackupError::Source { .. }
             | BackupError::Space { .. }
             | BackupError::Busy { .. }
+            | BackupError::Foreign { .. }
             | BackupError::Taken { .. } => FailureKind::Refused,
             BackupError::Host { .. }
             | BackupError::Damaged { .. }

@@ -96,11 +96,17 @@ pub fn source_in(path: &Path) -> Option<(String, PathBuf)> {
 /// The manifest that belongs to a backup's database file, wherever it is.
 ///
 /// # Errors
-/// [`BackupError::Host`] or [`BackupError::Manifest`].
+/// [`BackupError::Host`], [`BackupError::Manifest`], or [`BackupError::Foreign`] where it has none.
 pub fn of_file(file: &Path) -> Result<(Folder, String, BackupManifest), BackupError> {
     let (folder, name) = Folder::of_entry(file).map_err(BackupError::host("opening the backup's folder"))?;
     let name = name.to_string_lossy().into_owned();
-    let manifest = read(&folder, &name)?;
+    folder.stat_in(&name).map_err(BackupError::host("looking at the backup"))?;
+    let manifest = match read(&folder, &name) {
+        Err(BackupError::Host { source, .. }) if source.is_absent() => {
+            return Err(BackupError::Foreign { path: file.to_owned(), manifest: manifest_name(&name) });
+        }
+        read => read?,
+    };
     Ok((folder, name, manifest))
 }
 

@@ -118,6 +118,12 @@ fn each_mistake_is_shown_with_its_line_column_and_a_caret() {
         ("[[database]]\nname = \"a\"\npath = \"x\"\nretry = { attempts = 0 }\n", ":4:22:", "from 1 to 100"),
         ("[[database]]\nname = \"a\"\npath = \"x\"\n[database.backup]\nevery = \"0s\"\n", ":5:9:", "more than zero"),
         (
+            "[[database]]\nname = \"a\"\npath = \"x\"\ncanary = \"WITH a AS (SELECT 1) DELETE FROM t\"\n",
+            ":4:10:",
+            "one read-only SELECT",
+        ),
+        ("[[database]]\nname = \"a\"\npath = \"x\"\nbackup = { to = \"/dev/null\" }\n", ":4:17:", "is no folder"),
+        (
             "[[database]]\nname = \"a\"\npath = \"x\"\nbackup = { keep = { last = 1, yearly = 2 } }\n",
             ":4:31:",
             "unknown key `yearly`",

@@ -107,7 +107,8 @@ impl HealOutcome {
 pub fn check(scope: &Scope, subjects: &[Subject]) -> Result<Vec<Check>, PassError> {
     block_on(async {
         let mut site = Site::of(scope);
-        let temporary = private_folder(scope)?;
+        let is_nowhere = scope.config.is_none() && scope.state_dir.is_none();
+        let temporary = is_nowhere.then(private_folder).transpose()?;
         // Whoever knows more of it says more of it: what was there, and whose it was, when it was last healthy.
         let mut remembered = Vec::new();
         match &temporary {
@@ -128,16 +129,12 @@ pub fn check(scope: &Scope, subjects: &[Subject]) -> Result<Vec<Check>, PassErro
     })?
 }
 
-/// Where a check makes its private copies when nobody said where: it leaves nothing behind in the folder it was typed in.
-fn private_folder(scope: &Scope) -> Result<Option<tempfile::TempDir>, PassError> {
-    match (&scope.config, &scope.state_dir) {
-        (None, None) => {
-            let made = tempfile::Builder::new().prefix("guardiand-check-").tempdir();
-            let words = |error| failed(format!("cannot make a temporary folder: {error}; name one with --state-dir"));
-            made.map(Some).map_err(words)
-        }
-        _ => Ok(None),
-    }
+/// Where private copies are made by what shall leave nothing behind: neither in the folder it was typed in, nor a state
+/// directory that was not there.
+fn private_folder() -> Result<tempfile::TempDir, PassError> {
+    tempfile::Builder::new().prefix("guardiand-check-").tempdir().map_err(|error| {
+        failed(format!("cannot make a temporary folder: {error}; name one that exists with --state-dir"))
+    })
 }
 
 /// Detects, heals and proves once; `dry_run` plans and touches nothing.
@@ -147,7 +144,12 @@ fn private_folder(scope: &Scope) -> Result<Option<tempfile::TempDir>, PassError>
 pub fn heal(scope: &Scope, subject: &Subject, dry_run: bool) -> Result<HealReport, PassError> {
     block_on(async {
         let mut site = Site::of(scope);
-        let foundation = Foundation::lay(&site.state_dir, site.workers, site.gates, Notices::none())?;
+        let temporary = (dry_run && !site.state_dir.exists()).then(private_folder).transpose()?;
+        if let Some(folder) = &temporary {
+            site.defaults.state_dir = folder.path().to_path_buf();
+        }
+        let state_dir = &site.defaults.state_dir;
+        let foundation = Foundation::lay(state_dir, site.workers, site.gates, Notices::none())?;
         let cx = &foundation.cx;
         cx.journal.limit(site.limits);
         let (remembered, left_open) = foundation.recall(site.gates).await;

@@ -159,7 +159,6 @@ impl Database {
     }
 }
 
-/// A value as text, whatever a hostile file put there.
 /// What a canary must be.
 pub(super) const CANARY: &str = "a canary is one read-only SELECT, WITH or VALUES";
 
@@ -169,6 +168,7 @@ pub(super) fn is_query(sql: &str) -> bool {
     ["select", "with", "values"].contains(&word.to_ascii_lowercase().as_str())
 }
 
+/// A value as text, whatever a hostile file put there.
 pub(super) fn text(value: ValueRef<'_>) -> String {
     match value {
         ValueRef::Null => String::new(),

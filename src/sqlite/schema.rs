@@ -41,8 +41,8 @@ pub fn canary_problem(sql: &str) -> Option<String> {
     if !is_query(sql) {
         return Some(CANARY.to_owned());
     }
-    if is_several(sql) {
-        return Some("is more than one statement".to_owned());
+    if let Some(problem) = problem_within(sql) {
+        return Some(problem);
     }
     match bare().and_then(|database| database.prepare(sql).map(drop)) {
         // Which tables and columns there are only the database tells.
@@ -51,12 +51,17 @@ pub fn canary_problem(sql: &str) -> Option<String> {
     }
 }
 
-/// A statement's end may stand at its end alone: within a query in parentheses SQLite takes none.
-fn is_several(sql: &str) -> bool {
-    let within =
-        format!("SELECT * FROM (\n{}\n)", sql.trim_end_matches(|last: char| last == ';' || last.is_whitespace()));
-    let tried = bare().and_then(|database| database.prepare(&within).map(drop));
-    matches!(tried, Err(rusqlite::Error::SqlInputError { msg, .. }) if msg.contains("near \";\""))
+/// Within a query in parentheses SQLite takes neither a second statement nor one that writes, as `WITH … DELETE` does.
+fn problem_within(sql: &str) -> Option<String> {
+    let alone = sql.trim_end_matches(|last: char| last == ';' || last.is_whitespace());
+    let tried = bare().and_then(|database| database.prepare(&format!("SELECT * FROM (\n{alone}\n)")).map(drop));
+    let Err(rusqlite::Error::SqlInputError { msg, .. }) = tried else { return None };
+    let msg = msg.to_ascii_lowercase();
+    let writes = ["delete", "insert", "update", "replace"].iter().any(|word| msg.contains(&format!("near \"{word}\"")));
+    match msg.contains("near \";\"") {
+        true => Some("is more than one statement".to_owned()),
+        false => writes.then(|| CANARY.to_owned()),
+    }
 }
 
 fn bare() -> rusqlite::Result<Connection> {

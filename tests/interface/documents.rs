@@ -129,6 +129,27 @@ fn a_damaged_backup_is_restored_by_nobody() {
 }
 
 #[test]
+fn what_is_no_backup_is_called_so_and_not_restored() {
+    let scene = scene();
+    let refused = asked(&scene, &["restore", "--from", "data/app.db", "--to", "copy.db"]);
+    assert_eq!(refused.json_of(1)["exit"], 1);
+    assert!(refused.stderr.contains("is no backup that guardiand took"), "{refused:#?}");
+    assert!(!scene.path("copy.db").exists());
+    let nothing = asked(&scene, &["restore", "--from", "data/none.db", "--to", "copy.db"]);
+    assert!(nothing.stderr.contains("data/none.db") && !nothing.stderr.contains(".json"), "{nothing:#?}");
+}
+
+#[test]
+fn a_dry_run_of_a_path_makes_no_state_directory() {
+    let scene = scene();
+    crate::support::damage::overwrite(&scene.db(), 0, &[0; 100]);
+    let before = names(&scene.path(""));
+    let ran = guardiand(&scene.path(""), &["heal", "data/app.db", "--dry-run", "--state-dir", "made/by/it", "--json"]);
+    assert_eq!(ran.json_of(1)["outcome"], "planned", "a file that was never seen healthy is a person's: {ran:#?}");
+    assert_eq!(names(&scene.path("")), before);
+}
+
+#[test]
 fn a_dry_run_prints_the_plan_and_touches_nothing() {
     let scene = scene();
     asked(&scene, &["backup", "app"]).json_of(0);

@@ -213,8 +213,13 @@ impl DatabaseTable {
             }
             canary => problems.extend(canary.and_then(canary_problem).map(|why| KeyProblem::new(&["canary"], why))),
         }
-        if self.backup.as_ref().is_some_and(|backup| backup.to.as_ref().is_some_and(|to| to.as_os_str().is_empty())) {
-            problems.push(KeyProblem::new(&["backup", "to"], "must not be empty: leave it out instead"));
+        if let Some(to) = self.backup.as_ref().and_then(|backup| backup.to.as_deref()) {
+            let is_no_folder = std::fs::metadata(around.resolve(to)).is_ok_and(|there| !there.is_dir());
+            if to.as_os_str().is_empty() {
+                problems.push(KeyProblem::new(&["backup", "to"], "must not be empty: leave it out instead"));
+            } else if is_no_folder {
+                problems.push(KeyProblem::new(&["backup", "to"], "is there, and is no folder"));
+            }
         }
         let app = self.app.and_then(|app| app.settle(problems));
         if app.is_none() && self.when_in_use == Some(WhenInUse::StopApp) {
