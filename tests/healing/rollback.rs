@@ -211,7 +211,7 @@ fn commits_made_since_are_counted_and_never_taken_without_a_word() {
         let refused = rollback(&scene, &id(&incident), &[]).json_of(1);
         assert_eq!(refused["outcome"], "refused", "{refused:#}");
         let detail = refused["detail"].as_str().unwrap();
-        assert!(detail.contains("--accept-loss"), "{detail}");
+        assert!(detail.contains("--accept-loss") && detail.contains(" bytes) of 20"), "{detail}");
         let since = &refused["weighed"]["since"];
         match mode {
             // The writer commits once more when it opens the database.

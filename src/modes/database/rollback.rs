@@ -73,8 +73,8 @@ pub(super) fn plan(
     let costs = costs.collect::<Vec<_>>().join("; ");
     if !costs.is_empty() && !accept_loss {
         let message = format!(
-            "{costs}. A rollback takes that out of the database; it would be in the rollback's own evidence alone: `guardiand rollback \
-             {} --accept-loss`",
+            "{costs}. A rollback takes that out of the database, and it would be in the rollback's own evidence alone; in return {words} \
+             come back: `guardiand rollback {} --accept-loss`",
             incident.id
         );
         return Err(Refusal { message, facts });
