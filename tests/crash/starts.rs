@@ -59,6 +59,8 @@ fn a_damaged_or_missing_index_is_rebuilt_from_the_folders() {
         // A cut one may still be whole through its own WAL.
         let must_be_aside = !["truncated", "missing"].contains(&damage);
         assert!(aside > 0 || !must_be_aside, "{damage}: what was damaged is kept aside");
+        let told = daemon.log().contains("what was remembered of each target");
+        assert_eq!(told, damage == "missing", "{damage}: who loses what was remembered is told");
         // What was remembered is gone with it; the backups are not.
         fs::remove_file(scene.db()).unwrap();
         let incident = daemon.closed("app", 2);
