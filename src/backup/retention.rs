@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use jiff::{SignedDuration, Timestamp};
 
-use crate::job::{BackupEntry, Keep};
+use crate::job::{BackupEntry, Keep, TableRows};
 
 /// The database files of the backups that no rule keeps, oldest first.
 ///
@@ -47,7 +47,7 @@ fn always(newest_first: &[&BackupEntry], keep: &Keep, now: Timestamp) -> HashSet
 /// and made anew, say) is sound, and would have its good backups rotated out.
 fn before_a_collapse(newest_first: &[&BackupEntry], now: Timestamp) -> Option<usize> {
     const MONTH: SignedDuration = SignedDuration::from_hours(30 * 24);
-    let rows = |entry: &BackupEntry| entry.manifest.tables.iter().map(|table| table.rows).sum::<u64>();
+    let rows = |entry: &BackupEntry| TableRows::sum(&entry.manifest.tables);
     let newest = rows(newest_first.first()?);
     newest_first.iter().position(|entry| {
         let is_recent = now.duration_since(entry.manifest.taken_at) < MONTH;
@@ -82,7 +82,6 @@ fn by_age(newest_first: &[&BackupEntry], keep: &Keep) -> HashSet<usize> {
 mod tests {
     use super::super::testing::entry;
     use super::*;
-    use crate::job::TableRows;
 
     const NONE: Keep = Keep { last: 0, hourly: 0, daily: 0, weekly: 0 };
     const HOUR: i64 = 3600;

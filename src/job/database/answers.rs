@@ -230,3 +230,10 @@ pub struct TableRows {
     /// Its rows.
     pub rows: u64,
 }
+
+impl TableRows {
+    /// The rows of all of `tables`.
+    pub fn sum(tables: &[TableRows]) -> u64 {
+        tables.iter().map(|table| table.rows).sum()
+    }
+}

@@ -10,7 +10,7 @@ use super::settle::{Settled, settle};
 use super::{failed, refused, undone, while_};
 use crate::backup::{BackupError, Examined, examine, hash, ownership_of, verify};
 use crate::host::{Folder, HostError, Ownership, copy_file};
-use crate::job::{Candidate, JobFailure, Owner, Progress, StepReport, WalBase};
+use crate::job::{Candidate, JobFailure, Owner, Progress, StepReport, TableRows, WalBase};
 use crate::sqlite::{Access, Database, Deadline};
 
 /// From a backup.
@@ -212,7 +212,7 @@ pub(super) fn finish_examined(
     let candidate = place.candidate();
     place.folder.rename_noreplace(part, &place.folder, &candidate).map_err(while_("naming the candidate"))?;
     place.sync()?;
-    let rows: u64 = tables.iter().map(|table| table.rows).sum();
+    let rows = TableRows::sum(&tables);
     let mode = if head == [2, 2] { "WAL" } else { "rollback" };
     let mut detail = format!("{source}: {size} bytes, {rows} rows, {mode} mode, integrity_check ok");
     for remark in remarks {

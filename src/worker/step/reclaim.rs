@@ -133,7 +133,7 @@ fn two_sides(place: &Place<'_>, cut_off: &CutOff) -> Result<String, JobFailure> 
 fn in_rows(rows: Result<Vec<TableRows>, JobFailure>) -> String {
     match rows {
         Ok(tables) => {
-            let all = tables.iter().map(|table| table.rows).sum::<u64>();
+            let all = TableRows::sum(&tables);
             let each = tables.iter().map(|table| format!("{} {}", table.table, table.rows)).collect::<Vec<_>>();
             format!("{all} rows ({})", each.join(", "))
         }

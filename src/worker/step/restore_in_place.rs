@@ -17,7 +17,7 @@ use super::place::{Place, need_space};
 use super::{done, failed, preserve, refused, while_};
 use crate::backup::{Examined, examine, verify};
 use crate::host::{Folder, copy_file};
-use crate::job::{Candidate, JobFailure, StepReport};
+use crate::job::{Candidate, JobFailure, StepReport, TableRows};
 use crate::sqlite::{Access, Database, Deadline, FaultClass, SqliteFault};
 
 /// The checkpoint afterwards holds writers up: it is no more than a courtesy to the disk.
@@ -184,7 +184,7 @@ fn conclude(
     let deadline = if wal { Deadline::never() } else { Deadline::after(bound) };
     let checked = match sound(place, deadline) {
         Ok(tables) => {
-            let rows: u64 = tables.iter().map(|table| table.rows).sum();
+            let rows = TableRows::sum(&tables);
             format!("integrity_check ok through the live file, {rows} rows")
         }
         Err(Unsound::Unfinished) => format!("not checked here: it would keep writers out longer than {bound:?}"),

@@ -343,10 +343,6 @@ fn is_hurt(table: &SalvagedTable) -> bool {
     table.incomplete || table.lost + table.uncertain + table.refused > 0
 }
 
-fn rows(tables: &[TableRows]) -> u64 {
-    tables.iter().map(|table| table.rows).sum()
-}
-
 /// The journal mode of the file in evidence, by its header, else as it is remembered.
 fn mode_of(evidence: &Folder, remembered: Option<&str>) -> Option<[u8; 2]> {
     let mut head = [0_u8; 20];
@@ -389,7 +385,7 @@ fn counted(salvaged: &Salvaged, tables: &[TableRows]) -> Vec<TableRows> {
     let lost: Vec<TableRows> = lost.collect();
     // Something was damaged, or this would not be asked for: where nothing is missing, and nothing had to be put together, it was not found.
     let rebuilt: u64 = salvaged.tables.iter().map(|table| table.rebuilt).sum();
-    if rows(&lost) + rebuilt == 0 { Vec::new() } else { lost }
+    if TableRows::sum(&lost) + rebuilt == 0 { Vec::new() } else { lost }
 }
 
 /// Of each table that has such: rows from elsewhere, and rows that are not sure.

@@ -85,7 +85,7 @@ pub fn loss_of_recreation(memory: &Memory, facts: Option<&DatabaseFacts>) -> Los
 fn loss(source: String, tables: &[TableRows], rows_lost: Option<u64>) -> Loss {
     Loss {
         source,
-        rows_kept: Some(tables.iter().map(|table| table.rows).sum()),
+        rows_kept: Some(TableRows::sum(tables)),
         rows_lost,
         tables: tables
             .iter()

@@ -138,7 +138,7 @@ impl Site<'_> {
 
     /// No fewer rows than the newest backup has.
     fn is_no_less(&self, tables: &[TableRows]) -> bool {
-        self.listed().first().is_none_or(|backup| rows(tables) >= rows(&backup.manifest.tables))
+        self.listed().first().is_none_or(|backup| TableRows::sum(tables) >= TableRows::sum(&backup.manifest.tables))
     }
 
     /// The database's own files, mended or settled on a copy: those that have no fewer rows than the newest backup, and those
@@ -247,9 +247,4 @@ impl Site<'_> {
             &[DatabaseStep::Preserve, build, DatabaseStep::Install],
         ))
     }
-}
-
-/// All of them.
-pub(super) fn rows(tables: &[TableRows]) -> u64 {
-    tables.iter().map(|table| table.rows).sum()
 }

@@ -2,7 +2,7 @@
 
 use super::loss::is_content_of;
 use super::{MAX_BACKUPS_TRIED, Site, playbook};
-use crate::job::{DatabaseStep, HeaderFacts};
+use crate::job::{DatabaseStep, HeaderFacts, TableRows};
 use crate::model::Playbook;
 
 /// The playbook's name.
@@ -24,7 +24,7 @@ impl Site<'_> {
         let after = self.salvage(false, "salvage the rows that can be read; what cannot be is lost".to_owned());
         // Nothing is lost by a backup of just this.
         let before = self.listed().first().filter(|_| !self.newest_is_all()).map(|newest| {
-            let (has, taken_at) = (super::replace::rows(&newest.manifest.tables), newest.manifest.taken_at);
+            let (has, taken_at) = (TableRows::sum(&newest.manifest.tables), newest.manifest.taken_at);
             let why = format!(
                 "salvage the rows that can be read, and take what they lack from the backup of {taken_at:.3}, if that loses fewer than \
                  the backup with its {has} rows; what neither has is lost"

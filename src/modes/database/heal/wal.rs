@@ -1,8 +1,7 @@
 //! The rungs that a WAL gives: mended over its own main file, alone, or over a backup of its own time.
 
-use super::replace::rows;
 use super::{MAX_BACKUPS_TRIED, Site, playbook};
-use crate::job::{BackupEntry, DatabaseStep, MendedCopy, WalBase, WalPosition, WalState};
+use crate::job::{BackupEntry, DatabaseStep, MendedCopy, TableRows, WalBase, WalPosition, WalState};
 use crate::model::Playbook;
 use crate::modes::database::memory::Pending;
 
@@ -103,7 +102,7 @@ impl<'a> Site<'a> {
         let written = self.facts.wal_file.file().map_or(0, |wal| i128::from(wal.mtime_ns));
         !self.memory.knows_wal(self.facts)
             || written < backup.manifest.taken_at.as_nanosecond()
-            || !mended.proven && rows(&mended.tables) < rows(&backup.manifest.tables)
+            || !mended.proven && TableRows::sum(&mended.tables) < TableRows::sum(&backup.manifest.tables)
     }
 
     fn by_wal(&self, name: &str, why: String, onto: WalBase) -> Playbook {
