@@ -57,20 +57,14 @@ impl Ledger {
     /// Reads all that is below `root`. Troubles are said, and are no reason not to start.
     pub(super) fn open(root: &Path, clock: Clock) -> Result<Ledger, JournalError> {
         let mut troubles = Vec::new();
-        let index = root.join("state.db");
-        if incidents(root).exists() && !index.exists() {
-            troubles.push(format!(
-                "the index {} is gone: incidents are read from their folders again; what was remembered of each target (its schema, its \
-                 last healthy state) is lost, and learnt anew once it is healthy. Until then one without a backup is a person's to heal",
-                index.display()
-            ));
-        }
+        let path = root.join("state.db");
+        let was_there = path.exists();
         for folder in [root.to_owned(), incidents(root)] {
             if let Err(error) = make_folder(&folder) {
                 troubles.push(error.to_string());
             }
         }
-        let index = Index::open(&index, clock.now().wall, &mut troubles)?;
+        let index = Index::open(&path, clock.now().wall, &mut troubles)?;
         let began = clock.now();
         let mut ledger = Ledger {
             root: root.to_owned(),
@@ -83,6 +77,14 @@ impl Ledger {
             stop: None,
         };
         ledger.read_folders();
+        let has_past = !ledger.open.is_empty() || !ledger.index.closed().unwrap_or_default().is_empty();
+        if has_past && !was_there {
+            ledger.troubles.push(format!(
+                "the index {} was gone: incidents are read from their folders again; what was remembered of each target (its schema, its \
+                 last healthy state) is lost, and learnt anew once it is healthy. Until then one without a backup is a person's to heal",
+                path.display()
+            ));
+        }
         Ok(ledger)
     }
 

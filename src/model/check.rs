@@ -8,6 +8,9 @@ use super::{Finding, InUse, Layer};
 /// The reason of a look that met a lock: it looks again soon, and says more when the lock lasts.
 pub const LOCKED_FOR_NOW: &str = "it is locked; looking again until its busy timeout has passed";
 
+/// What a reason ends with where a program keeps everybody out, and it cannot be told for how long it will.
+pub const LOCKED_BY_A_PROGRAM: &str = "a program in locking_mode=EXCLUSIVE, or a transaction that has not written yet";
+
 /// What a detector concluded. `Unknown` opens, heals and closes nothing.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Verdict {
@@ -32,6 +35,11 @@ impl Verdict {
     /// It is over with the next look, or turns into a finding.
     pub fn is_momentary(&self) -> bool {
         matches!(self, Verdict::Unknown(reason) if reason == LOCKED_FOR_NOW)
+    }
+
+    /// A living program's lock kept the look out: that says nothing of the file, nor of what is beneath it.
+    pub fn is_kept_out(&self) -> bool {
+        matches!(self, Verdict::Unknown(reason) if reason == LOCKED_FOR_NOW || reason.ends_with(LOCKED_BY_A_PROGRAM))
     }
 
     /// The findings; none unless unhealthy.

@@ -14,7 +14,7 @@ mod restart;
 mod spelled;
 
 pub use app::{App, Program};
-pub use check::{Check, LOCKED_FOR_NOW, LayerResult, LayerVerdict, Verdict};
+pub use check::{Check, LOCKED_BY_A_PROGRAM, LOCKED_FOR_NOW, LayerResult, LayerVerdict, Verdict};
 pub use fault::FaultClass;
 pub use finding::{Finding, Kind, Layer, Severity};
 pub use in_use::{Holder, InUse, LockHeld, Standstill};

@@ -79,7 +79,8 @@ impl Failing {
         let new = Seen { looked: now, failing: None, unknowns: 0, known, ground: None };
         let seen = self.seen.entry(id).or_insert(new);
         (seen.looked, seen.known) = (now, known);
-        seen.unknowns = if matches!(verdict, Verdict::Unknown(_)) { seen.unknowns + 1 } else { 0 };
+        let untold = matches!(verdict, Verdict::Unknown(_)) && !verdict.is_kept_out();
+        seen.unknowns = if untold { seen.unknowns + 1 } else { 0 };
         let fails = known && (matches!(verdict, Verdict::Unhealthy(_)) || seen.unknowns > 1);
         // Not being able to tell is no recovery.
         let was = seen.failing.filter(|_| *verdict != Verdict::Healthy);
@@ -202,6 +203,18 @@ mod tests {
         assert_eq!(failing.cause(LIMITS, 4, at(1)), None);
         (0..4).for_each(|id| failing.saw(id, &unknown(), true, None, at(30)));
         assert!(failing.cause(LIMITS, 4, at(31)).is_some());
+    }
+
+    #[test]
+    fn programs_that_lock_their_files_have_no_cause_in_common() {
+        for reason in [crate::model::LOCKED_FOR_NOW.to_owned(), format!("pid 7: {}", crate::model::LOCKED_BY_A_PROGRAM)]
+        {
+            let (mut failing, locked) = (failing([(0, 0)]), Verdict::Unknown(reason));
+            for seconds in 0..9 {
+                (1..4).for_each(|id| failing.saw(id, &locked, true, None, at(seconds)));
+            }
+            assert_eq!(failing.cause(LIMITS, 4, at(9)), None, "{locked:?}");
+        }
     }
 
     #[test]

@@ -138,6 +138,10 @@ pub struct WalFacts {
     pub index_max_frame: Option<u32>,
     /// `nBackfill` of the WAL index.
     pub index_backfill: Option<u32>,
+    /// More may be copied than `index_backfill` says: a checkpoint is under way, or ended while this was looked at. SQLite tells of
+    /// it only once all of it is durable, which on a busy disk takes seconds.
+    #[serde(default)]
+    pub checkpointing: bool,
     /// The readers that hold a checkpoint back.
     pub held_back_by: Vec<HeldLock>,
     /// Twice in a row its index said that more frames are copied into the database than there are: the trace of the

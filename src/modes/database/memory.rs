@@ -116,7 +116,7 @@ impl Pending {
     /// `known`: what was known of the same main file before.
     fn of(facts: &DatabaseFacts, known: Option<Pending>) -> Option<Pending> {
         let wal = facts.wal.as_ref().filter(|wal| wal.state == WalState::Sound)?;
-        let mark = wal.mark?;
+        let mark = wal.mark.filter(|_| !wal.checkpointing)?;
         // Without an index nobody knows what of it is copied: all of it may be. While somebody builds it anew, it is as it was.
         let copied = wal.index_backfill.or(known.filter(|known| known.salt == mark.salt).map(|known| known.copied))?;
         let pending = Pending { salt: mark.salt, copied, last_commit: mark.last_commit };

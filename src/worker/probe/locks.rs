@@ -3,6 +3,7 @@
 use std::fs::File;
 
 use super::files::{Files, Looked, open_raw};
+use super::{booted_ns, raw};
 use crate::format::WalIndex;
 use crate::format::wal_index::READ_MARK_UNUSED;
 use crate::host::{Bytes, LockMode, Mounts, ProcessFacts, SqliteLock, ask_lock, standstill};
@@ -16,6 +17,9 @@ const WAL_INDEX: Bytes = Bytes::new(120, 8);
 
 /// As [`HeldLock::lock`] has it.
 const EXCLUSIVE: &str = "EXCLUSIVE";
+
+/// The name of the lock that a checkpoint has.
+const WAL_CHECKPOINT: &str = "WAL checkpoint";
 
 /// A lock, and the process that has it where the kernel names one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,6 +81,15 @@ pub(super) fn held(files: &Files, sweep: &Sweep, wal_mode: bool, index: Option<&
         held.without_pending = whole_life.contains(&held.pid);
     }
     locks
+}
+
+/// Whether a checkpoint may have copied more than `index` said before `locks` were asked for. It says beforehand how far it sets out to
+/// copy, writes, waits until that is durable, and then says how far it came, all under its lock; one that was cut off lets go of that.
+pub(super) fn may_be_checkpointing(files: &Files, locks: &[HeldLock], index: WalIndex) -> bool {
+    let has_lock = || locks.iter().any(|held| held.lock == WAL_CHECKPOINT);
+    let told = |index: WalIndex| (index.salt1, index.salt2, index.backfilled);
+    let has_ended = || raw::wal_index(&files.shm, booted_ns()).map(told) != Some(told(index));
+    index.attempted > index.backfilled && (has_lock() || has_ended())
 }
 
 /// Who has EXCLUSIVE and not PENDING at one instant. Of the table alone: asked one after the other, they are of two instants.
@@ -149,7 +162,7 @@ fn describe(seen: Seen, index: Option<&WalIndex>, mounts: &Mounts) -> HeldLock {
         SqliteLock::Pending => ("PENDING".to_owned(), true, true),
         SqliteLock::Exclusive => (EXCLUSIVE.to_owned(), true, true),
         SqliteLock::WalWrite => ("WAL write".to_owned(), false, true),
-        SqliteLock::WalCheckpoint => ("WAL checkpoint".to_owned(), false, false),
+        SqliteLock::WalCheckpoint => (WAL_CHECKPOINT.to_owned(), false, false),
         SqliteLock::WalRecover => ("WAL recovery".to_owned(), true, true),
         SqliteLock::WalOpen => ("WAL open, exclusively".to_owned(), true, true),
         SqliteLock::WalRead(_) => {
@@ -221,6 +234,36 @@ mod tests {
         assert!(!says_nothing(SqliteLock::Shared, LockMode::Read, false));
         assert!(!says_nothing(SqliteLock::WalRead(1), LockMode::Read, true));
         assert!(!says_nothing(SqliteLock::Exclusive, LockMode::Write, true));
+    }
+
+    /// On a disk that takes seconds to sync, all pages are in the main file before the index says so.
+    #[test]
+    fn what_a_checkpoint_set_out_to_copy_may_be_copied_until_it_has_ended() {
+        const ATTEMPTED: u64 = 128;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("app.db");
+        let program = rusqlite::Connection::open(&path).unwrap();
+        program.pragma_update(None, "journal_mode", "wal").unwrap();
+        program.execute_batch("CREATE TABLE t(x); INSERT INTO t VALUES(1)").unwrap();
+        let files = Files::pinned(&path);
+        let index = || raw::wal_index(&files.shm, booted_ns()).unwrap();
+        let lock = |lock| vec![describe(Seen { lock, pid: None }, None, &Mounts::default())];
+        let begun = lock(SqliteLock::WalCheckpoint);
+        assert_eq!((index().attempted, index().backfilled), (0, 0));
+        assert!(
+            !may_be_checkpointing(&files, &begun, index()),
+            "it has copied nothing yet, and what it will shows later"
+        );
+
+        let shm = File::options().write(true).open(&files.shm.path).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&shm, &index().mx_frame.to_ne_bytes(), ATTEMPTED).unwrap();
+        let seen = index();
+        assert!(seen.attempted > seen.backfilled, "{seen:?}");
+        assert!(may_be_checkpointing(&files, &begun, seen));
+        assert!(!may_be_checkpointing(&files, &lock(SqliteLock::WalWrite), seen), "it was cut off");
+        program.execute_batch("PRAGMA wal_checkpoint").unwrap();
+        assert!(may_be_checkpointing(&files, &[], seen), "it has ended since");
+        assert!(!may_be_checkpointing(&files, &[], index()));
     }
 
     #[test]

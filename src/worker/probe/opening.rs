@@ -168,6 +168,7 @@ mod tests {
             stranded_commits: 0,
             index_max_frame: None,
             index_backfill: None,
+            checkpointing: false,
             held_back_by: Vec::new(),
             reset_bug: false,
         }

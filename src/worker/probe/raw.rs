@@ -162,6 +162,7 @@ pub(super) fn wal(
             stranded_commits: 0,
             index_max_frame: None,
             index_backfill: None,
+            checkpointing: false,
             held_back_by: Vec::new(),
             reset_bug: false,
         },
@@ -298,6 +299,7 @@ fn judge(scan: &WalScan, index: Option<WalIndex>) -> RawWal {
         stranded_commits: scan.stranded_commits,
         index_max_frame: index.map(|index| index.mx_frame),
         index_backfill: index.map(|index| index.backfilled),
+        checkpointing: false,
         held_back_by: Vec::new(),
         reset_bug: false,
     };

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::job::{DotfileLock, HeldLock, JournalState, Users};
-use crate::model::{LOCKED_FOR_NOW, Severity};
+use crate::model::{LOCKED_BY_A_PROGRAM, LOCKED_FOR_NOW, Severity};
 
 use super::super::blame::{self, culprits, holder_words, span, words};
 use super::super::kinds::{self, LOCKS, WAL};
@@ -19,9 +19,7 @@ impl Judgement<'_> {
             Exclusive::Program(_) => return,
             Exclusive::Unclear(held) => {
                 let holder = words(held, self.age_of(held));
-                return self.cannot_tell(format!(
-                    "{holder}: a program in locking_mode=EXCLUSIVE, or a transaction that has not written yet"
-                ));
+                return self.cannot_tell(format!("{holder}: {LOCKED_BY_A_PROGRAM}"));
             }
             Exclusive::No => {}
         }

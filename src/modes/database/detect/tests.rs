@@ -172,6 +172,7 @@ fn wal(state: WalState) -> WalFacts {
         stranded_commits: 3,
         index_max_frame: None,
         index_backfill: None,
+        checkpointing: false,
         held_back_by: Vec::new(),
         reset_bug: false,
     }
