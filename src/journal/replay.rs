@@ -328,6 +328,9 @@ impl Replayed {
         self.incident.reason = None;
         name.clone_into(&mut self.incident.playbook);
         self.run_began_ms = at.boot_ms;
+        if name == Playbook::KEEP_FILES {
+            return Ok(());
+        }
         self.runs.push(PlaybookRun {
             playbook: name.to_owned(),
             began_at: at.wall,

@@ -56,6 +56,9 @@ pub struct Playbook {
 }
 
 impl Playbook {
+    /// The name of the one that only adds to the evidence: no attempt to heal, so no gate counts it and nothing is proven after it.
+    pub const KEEP_FILES: &str = "keep_files";
+
     /// The worst risk of its steps.
     pub fn risk(&self) -> Risk {
         self.steps.iter().map(|step| step.risk).max().unwrap_or(Risk::Harmless)

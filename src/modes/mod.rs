@@ -238,6 +238,13 @@ pub trait Supervised: Send {
         Err(Refusal { message, facts: serde_json::Value::Null })
     }
 
+    /// What goes into evidence before anybody is waited for, because the program that has it can destroy it at any time; `None`
+    /// where nothing is at stake, or the plan begins with it and waits for nobody. Asked for again it says the same: what was
+    /// kept is in the incident.
+    fn keep_first(&self, _incident: &Incident) -> Option<Playbook> {
+        None
+    }
+
     /// Bytes that this step adds to an incident's evidence; `None` when it adds none.
     fn keeps_bytes(&self, _step: &StepSpec) -> Option<u64> {
         None

@@ -9,6 +9,7 @@ use crate::modes::{Look, Supervised};
 use crate::telemetry::{DeferReason, HealDeferred};
 
 use super::execute::{Ended, describe, is_mild, prove, run_playbook};
+use super::keep_first::{keep_first, what_is_kept};
 use super::policy::{Admission, Candidate};
 use super::{Case, Context};
 
@@ -172,6 +173,9 @@ impl Visit<'_> {
             self.end_if_healthy().await?;
             return Ok(Then::Done);
         }
+        if let Some(case) = self.case {
+            keep_first(self.cx, self.target, case).await?;
+        }
         let Some(plan) = self.plan().await? else { return Ok(Then::Done) };
         if !self.admitted(&plan).await? {
             return Ok(Then::Done);
@@ -272,7 +276,9 @@ impl Visit<'_> {
             Err(reason) => {
                 // What forbids it now (a file in use, a process that cannot be seen) may be gone at the next look.
                 case.held = true;
-                case.escalate(self.cx, reason).await?;
+                let kept_first = self.target.keep_first(case.incident()).is_some();
+                let kept = if kept_first { what_is_kept(case.incident()) } else { String::new() };
+                case.escalate(self.cx, format!("{reason}{kept}")).await?;
                 Ok(None)
             }
         }

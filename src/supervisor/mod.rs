@@ -16,6 +16,7 @@ mod case;
 mod commands;
 mod execute;
 mod inbox;
+mod keep_first;
 mod mass;
 mod notices;
 mod pause;

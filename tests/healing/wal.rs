@@ -122,6 +122,45 @@ fn a_damaged_wal_that_a_program_throws_away_before_a_heal_is_not_closed_without_
     assert!(incident["loss"]["source"].as_str().unwrap().contains("damaged WAL"), "{incident:#}");
 }
 
+/// Whoever opens it after its program's death, a supervisor's new one say, throws away all that is behind the damage.
+#[test]
+fn a_damaged_wal_under_a_program_is_kept_before_anybody_acts() {
+    for lines in ["", "policy = \"observe\"", "policy = \"approve\""] {
+        let scene = Scene::of(lines);
+        scene.writer("wal", "200", &["--no-checkpoint", "--die"]).ended();
+        let program = scene.writer("wal", "100", &["--no-checkpoint", "--hold-reader", "3600"]);
+        let mut daemon = scene.daemon();
+        daemon.caught_up("app");
+        let wal = wal_of(&scene);
+        let at = middle(&wal) + 24 + 100;
+        damage::overwrite(&wal, at, &[0xa5; 8]);
+        let [main, damaged, _] = scene.bytes();
+
+        let incident = daemon.incident("app", 1, "in evidence", |incident| {
+            incident["reason"].is_string() && incident["evidence"].is_string()
+        });
+        assert_eq!(incident["kind"], "wal_corrupted", "{incident:#}");
+        let kept = [("main", main.as_ref().map(|bytes| &*bytes.0)), ("wal", damaged.as_ref().map(|bytes| &*bytes.0))];
+        scene.assert_evidence(&incident, &kept);
+        let steps = incident["steps"].as_array().unwrap();
+        assert_eq!((steps.len(), &steps[0]["step"]), (1, &"preserve".into()), "{incident:#}");
+        assert_eq!(scene.bytes()[1], damaged, "its program's own file was touched");
+        if lines.is_empty() {
+            assert_eq!(incident["state"], "escalated", "{incident:#}");
+            let folder = incident["evidence"].as_str().unwrap();
+            let reason = incident["reason"].as_str().unwrap();
+            assert!(reason.contains("kill -9") && reason.contains(folder), "{reason}");
+        }
+        assert_eq!(daemon.metric("guardian_incidents_total{mode=\"database\",target=\"app\"}"), 1.0);
+        drop(daemon);
+        // What is kept is enough to get it all back, but for the page that is hurt.
+        program.kill();
+        scene.commit("wal", 1, &[]);
+        assert!(scene.lost() > 50, "it was thrown away: else this proves nothing");
+        scene.assert_evidence(&incident, &kept);
+    }
+}
+
 #[test]
 fn a_main_file_that_is_gone_is_rebuilt_from_a_wal_that_has_every_page() {
     for cut in [false, true] {

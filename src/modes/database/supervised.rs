@@ -10,7 +10,7 @@ use super::memory::Memory;
 use super::{BUSY_LOOK_AGAIN, Database, ROLLBACK_PATIENCE, SWEEP_PATIENCE, doubt, heal, kinds, rollback, steps};
 use crate::clock::Moment;
 use crate::job::{FileState, Job, Phase, WalState};
-use crate::model::{Check, Incident, Kind, Plan, StepSpec};
+use crate::model::{Check, Incident, Kind, Plan, Playbook, Policy, StepSpec};
 use crate::modes::{
     Action, Answer, Errand, ErrandResult, Look, Refusal, Rollback, Settings, StepResult, Supervised, Vitals,
 };
@@ -134,6 +134,14 @@ impl Supervised for Database {
         let wal = self.facts.as_ref().and_then(|facts| facts.wal.as_ref());
         let reset_bug = wal.is_some_and(|wal| wal.reset_bug);
         rollback::plan(incident, evidence, weighed, accept_loss, (&self.config, reset_bug))
+    }
+
+    fn keep_first(&self, incident: &Incident) -> Option<Playbook> {
+        let facts = self.facts.as_ref()?;
+        let at_once = || {
+            matches!(self.plan(incident), Ok(plan) if plan.approval.is_none()) && self.settings.policy == Policy::Heal
+        };
+        heal::keep_first(facts).filter(|_| !at_once())
     }
 
     fn keeps_bytes(&self, step: &StepSpec) -> Option<u64> {

@@ -115,6 +115,18 @@ fn ladder(kind: &Kind, site: &Site<'_>) -> Result<Vec<Playbook>, String> {
     Ok(vec![wait()])
 }
 
+/// What its programs can destroy at any time: a checkpoint of theirs copies the damage in a WAL into the database and begins the WAL
+/// anew, and who opens it after their death throws away all that is behind the damage (SQLITE.md, section 7).
+pub fn keep_first(facts: &DatabaseFacts) -> Option<Playbook> {
+    let damaged = facts.wal.as_ref().is_some_and(|wal| wal.state == WalState::Damaged && !wal.reset_bug);
+    let in_use = facts.diagnosis.as_ref().is_some_and(|diagnosis| !diagnosis.holders.is_empty());
+    let healable = facts.place.observe_only.is_none();
+    (damaged && in_use && healable).then(|| {
+        let why = "its programs can destroy what is in its damaged WAL at any time, so the files are kept as they are";
+        playbook(Playbook::KEEP_FILES, why.to_owned(), &[DatabaseStep::Preserve])
+    })
+}
+
 /// The step in the shape that the journal keeps.
 pub fn spec(step: &DatabaseStep) -> StepSpec {
     StepSpec {
