@@ -349,6 +349,21 @@ fn after_the_wal_reset_bug_the_programs_are_killed_and_not_asked_to_end() {
     scene.assert_whole("wal");
 }
 
+/// What its program commits goes into the WAL: that tears no page of the main file, and is nothing to wait for.
+#[test]
+fn damage_below_a_wal_is_found_however_busy_its_program_is() {
+    let mut scene = Scene::new();
+    // Longer than any test waits.
+    scene.database("app", "data/app.db", &format!("busy_timeout = \"1h\"\n{BACKUP}"));
+    let mut daemon = prepare(&scene, "wal");
+    let program = scene.writer("wal", "forever", &["--no-checkpoint", "--pause", "1"]);
+    daemon.caught_up("app");
+    damage::first_leaf(&scene.db(), "rows", &mut Dice::new());
+    let incident = daemon.incident("app", 1, "waiting", |incident| incident["state"] == "awaiting_approval");
+    assert!(incident["reason"].as_str().unwrap().contains("has it open"), "{incident:#}");
+    program.kill();
+}
+
 /// As it ends in order it would write the damage back, and delete the WAL that has the rest.
 #[test]
 fn a_program_with_a_damaged_wal_is_killed_and_the_wal_mended() {

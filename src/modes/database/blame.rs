@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::job::{HeldLock, HolderFacts};
 
-const SHARED: &str = "SHARED";
+pub(super) const SHARED: &str = "SHARED";
 const RESERVED: &str = "RESERVED";
 const PENDING: &str = "PENDING";
 pub(super) const EXCLUSIVE: &str = "EXCLUSIVE";

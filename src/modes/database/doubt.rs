@@ -3,6 +3,8 @@
 use crate::job::{DatabaseFacts, Doubted, FileState, FormatVersion, HeaderFacts, JournalState, SqliteFault, WalState};
 use crate::model::FaultClass;
 
+use super::blame::SHARED;
+
 /// Where a header cannot be read, nor a page be named: the first page, whatever its size.
 const FIRST_PAGE: u64 = 65_536;
 /// Where SQLite names no page, all pages of a database up to this size are doubted.
@@ -58,6 +60,25 @@ fn named_in(messages: &[String]) -> Vec<u64> {
 pub(super) fn is_being_written(facts: &DatabaseFacts) -> bool {
     let in_use = facts.journal.as_ref().is_some_and(|journal| journal.state == JournalState::InUse);
     matches!(facts.main, FileState::File(_)) && (in_use || facts.locks.iter().any(|lock| lock.blocks_writers))
+}
+
+/// In WAL mode the main file is written by a checkpoint alone (SQLITE.md, section 5): commits, which go into the WAL, tear nothing there.
+pub(super) fn may_be_checkpointed(facts: &DatabaseFacts) -> bool {
+    let commits = |lock: &str| lock == SHARED || lock == "WAL write" || lock.starts_with("WAL reader");
+    facts.locks.iter().any(|held| !commits(&held.lock))
+}
+
+/// What was found lies in the main file of a database in WAL mode, and not in what its program writes with each commit.
+pub(super) fn lies_below_the_wal(facts: &DatabaseFacts, journal_mode: Option<&str>) -> bool {
+    let sound = facts.wal.as_ref().is_none_or(|wal| wal.state != WalState::Damaged && !wal.reset_bug);
+    let no_journal = facts.journal.as_ref().is_none_or(|journal| journal.state == JournalState::Absent);
+    journal_mode == Some("wal") && facts.shm_file.size() > 0 && no_journal && sound
+}
+
+/// The main file was written between two looks.
+pub(super) fn has_main_moved(before: &DatabaseFacts, after: &DatabaseFacts) -> bool {
+    let content = |state: &FileState| state.file().map(|file| (file.dev, file.ino, file.size, file.mtime_ns));
+    content(&after.main).is_some() && content(&before.main) != content(&after.main)
 }
 
 /// The files were written between two looks. One that is gone is torn by nobody.

@@ -72,6 +72,8 @@ pub struct Database {
     in_use: Option<InUse>,
     /// The files changed between the last two looks.
     moved: bool,
+    /// The main file did.
+    main_moved: bool,
     healthy: bool,
     /// The worst that the last look found.
     found: Option<Kind>,
@@ -127,6 +129,7 @@ impl Database {
             facts: None,
             in_use: None,
             moved: false,
+            main_moved: false,
             healthy: false,
             found: None,
             kind: None,
@@ -336,6 +339,7 @@ impl Database {
                 let (size, wal) = (facts.main.size(), facts.wal_file.size());
                 DatabaseMeasured { target: &self.settings.target, size, wal }.emit();
                 self.moved = self.facts.as_ref().is_some_and(|before| doubt::have_moved(before, facts));
+                self.main_moved = self.facts.as_ref().is_some_and(|before| doubt::has_main_moved(before, facts));
                 self.facts = Some(facts.clone());
             }
         }

@@ -110,7 +110,10 @@ impl Supervised for Database {
         if facts.wal.as_ref().is_some_and(|wal| wal.state == WalState::Damaged && wal.stranded_commits > 0) {
             return None;
         }
-        let torn = doubt::is_being_written(facts) || look == Look::Confirm && self.moved;
+        let torn = match doubt::lies_below_the_wal(facts, self.memory.journal_mode.as_deref()) {
+            true => doubt::may_be_checkpointed(facts) || look == Look::Confirm && self.main_moved,
+            false => doubt::is_being_written(facts) || look == Look::Confirm && self.moved,
+        };
         torn.then_some(self.config.busy_timeout)
     }
 
