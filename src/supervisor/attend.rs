@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::clock::Moment;
 use crate::journal::{Entry, JournalError};
-use crate::model::{Check, IncidentState, Plan, Policy, Resolution, Risk, Verdict};
+use crate::model::{Check, IncidentState, Plan, Playbook, Policy, Resolution, Risk, Verdict};
 use crate::modes::{Look, Supervised};
 use crate::telemetry::{DeferReason, HealDeferred};
 
@@ -269,7 +269,18 @@ impl Visit<'_> {
                 let again = self.mandate == Mandate::Own && self.was_escalated && tried;
                 // What was given up is only tried again by itself where trying cannot cost anything. Having waited in vain
                 // is no such attempt: it may be over, and damage come to light.
-                let playbooks = playbooks.into_iter().filter(|playbook| !again || playbook.risk() <= Risk::Lossless);
+                // To wait once more for what the person knows of is what every look does: that is no heal under way.
+                let known = case.says_already(&describe(&self.check.verdict));
+                let target = &*self.target;
+                let waits = |playbook: &Playbook| {
+                    let keeps = playbook.steps.iter().any(|step| target.keeps_bytes(step).is_some());
+                    playbook.risk() == Risk::Harmless && !keeps
+                };
+                let in_vain = self.mandate == Mandate::Own && self.was_escalated && known;
+                let playbooks = playbooks
+                    .into_iter()
+                    .filter(|playbook| !again || playbook.risk() <= Risk::Lossless)
+                    .filter(|playbook| !(in_vain && waits(playbook)));
                 let plan = Plan { playbooks: playbooks.collect(), approval };
                 Ok(Some(plan).filter(|plan| !plan.playbooks.is_empty()))
             }

@@ -178,6 +178,11 @@ impl Case {
         self.stuck.as_deref().unwrap_or(&self.story.incident)
     }
 
+    /// Whether the reason that a person was called for says so, too.
+    pub(super) fn says_already(&self, words: &str) -> bool {
+        self.story.incident.reason.as_ref().is_some_and(|known| says(known, words))
+    }
+
     pub(super) fn story(&self) -> &Replayed {
         &self.story
     }

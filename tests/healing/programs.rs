@@ -51,6 +51,27 @@ fn a_lock_that_outlasts_every_look_calls_a_person_and_names_the_holder() {
     scene.assert_whole("delete");
 }
 
+/// Every look sees whether it is over; a heal is not under way.
+#[test]
+fn what_was_waited_for_in_vain_stays_escalated_and_is_not_waited_for_again() {
+    let scene = Scene::of("busy_timeout = \"300ms\"\nretry = { attempts = 2, initial = \"50ms\" }");
+    scene.commit("delete", 50, &[]);
+    let mut daemon = scene.daemon();
+    daemon.healthy("app");
+    let holder = scene.writer("delete", "0", &["--hold-lock", "3600"]);
+    let incident = daemon.escalated("app", 1);
+    let unhealthy = "guardian_checks_total{mode=\"database\",target=\"app\",verdict=\"unhealthy\"}";
+    let enough = daemon.metric(unhealthy) + 8.0;
+    daemon.wait_for("more looks", |daemon| (daemon.metric(unhealthy) >= enough).then_some(()));
+    let later = &daemon.incidents("app")[0];
+    assert_eq!(later["state"], "escalated", "{later:#}");
+    let log = scene.path(&format!("state/incidents/{}/log.jsonl", incident["id"].as_str().unwrap()));
+    let log = std::fs::read_to_string(log).unwrap();
+    assert_eq!(log.matches("\"playbook_began\"").count(), 1, "{log}");
+    drop(holder);
+    assert_eq!(daemon.closed("app", 1)["outcome"], "resolved_by_operator");
+}
+
 #[test]
 fn a_query_that_never_ends_is_a_failed_connection_and_ends_by_itself() {
     // Endless as long as the table `switch` has a row.
