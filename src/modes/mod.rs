@@ -112,12 +112,23 @@ pub struct StepResult {
     pub held: bool,
     /// It failed because something else is wrong by now than what it was planned for: that needs a plan of its own.
     pub outdated: bool,
+    /// It failed because its turn has not come (what it needs is in use until its program ends), and its playbook has only added to the
+    /// evidence: that is no attempt, and the next waits for no gate.
+    pub early: bool,
 }
 
 impl StepResult {
     /// Ended so, with nothing lost and nothing kept.
     pub fn new(outcome: StepOutcome, detail: impl Into<String>) -> StepResult {
-        StepResult { outcome, detail: detail.into(), loss: None, preserved: false, held: false, outdated: false }
+        StepResult {
+            outcome,
+            detail: detail.into(),
+            loss: None,
+            preserved: false,
+            held: false,
+            outdated: false,
+            early: false,
+        }
     }
 }
 

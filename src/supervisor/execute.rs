@@ -90,6 +90,10 @@ async fn take_steps(
                 if cx.is_stopping() {
                     return park(cx, target, case, index, playbook).await;
                 }
+                if result.early {
+                    let settings = target.settings();
+                    cx.with_gates(|gates| gates.discount(&settings.target, settings.mode));
+                }
                 take_back(cx, target, case, index, &done).await?;
                 let why = format!("step `{}` of `{}`: {}", spec.name, playbook.name, result.detail);
                 return Ok(match finish(cx, target, case, index, playbook, Phase::Apply).await? {

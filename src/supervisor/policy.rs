@@ -140,9 +140,18 @@ impl Gates {
     }
 
     /// A person looked after it (a target, all targets of a glob, or all): heals that did not last are no longer held against
-    /// it.
+    /// it, nor are the attempts that they were.
     pub(super) fn forgive(&mut self, target: Option<&str>) {
-        self.healed.retain(|(name, _), _| target.is_some_and(|target| name != target && !is_below(name, target)));
+        let is_other = |name: &str| target.is_some_and(|target| name != target && !is_below(name, target));
+        self.healed.retain(|(name, _), _| is_other(name));
+        self.attempts.retain(|(name, _), _| is_other(name));
+    }
+
+    /// The last attempt was none: it came too early, and touched nothing.
+    pub(super) fn discount(&mut self, target: &str, mode: &str) {
+        if let Some(attempts) = self.attempts.get_mut(&(target.to_owned(), mode.to_owned())) {
+            attempts.pop();
+        }
     }
 
     /// Why nothing is begun for a target on `ground`, whatever is planned; the words begin with the reason's name.
@@ -269,6 +278,29 @@ mod tests {
         assert_eq!(admit(&mut gates, "app", 9_000), Admission::Go, "a later one is another matter");
         gates.forgive(Some("app"));
         assert_eq!(of(&mut gates, 9_100), Admission::Go);
+    }
+
+    #[test]
+    fn a_persons_word_refills_the_budget_of_what_it_names() {
+        let mut gates = gates();
+        for target in ["app", "shop/a", "other"] {
+            [0, 40, 80].into_iter().for_each(|at| assert_eq!(admit(&mut gates, target, at), Admission::Go));
+        }
+        gates.forgive(Some("app"));
+        gates.forgive(Some("shop"));
+        assert_eq!(admit(&mut gates, "app", 81), Admission::Go);
+        assert_eq!(admit(&mut gates, "shop/a", 81), Admission::Go);
+        assert!(matches!(admit(&mut gates, "app", 82), Admission::Hold { reason: DeferReason::Cooldown, .. }));
+        assert!(matches!(admit(&mut gates, "other", 200), Admission::Hold { reason: DeferReason::Budget, .. }));
+    }
+
+    #[test]
+    fn what_came_too_early_is_no_attempt() {
+        let mut gates = gates();
+        assert_eq!(admit(&mut gates, "app", 0), Admission::Go);
+        gates.discount("app", "database");
+        assert_eq!(admit(&mut gates, "app", 1), Admission::Go);
+        assert_ne!(admit(&mut gates, "app", 2), Admission::Go);
     }
 
     #[test]

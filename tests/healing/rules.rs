@@ -209,6 +209,55 @@ fn a_heal_that_the_cooldown_held_back_begins_when_it_is_over() {
 }
 
 #[test]
+fn a_person_who_looked_after_it_refills_its_budget_too() {
+    let mut scene = Scene::of(BACKUP);
+    scene.gates("cooldown = \"1h\"\nheals = { max = 2, per = \"1h\" }\nrepeat = { max = 2, within = \"10m\" }");
+    scene.commit("delete", 40, &[]);
+    let mut daemon = scene.daemon();
+    daemon.backed_up("app");
+    daemon.healthy("app");
+    let mut dice = Dice::new();
+    let ask = |command: &str| guardiand(&scene.path(""), &[command, "app", "--config", "guardian.toml"]);
+    for number in 1..=2 {
+        damage::header(&scene.db(), &mut dice);
+        daemon.incident("app", number, "found", |_| true);
+        // The cooldown is not what this is about.
+        let healed = ask("heal");
+        assert_eq!(healed.status, 0, "{healed:#?}");
+        daemon.closed("app", number);
+        daemon.healthy("app");
+    }
+    damage::header(&scene.db(), &mut dice);
+    let incident = daemon.escalated("app", 3);
+    assert!(incident["reason"].as_str().unwrap().starts_with("repeat"), "{incident:#}");
+    let resumed = ask("resume");
+    assert_eq!(resumed.status, 0, "{resumed:#?}");
+    assert_eq!(daemon.closed("app", 3)["outcome"], "healed");
+    scene.assert_whole("delete");
+}
+
+/// To keep it was no heal: it goes back as soon as its program has ended.
+#[test]
+fn what_a_program_held_waits_for_its_end_and_for_no_cooldown() {
+    let mut scene = Scene::of(BACKUP);
+    scene.gates(LONG);
+    scene.commit("wal", 50, &[]);
+    let mut daemon = scene.daemon();
+    daemon.backed_up("app");
+    daemon.healthy("app");
+    let program = scene.writer("wal", "20", &["--no-checkpoint", "--hold-reader", "3600"]);
+    daemon.caught_up("app");
+    fs::remove_file(scene.db()).unwrap();
+    let incident = daemon.escalated("app", 1);
+    assert_eq!(incident["kind"], "db_file_unlinked", "{incident:#}");
+    program.kill();
+    let incident = daemon.closed("app", 1);
+    assert_eq!((&incident["outcome"], &incident["playbook"]), (&"healed".into(), &"reclaim".into()), "{incident:#}");
+    assert_eq!(scene.lost(), 0);
+    scene.assert_whole("wal");
+}
+
+#[test]
 fn guardiand_does_not_supervise_its_own_state_among_the_databases() {
     let mut scene = Scene::new();
     // Its state directory and a folder of backups are where the glob looks.

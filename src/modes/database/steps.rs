@@ -41,7 +41,10 @@ impl Database {
             Ok(_) => return failed("the step answered something else".to_owned()),
             Err(failure) => {
                 let step = serde_json::from_value::<DatabaseStep>(spec.args.clone()).ok();
-                return StepResult { held: is_held(step.as_ref(), failure.kind), ..failed(failure.message.clone()) };
+                // Nothing but keeping comes before it.
+                let early = step == Some(DatabaseStep::BuildFromHeld) && failure.kind == FailureKind::Refused;
+                let held = is_held(step.as_ref(), failure.kind);
+                return StepResult { held, early, ..failed(failure.message.clone()) };
             }
         };
         let outcome = match report.progress {
