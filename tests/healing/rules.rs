@@ -257,6 +257,26 @@ fn what_a_program_held_waits_for_its_end_and_for_no_cooldown() {
     scene.assert_whole("wal");
 }
 
+/// It is legal, and so no incident.
+#[test]
+fn a_program_that_deleted_most_of_its_rows_is_told_of_once_with_the_way_back() {
+    let scene = Scene::of(BACKUP);
+    scene.commit("delete", 40, &["--rows-per-commit", "5"]);
+    let mut daemon = scene.daemon();
+    daemon.backed_up("app");
+    let program = rusqlite::Connection::open(scene.db()).unwrap();
+    program.execute("DELETE FROM rows", []).unwrap();
+    drop(program);
+    for _ in 1..=2 {
+        let taken = guardiand(&scene.path(""), &["backup", "app", "--config", "guardian.toml"]);
+        assert_eq!(taken.status, 0, "{taken:#?}");
+    }
+    let log = daemon.log();
+    let told = log.lines().filter(|line| line.contains("most rows are gone")).collect::<Vec<_>>();
+    assert!(told.len() == 1 && told[0].contains("WARN") && told[0].contains("guardiand restore"), "{log}");
+    assert_eq!(daemon.incidents("app"), Vec::<serde_json::Value>::new());
+}
+
 #[test]
 fn guardiand_does_not_supervise_its_own_state_among_the_databases() {
     let mut scene = Scene::new();

@@ -5,7 +5,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::clock::Moment;
-use crate::job::{BackupJob, DatabaseStep, FailureKind, IntegrityLevel, Job, Outcome, Phase, PruneJob, StepJob};
+use crate::job::{
+    BackupJob, DatabaseStep, FailureKind, IntegrityLevel, Job, Outcome, Phase, PruneJob, StepJob, TableRows,
+};
 use crate::modes::{Answer, Errand, ErrandResult, Look};
 use crate::telemetry::events;
 
@@ -231,6 +233,7 @@ impl Database {
         let target = self.settings.target.clone();
         match answer {
             Ok(Outcome::BackedUp(entry)) => {
+                self.tell_rows_gone(&entry.manifest.tables);
                 self.memory.note_backup(entry);
                 events::BackupTaken {
                     target: &target,
@@ -255,6 +258,17 @@ impl Database {
                 let then = (failure.kind == FailureKind::Failed).then(|| self.check(FULL, IntegrityLevel::Full));
                 ErrandResult { check: None, then }
             }
+        }
+    }
+
+    /// Says it once: the next backup is compared with this one.
+    fn tell_rows_gone(&self, tables: &[TableRows]) {
+        let Some(before) = &self.memory.backup else { return };
+        let (rows_before, rows) = (TableRows::sum(&before.tables), TableRows::sum(tables));
+        // What the retention goes by, too.
+        if rows_before > rows.saturating_mul(2) {
+            let (target, taken_before) = (self.settings.target.as_str(), before.taken_at);
+            events::RowsGone { target, rows_before, taken_before, rows }.emit();
         }
     }
 

@@ -59,6 +59,34 @@ impl BackupTaken<'_> {
     }
 }
 
+/// A backup has less than half of the rows of the one before: the program deleted them, or made its database anew. That is legal, so it is
+/// no incident, and whoever did not mean it must hear of it while the former can be had.
+#[derive(Debug)]
+pub struct RowsGone<'a> {
+    /// The target.
+    pub target: &'a str,
+    /// All rows of the backup before.
+    pub rows_before: u64,
+    /// When that was taken.
+    pub taken_before: Timestamp,
+    /// All rows of the new one.
+    pub rows: u64,
+}
+
+impl RowsGone<'_> {
+    /// Logs.
+    pub fn emit(&self) {
+        let Self { target, rows_before, taken_before, rows } = *self;
+        tracing::warn!(
+            target,
+            rows,
+            rows_before,
+            "most rows are gone: {rows} are left of the {rows_before} in the backup of {taken_before:.3}, which stays for 30 days after that. If \
+             nobody meant that, `guardiand backups {target}` names its file, and `guardiand restore --from FILE --to PATH` brings it back"
+        );
+    }
+}
+
 /// No backup was taken, or its copy did not pass its check.
 #[derive(Debug)]
 pub struct BackupFailed<'a> {

@@ -9,7 +9,7 @@ mod heal;
 mod incident;
 mod notify;
 
-pub use backup::{BackupBlocked, BackupFailed, BackupOutcome, BackupTaken, BackupsKnown, DatabaseMeasured};
+pub use backup::{BackupBlocked, BackupFailed, BackupOutcome, BackupTaken, BackupsKnown, DatabaseMeasured, RowsGone};
 pub use check::CheckDone;
 pub use daemon::{ConfigRefused, ConfigReloaded, ConfigWarning, ControlAsked, WorkerRestarted};
 pub use heal::{DeferReason, HealDeferred, PlaybookBegan, PlaybookEnded, PlaybookOutcome, StepEnded};
