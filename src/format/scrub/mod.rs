@@ -2,7 +2,7 @@
 //!
 //! What SQLite's `quick_check` says of the structure of a database (`checkTreePage` and `sqlite3BtreeIntegrityCheck` in `btree.c`) is
 //! said here too, at the speed of the disk: the check walks trees, which lie scattered, and visits a page when its turn in the tree
-//! comes. Here each page is judged by itself first, by several threads at once, and leaves a note of 24 bytes; whose it is, and
+//! comes. Here each page is judged by itself first, by several threads at once, and leaves a note of 16 bytes; whose it is, and
 //! whether its rowids and its depth fit there, follows from the notes.
 //!
 //! With what SQLite makes of the tables' definitions ([`TableContent`]) a second pass compares rows with the entries of their indexes, and

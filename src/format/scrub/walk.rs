@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use super::super::bytes::be32;
 use super::super::coverage::Coverage;
 use super::super::geometry::Geometry;
 use super::super::page::{BtreePage, PageError, PageKind};
@@ -10,7 +11,7 @@ use super::super::record::{Record, RecordError, Soundness, record_is_sound};
 use super::super::{Cell, ChainError, DEPTH_MAX};
 use super::accounts::{Accounts, Owner};
 use super::fault::{PageUse, ScrubFaultKind};
-use super::note::{Head, Note, look};
+use super::note::{Head, Note, look, rowids};
 use super::sweep::Notes;
 use super::{PageSource, ScrubError, Watch, gather, read_page};
 
@@ -127,11 +128,8 @@ impl<S: PageSource> Walk<'_, S> {
         if kind.is_leaf() || !kind.is_table() {
             tree.totals.entries += u64::from(note.cells);
         }
-        let is_within = visit.above.is_none_or(|above| note.least > above) && note.most <= visit.up_to;
-        if kind.is_table() && note.cells > 0 && note.least <= note.most && !is_within {
-            let (least, most, up_to) = (note.least, note.most, visit.up_to);
-            let above = visit.above.unwrap_or(i64::MIN);
-            self.fault(tree, page, ScrubFaultKind::RowidRange { least, most, above, up_to });
+        if kind.is_table() && !note.is_within(visit.above, visit.up_to) {
+            self.range(tree, visit)?;
         }
         if kind.is_leaf() {
             let expected = *tree.leaf_depth.get_or_insert(visit.depth);
@@ -142,9 +140,9 @@ impl<S: PageSource> Walk<'_, S> {
         let is_plain = !(note.is_bad() || note.is_deep());
         if is_plain && note.spills() {
             let notes = self.notes;
-            notes.heads(page).iter().for_each(|head| {
-                self.chain(tree, head);
-            });
+            for head in notes.heads(page) {
+                self.chain(tree, head)?;
+            }
         }
         if is_plain && kind.is_leaf() {
             return Ok(());
@@ -159,12 +157,30 @@ impl<S: PageSource> Walk<'_, S> {
         Ok(())
     }
 
+    /// Tells of a page whose rowids are others than the pages above say.
+    fn range(&mut self, tree: &Tree, visit: Visit) -> Result<(), ScrubError<S::Error>> {
+        let (above, up_to) = (visit.above, visit.up_to);
+        let bytes = read_page(self.source, visit.page, self.geometry)?;
+        let found = rowids(&bytes, visit.page, self.geometry);
+        let is_outside = |(least, most): &(i64, i64)| *most > up_to || above.is_some_and(|above| *least <= above);
+        if let Some((least, most)) = found.filter(is_outside) {
+            let above = above.unwrap_or(i64::MIN);
+            self.fault(tree, visit.page, ScrubFaultKind::RowidRange { least, most, above, up_to });
+        }
+        Ok(())
+    }
+
     /// Looks at a page again: for the words of what is wrong with it, for its chains, for records that go on in them.
     fn again(&mut self, tree: &mut Tree, page: u32, bytes: &[u8], note: Note) -> Result<(), ScrubError<S::Error>> {
         let (mut heads, mut faults) = (Vec::new(), Vec::new());
         let geometry = self.geometry;
         look(bytes, page, geometry, &mut self.coverage, |head| heads.push(head), |fault| faults.push(fault));
-        let whole: BTreeSet<u32> = heads.iter().filter(|head| self.chain(tree, head)).map(|head| head.first).collect();
+        let mut whole = BTreeSet::new();
+        for head in &heads {
+            if self.chain(tree, head)? {
+                whole.insert(head.first);
+            }
+        }
         let cells = BtreePage::parse(bytes, page, geometry).ok().filter(|_| note.is_deep());
         for (index, cell) in (0..).zip(cells.iter().flat_map(BtreePage::cells)) {
             let Ok(cell) = cell else { continue };
@@ -216,30 +232,33 @@ impl<S: PageSource> Walk<'_, S> {
     }
 
     /// Follows a chain; false when something is wrong with it, which is told.
-    fn chain(&mut self, tree: &mut Tree, head: &Head) -> bool {
-        let followed = self.follow(tree, head);
-        if let Err(fault) = followed {
-            self.fault(tree, head.owner, fault);
-        }
-        followed.is_ok()
+    fn chain(&mut self, tree: &mut Tree, head: &Head) -> Result<bool, ScrubError<S::Error>> {
+        let wrong = self.follow(tree, head)?;
+        let is_whole = wrong.is_none();
+        wrong.into_iter().for_each(|fault| self.fault(tree, head.owner, fault));
+        Ok(is_whole)
     }
 
-    fn follow(&mut self, tree: &mut Tree, head: &Head) -> Result<(), ScrubFaultKind> {
+    /// What is wrong with a chain.
+    fn follow(&mut self, tree: &mut Tree, head: &Head) -> Result<Option<ScrubFaultKind>, ScrubError<S::Error>> {
         let (mut page, mut parent, mut what) = (head.first, head.owner, PageUse::FirstOverflow);
         let first = head.first;
         for done in 0..head.pages {
             if page == 0 {
                 let missing = (head.pages - done).saturating_mul(self.geometry.overflow_capacity());
-                return Err(ScrubFaultKind::Chain { first, error: ChainError::Ends { missing } });
+                return Ok(Some(ScrubFaultKind::Chain { first, error: ChainError::Ends { missing } }));
             }
-            self.accounts.claim(page, what, parent, Owner::Tree(tree.owner))?;
+            if let Err(fault) = self.accounts.claim(page, what, parent, Owner::Tree(tree.owner)) {
+                return Ok(Some(fault));
+            }
             tree.totals.overflow_pages += 1;
-            (parent, page, what) = (page, self.notes.of(page).next, PageUse::LaterOverflow);
+            let next = match self.notes.of(page).next() {
+                Some(next) => next,
+                None => be32(&read_page(self.source, page, self.geometry)?, 0).unwrap_or(0),
+            };
+            (parent, page, what) = (page, next, PageUse::LaterOverflow);
         }
-        match page {
-            0 => Ok(()),
-            page => Err(ScrubFaultKind::Chain { first, error: ChainError::GoesOn(page) }),
-        }
+        Ok((page != 0).then_some(ScrubFaultKind::Chain { first, error: ChainError::GoesOn(page) }))
     }
 
     fn fault(&mut self, tree: &Tree, page: u32, what: ScrubFaultKind) {

@@ -27,7 +27,7 @@ use left::Left;
 pub(in crate::worker) use map::make as map_pages;
 use view::View;
 
-/// Pages of the largest database that is looked at: the books take 25 to 29 bytes a page, those of a full scrub up to 75, and a worker has a
+/// Pages of the largest database that is looked at: the books take 17 to 21 bytes a page, those of a full scrub up to 67, and a worker has a
 /// gibibyte.
 const PAGES_MAX: u32 = 20 << 20;
 const FULL_PAGES_MAX: u32 = 8 << 20;
