@@ -364,6 +364,22 @@ fn damage_below_a_wal_is_found_however_busy_its_program_is() {
     program.kill();
 }
 
+/// The WAL has a sound page 1, so that SQLite never misses that of the main file.
+#[test]
+fn a_main_file_overwritten_from_its_first_byte_is_found_beside_a_wal_that_hides_it() {
+    let scene = Scene::of(&format!("busy_timeout = \"1s\"\n{BACKUP}"));
+    let mut daemon = prepare(&scene, "wal");
+    let program = scene.writer("wal", "forever", &["--no-checkpoint", "--pause", "1"]);
+    daemon.caught_up("app");
+    let size = fs::metadata(scene.db()).unwrap().len() as usize;
+    damage::overwrite(&scene.db(), 0, &Dice::new().bytes(size));
+    let began = std::time::Instant::now();
+    daemon.incident("app", 1, "waiting", |incident| incident["state"] == "awaiting_approval");
+    // What the mode makes up for what a sweep does not see comes after a minute.
+    assert!(began.elapsed() < std::time::Duration::from_secs(30), "it was not seen by itself");
+    program.kill();
+}
+
 /// As it ends in order it would write the damage back, and delete the WAL that has the rest.
 #[test]
 fn a_program_with_a_damaged_wal_is_killed_and_the_wal_mended() {

@@ -390,6 +390,13 @@ impl<'a> Look<'a> {
 
     /// The fingerprint is of the files as they were when this look began: a change since then shows at the next.
     fn fingerprint(&mut self) {
+        if let (Some(HeaderFacts::Bad { reason, .. }), Some(WalState::Sound)) =
+            (&self.facts.header, self.facts.wal.as_ref().map(|wal| wal.state))
+        {
+            // A sound page 1 in the WAL hides it, and whatever was overwritten behind it.
+            self.facts.behind_sqlite = Some(format!("the header of the main file is damaged ({reason})"));
+            self.facts.suspicion = Some(IntegrityLevel::Full);
+        }
         let (Some(main), Some(HeaderFacts::Good { change_counter, schema_cookie, wal_mode, .. })) =
             (self.files.main.state.file(), &self.facts.header)
         else {

@@ -52,8 +52,9 @@ pub(super) fn behind_sqlite(
         return full("the file changed, and its change counter did not".to_owned());
     } else if touched && is_same_wal(before, now) {
         return full("the file changed, and neither its change counter nor its WAL did".to_owned());
-    } else if touched && before.copied.is_some() && before.copied == now.copied {
-        // With a WAL beside it nothing but a checkpoint writes to it.
+    }
+    // With a WAL beside it nothing but a checkpoint writes to it, its change counter included.
+    if touched && before.copied.is_some() && before.copied == now.copied {
         return full("the file changed, and no checkpoint has copied anything into it".to_owned());
     }
     side_file_gone(before, now, touched).or_else(|| {
