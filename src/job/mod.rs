@@ -73,6 +73,9 @@ pub enum Job {
     Expand {
         /// The pattern, absolute.
         pattern: String,
+        /// What the wildcards may match and is no match all the same.
+        #[serde(default)]
+        exclude: Vec<String>,
         /// At most so many matches; more is said.
         max: usize,
         /// Whose index, evidence and backups are no matches.

@@ -15,7 +15,7 @@ const DEPTH: usize = 64;
 /// So many unseen places are named.
 const UNSEEN: usize = 20;
 
-/// Resolves `pattern` to at most `max` regular files, sorted by path.
+/// Resolves `pattern` to at most `max` regular files, sorted by path. What `exclude` names is none of them, and takes nobody's room.
 ///
 /// Folders that a wildcard matched are not followed through links: a link planted beside a program's folder shall not name
 /// a file elsewhere. Folders that are written out resolve as everywhere. What guardiand itself keeps, in `state_dir` or as
@@ -23,7 +23,7 @@ const UNSEEN: usize = 20;
 ///
 /// A match of before whose backups are in `kept` is still one, though its file is gone: that is what its backups are for.
 pub(super) fn run(
-    pattern: &str,
+    (pattern, exclude): (&str, &[String]),
     max: usize,
     state_dir: &Path,
     kept: Option<&KeptMatches>,
@@ -33,7 +33,7 @@ pub(super) fn run(
         return Err(JobFailure { kind: FailureKind::Refused, message });
     };
     let keep_empty = glob::keeps_empty(&components);
-    let mut walk = Walk { max, state_dir, keep_empty, matches: Vec::new(), unseen: Vec::new() };
+    let mut walk = Walk { max, exclude, state_dir, keep_empty, matches: Vec::new(), unseen: Vec::new() };
     walk.visit(Path::new("/"), &components, &mut Vec::new(), 0)?;
     let Walk { mut matches, mut unseen, .. } = walk;
     matches.sort();
@@ -80,6 +80,7 @@ fn backed_up(
 
 struct Walk<'a> {
     max: usize,
+    exclude: &'a [String],
     state_dir: &'a Path,
     /// With one `**` its empty match can go unsaid; with two it tells which of them matched.
     keep_empty: bool,
@@ -195,8 +196,9 @@ impl Walk<'_> {
         if side_file || is_ours(name) || is_our_state(self.state_dir, &path) || is_backup(&path, name) {
             return;
         }
-        if std::fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_file()) {
-            self.matches.push((path, captured.join("/")));
+        let matched = captured.join("/");
+        if !self.exclude.contains(&matched) && std::fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_file()) {
+            self.matches.push((path, matched));
         }
     }
 }
@@ -221,7 +223,7 @@ mod tests {
     }
 
     fn expand(root: &Path, pattern: &str, max: usize) -> (Vec<String>, bool, Vec<String>) {
-        match run(&format!("{}/{pattern}", root.display()), max, &root.join("state"), None).unwrap() {
+        match run((&format!("{}/{pattern}", root.display()), &[]), max, &root.join("state"), None).unwrap() {
             Outcome::Expanded { matches, truncated, unseen, .. } => {
                 assert!(matches.is_sorted());
                 (matches.into_iter().map(|(_, captured)| captured).collect(), truncated, unseen)
@@ -285,6 +287,6 @@ mod tests {
 
     #[test]
     fn a_relative_pattern_is_refused() {
-        assert_eq!(run("*.db", 1, Path::new("/s"), None).unwrap_err().kind, FailureKind::Refused);
+        assert_eq!(run(("*.db", &[]), 1, Path::new("/s"), None).unwrap_err().kind, FailureKind::Refused);
     }
 }

@@ -122,7 +122,9 @@ fn attempt(job: Job, sweep: &Sweep) -> (Result<Outcome, JobFailure>, bool) {
 fn dispatch(job: Job, sweep: &Sweep) -> Result<Outcome, JobFailure> {
     match job {
         Job::Probe(probe) => Ok(Outcome::Probed(Box::new(probe::run(&probe, sweep)))),
-        Job::Expand { pattern, max, state_dir, kept } => expand::run(&pattern, max, &state_dir, kept.as_ref()),
+        Job::Expand { pattern, exclude, max, state_dir, kept } => {
+            expand::run((&pattern, &exclude), max, &state_dir, kept.as_ref())
+        }
         Job::Step(job) => step::run(&job).map(|report| Outcome::Stepped(Box::new(report))),
         Job::WeighRollback(job) => step::weigh(&job).map(|weighed| Outcome::Weighed(Box::new(weighed))),
         Job::ListEvidence { folder } => step::list_evidence(&folder).map(|kept| Outcome::Evidence { kept }),

@@ -122,3 +122,29 @@ fn a_match_that_is_excluded_may_go_and_is_not_missed() {
     assert!(!scene.names().contains(&"app.db".to_owned()), "restored: {:?}", scene.names());
     asked(&scene, &["check"]).json_of(0);
 }
+
+#[test]
+fn what_is_excluded_takes_nobodys_room_among_max_targets() {
+    let mut scene = Scene::new();
+    scene.database("tenants", "data/*.db", "max_targets = 2\nexclude = [\"a\", \"b\"]");
+    for name in ["a", "b", "c", "d"] {
+        scene.commit_to(&scene.path(&format!("data/{name}.db")), "wal", 5, &[]);
+    }
+    let mut daemon = scene.daemon();
+    daemon.healthy("tenants/c");
+    daemon.healthy("tenants/d");
+    assert_eq!(daemon.get("/api/v1/status")["totals"]["targets"], 2);
+    assert!(!daemon.log().contains("max_targets"), "{}", daemon.log());
+    let checks = asked(&scene, &["check"]).json_of(0);
+    assert_eq!(checks.as_array().map_or(0, Vec::len), 2, "{checks:#}");
+
+    // One more is one too many, and one that is gone is watched all the same.
+    fs::remove_file(scene.path("data/a.db")).unwrap();
+    scene.commit_to(&scene.path("data/e.db"), "wal", 5, &[]);
+    daemon.wait_for("a word about the rest", |daemon| daemon.log().contains("max_targets").then_some(()));
+    assert_eq!(daemon.get("/api/v1/status")["totals"]["targets"], 2);
+    fs::remove_file(scene.path("data/c.db")).unwrap();
+    assert_eq!(daemon.closed("tenants/c", 1)["outcome"], "healed");
+    daemon.caught_up("tenants/d");
+    assert_eq!(daemon.get("/api/v1/status")["totals"]["targets"], 2);
+}

@@ -223,7 +223,7 @@ async fn a_child_that_cannot_live_within_its_memory_is_a_crash_that_is_told() {
 async fn a_program_that_is_no_worker_is_a_failure_that_names_it() {
     let mut options = options();
     options.program = "/nonexistent/guardiand".into();
-    let job = || Job::Expand { pattern: "/*".into(), max: 1, state_dir: "/s".into(), kept: None };
+    let job = || Job::Expand { pattern: "/*".into(), exclude: Vec::new(), max: 1, state_dir: "/s".into(), kept: None };
     let failure = Client::new(options.clone()).run(job(), PATIENCE).await.unwrap_err();
     assert!(failure.message.contains("/nonexistent/guardiand"), "{failure}");
     options.program = "/bin/echo".into();

@@ -493,7 +493,7 @@ fn a_glob_is_expanded_in_a_child() {
     host.database("one.db", "delete");
     host.database("two.db", "delete");
     let pattern = format!("{}/*.db", host.folder.path().display());
-    match run(Job::Expand { pattern, max: 10, state_dir: "/s".into(), kept: None }) {
+    match run(Job::Expand { pattern, exclude: Vec::new(), max: 10, state_dir: "/s".into(), kept: None }) {
         Outcome::Expanded { matches, truncated, .. } => {
             assert!(!truncated);
             assert_eq!(matches.into_iter().map(|(_, name)| name).collect::<Vec<_>>(), ["one", "two"]);

@@ -40,7 +40,7 @@ impl Glob {
     pub fn matches_recalled(&mut self, recalled: &[Recalled<'_>]) -> Vec<DatabaseConfig> {
         let mut matches = recalled.iter().filter_map(|one| self.match_of(one)).collect::<Vec<_>>();
         matches.sort();
-        self.take_in(matches)
+        self.take_in(matches).0
     }
 
     /// The matches that a listing found, and those that it did not find and their backups tell of.
@@ -53,13 +53,6 @@ impl Glob {
             Ok(_) => return Err("the listing answered something else".to_owned()),
             Err(failure) => return Err(failure.message.clone()),
         };
-        if truncated {
-            tracing::warn!(
-                glob = self.config.name,
-                max_targets = self.config.max_targets,
-                "more files match than `max_targets` allows; the rest is not supervised"
-            );
-        }
         if *unseen != self.unseen {
             for what in unseen.iter().filter(|what| !self.unseen.contains(what)) {
                 tracing::warn!(glob = self.config.name, what, "not supervised: it could not be looked at");
@@ -67,7 +60,15 @@ impl Glob {
             self.unseen.clone_from(unseen);
         }
         self.seen_kept = true;
-        Ok(self.take_in(matches.iter().chain(kept).cloned().collect()))
+        let (fresh, left_out) = self.take_in(matches.iter().chain(kept).cloned().collect());
+        if truncated || left_out {
+            tracing::warn!(
+                glob = self.config.name,
+                max_targets = self.config.max_targets,
+                "more files match than `max_targets` allows; the rest is not supervised"
+            );
+        }
+        Ok(fresh)
     }
 
     /// What a memory says of a match of this glob: of one as the pattern is now, for the same name may have been another file's.
@@ -78,14 +79,21 @@ impl Glob {
         (named == matched).then_some((path, named))
     }
 
-    fn take_in(&mut self, matches: Vec<(PathBuf, String)>) -> Vec<DatabaseConfig> {
-        let mut fresh = Vec::new();
-        for (path, matched) in matches {
-            if !self.config.exclude.contains(&matched) && self.known.insert((path.clone(), matched.clone())) {
-                fresh.push(self.config.for_match(path, &matched));
+    /// Those that are new, and whether some had no room: a match that is gone is watched, too.
+    fn take_in(&mut self, matches: Vec<(PathBuf, String)>) -> (Vec<DatabaseConfig>, bool) {
+        let (mut fresh, mut left_out) = (Vec::new(), false);
+        for one in matches {
+            if self.config.exclude.contains(&one.1) || self.known.contains(&one) {
+                continue;
             }
+            if self.known.len() >= self.config.max_targets {
+                left_out = true;
+                continue;
+            }
+            fresh.push(self.config.for_match(one.0.clone(), &one.1));
+            self.known.insert(one);
         }
-        fresh
+        (fresh, left_out)
     }
 
     fn targets_of(&self, matches: Vec<DatabaseConfig>) -> Vec<Box<dyn Supervised>> {
@@ -103,6 +111,7 @@ impl Discovery for Glob {
         let backups = self.config.backup.as_ref().filter(|_| !self.seen_kept);
         Job::Expand {
             pattern: self.config.path.to_string_lossy().into_owned(),
+            exclude: self.config.exclude.clone(),
             max: self.config.max_targets,
             state_dir: self.defaults.state_dir.clone(),
             kept: backups.map(|backup| KeptMatches { folder: backup.to.clone(), name: self.config.name.clone() }),
