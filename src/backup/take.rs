@@ -12,7 +12,7 @@ use super::manifest::{self, VERSION, file_name, list_in, remove_leftovers};
 use super::raw::{Bounded, bring_up_to_date, copy_ahead, copy_bounded, shared_lock};
 use super::source::{Look, apart_in, journal_is_hot, page_is_lost, wal_is_damaged, wal_position};
 use super::{BackupError, Examined, examine, hash, to_delete};
-use crate::host::{Bytes, Folder, HostError, OfdLock, Space, write_back};
+use crate::host::{Bytes, Folder, FsId, HostError, OfdLock, Space, write_back};
 use crate::job::{BackupEntry, BackupJob, BackupManifest, Fingerprint, Owner, PruneJob, WalPosition};
 use crate::sqlite::{Access, Database, Deadline, sqlite_version};
 
@@ -52,6 +52,7 @@ pub fn take(job: &BackupJob) -> Result<BackupEntry, BackupError> {
     let (source_folder, name) =
         Folder::of_entry(&job.site.path).map_err(BackupError::host("opening the database's folder"))?;
     let source = Source { folder: source_folder, name, path: job.site.path.clone() };
+    is_in_its_place(job, &source)?;
     let main = source.folder.open_in(&source.name).map_err(BackupError::host("opening the database"))?;
     let look = Look::at(&source.folder, &source.name, &main)?;
     let needed = look.main.size + look.wal.map_or(0, |wal| wal.size);
@@ -72,6 +73,23 @@ pub fn take(job: &BackupJob) -> Result<BackupEntry, BackupError> {
         let _ = folder.unlink(&temporary);
     }
     entry
+}
+
+/// What is at the path of a database whose file system is not mounted is none of it: a program made it there in its absence. As a
+/// backup it would be the newest one, and in the end the only one.
+fn is_in_its_place(job: &BackupJob, source: &Source) -> Result<(), BackupError> {
+    let Some(known) = &job.fs_id else { return Ok(()) };
+    let now = FsId::of(source.folder.path()).map_err(BackupError::host("asking which file system it is on"))?;
+    if now.name() == *known {
+        return Ok(());
+    }
+    let reason = format!(
+        "it was on another file system when it was last healthy: is that mounted? Mount it, and take the backup then. If the database \
+         moved for good, `guardiand check {0}` says whether it is known again, and what to do if it is not; `guardiand pause {0}` leaves it \
+         alone meanwhile",
+        job.target
+    );
+    Err(BackupError::Source { path: source.path.clone(), reason })
 }
 
 /// WAL mode: SQLite's online backup in one step. Stepped ones never finish under a foreign writer (BASELINES, section 4).

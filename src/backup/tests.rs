@@ -42,7 +42,7 @@ impl Scene {
         let scratch = self.dir.path().join("scratch");
         let site =
             DatabaseSite { name: "app".into(), path: self.path(), user: None, scratch, busy_ms: 20, block_max_ms };
-        BackupJob { site, target: "app".into(), folder: self.folder(), free_floor: 0, deadline_ms: 60_000 }
+        BackupJob { site, target: "app".into(), folder: self.folder(), fs_id: None, free_floor: 0, deadline_ms: 60_000 }
     }
 
     fn take(&self) -> Result<BackupEntry, BackupError> {

@@ -173,12 +173,12 @@ pub fn heal(scope: &Scope, subject: &Subject, dry_run: bool) -> Result<HealRepor
     })?
 }
 
-/// Gives a target what earlier processes remembered of it.
-fn remind(target: &mut dyn Supervised, remembered: &[Remembered], clock: &Clock) {
+/// Gives a target what earlier processes remembered of it. False when that is nothing.
+fn remind(target: &mut dyn Supervised, remembered: &[Remembered], clock: &Clock) -> bool {
     let of_it = |known: &&Remembered| known.target == target.settings().target && known.mode == target.settings().mode;
-    if let Some(memory) = remembered.iter().find(of_it).map(|known| known.memory.clone()) {
-        target.remember(memory, clock.now());
-    }
+    let Some(memory) = remembered.iter().find(of_it).map(|known| known.memory.clone()) else { return false };
+    target.remember(memory, clock.now());
+    true
 }
 
 /// Saves what a target has learnt.

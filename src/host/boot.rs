@@ -56,6 +56,15 @@ impl FsId {
         Ok(FsId { fs_type, fsid: vfs.f_fsid, dev })
     }
 
+    /// In words that stay the same from boot to boot, as far as the file system's own id does: the device's number counts only where
+    /// there is nothing better.
+    pub fn name(&self) -> String {
+        match self.fsid {
+            0 => format!("{:x}/dev {}", self.fs_type, self.dev),
+            fsid => format!("{:x}/{fsid:x}", self.fs_type),
+        }
+    }
+
     /// Whether both are one file system: by its own id where it has one, else by device.
     pub fn same_as(&self, other: &FsId) -> bool {
         self.fs_type == other.fs_type && self.fsid == other.fsid && (self.fsid != 0 || self.dev == other.dev)

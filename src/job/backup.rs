@@ -16,6 +16,9 @@ pub struct BackupJob {
     pub target: String,
     /// The folder of this target's backups; created 0700 when missing.
     pub folder: PathBuf,
+    /// The file system that its folder was on when it was last healthy, as [`super::Place::fs_id`]: refused on any other. `None`: nobody
+    /// knows.
+    pub fs_id: Option<String>,
     /// Refuse when less than this would stay free on the backup's file system, in bytes; of a small one, less than a sixteenth.
     pub free_floor: u64,
     /// Give up after this many milliseconds.

@@ -12,4 +12,5 @@ mod room;
 mod standing;
 #[path = "../support/mod.rs"]
 mod support;
+mod unmounted;
 mod users;

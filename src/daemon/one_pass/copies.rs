@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{LIST_PATIENCE, PassError, Scope, Site, Subject, absolute, block_on, failed, foundation};
+use super::{LIST_PATIENCE, PassError, Scope, Site, Subject, absolute, block_on, failed, foundation, remind};
 use crate::clock::Clock;
 use crate::job::{BackupEntry, Client, Job, Outcome, RestoreJob, Restored};
-use crate::modes::Supervised as _;
 use crate::modes::database::Database;
+use crate::modes::{Look, Supervised as _};
 
 /// A restore reads and writes a whole database; slower than any disk worth supervising.
 const RESTORE_PATIENCE: Duration = Duration::from_secs(3600);
@@ -27,13 +27,22 @@ pub enum RestoreFrom {
 /// When none could be taken.
 pub fn backup(scope: &Scope, subject: &Subject) -> Result<BackupEntry, PassError> {
     block_on(async {
-        let site = Site::of(scope);
+        let mut site = Site::of(scope);
+        let remembered = crate::journal::glance(&site.state_dir);
+        site.recall(&remembered, &[]);
         let jobs = foundation::client(site.workers);
         let mut databases = site.databases(&jobs, std::slice::from_ref(subject)).await?;
         let Some(mut database) = databases.pop() else { return Err(failed("nothing matches".to_owned())) };
-        let errand = database.errand_now("backup", Clock::system().now()).ok_or_else(|| without_backups(&database))?;
+        let clock = Clock::system();
+        if remind(&mut database, &remembered, &clock) {
+            // Where it is known to be is where it was last healthy: it may have moved since.
+            let job = database.ask(Look::Sweep, clock.now());
+            let answer = jobs.run(job, database.patience(Look::Sweep)).await;
+            database.judge(Look::Sweep, &answer, clock.now());
+        }
+        let errand = database.errand_now("backup", clock.now()).ok_or_else(|| without_backups(&database))?;
         let answer = jobs.run(errand.job, errand.deadline).await;
-        let then = database.errand_done(errand.name, &answer, Clock::system().now()).then;
+        let then = database.errand_done(errand.name, &answer, clock.now()).then;
         let entry = match answer {
             Ok(Outcome::BackedUp(entry)) => *entry,
             Ok(_) => return Err(failed("the backup's job answered something else".to_owned())),

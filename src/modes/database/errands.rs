@@ -184,6 +184,7 @@ impl Database {
             site: self.patient_site(),
             target: self.config.name.clone(),
             folder,
+            fs_id: self.memory.place.as_ref().map(|place| place.fs_id.clone()).filter(|id| !id.is_empty()),
             free_floor: FREE_FLOOR_BYTES,
             deadline_ms: u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX),
         };

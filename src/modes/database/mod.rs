@@ -8,6 +8,7 @@ pub mod config;
 pub mod detect;
 mod discover;
 mod doubt;
+mod elsewhere;
 mod errands;
 pub mod heal;
 pub mod kinds;

@@ -218,11 +218,7 @@ fn ground(folder: &Path, dev: Device, facts: &host::FileFacts, path: &Path, swee
     let above = above.filter_map(|above| host::FileFacts::of_path(above, true).ok());
     place.way = above.fold(0, |way, above| digest(way, &above));
     if let Ok(id) = FsId::beneath(folder, dev) {
-        // The device's number may change from boot to boot; it counts only where there is nothing better.
-        place.fs_id = match id.fsid {
-            0 => format!("{:x}/dev {}", id.fs_type, id.dev),
-            fsid => format!("{:x}/{fsid:x}", id.fs_type),
-        };
+        place.fs_id = id.name();
     }
     place
 }

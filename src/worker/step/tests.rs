@@ -72,6 +72,7 @@ impl Scene {
             site: scene.site(),
             target: "app".into(),
             folder: scene.dir.path().join("backups"),
+            fs_id: None,
             free_floor: 0,
             deadline_ms: 60_000,
         };

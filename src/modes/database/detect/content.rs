@@ -4,6 +4,7 @@ use crate::job::{HeaderFacts, IntegrityFacts, OpenFacts, SqliteFault};
 use crate::model::{FaultClass, Kind, Layer, Severity};
 use crate::sqlite::creations_in;
 
+use super::super::elsewhere;
 use super::super::kinds::{self, INTEGRITY, OPEN, QUERY};
 use super::Judgement;
 
@@ -13,9 +14,9 @@ impl Judgement<'_> {
             None => true,
             Some(Ok(open)) if self.is_in_the_others_place(open) => {
                 let path = self.config.path.display();
+                let todo = elsewhere::what_to_do(&self.config.name, &self.config.path);
                 self.cannot_tell(format!(
-                    "{path} was on another file system, and what is there now has none of its tables: is its file system mounted? If \
-                     it is another database, give it another name in the configuration"
+                    "{path} was on another file system, and what is there now has none of its tables: {todo}"
                 ));
                 false
             }
@@ -56,13 +57,13 @@ impl Judgement<'_> {
 
     /// A program that starts while its disk is not mounted makes an empty database of its own where the disk would be.
     fn is_in_the_others_place(&self, open: &OpenFacts) -> bool {
-        let (Some(place), Some(known)) = (&self.memory.place, &self.memory.schema) else { return false };
+        let Some(known) = &self.memory.schema else { return false };
         let known = creations_in(known);
         let is_kept =
             |now: &str| known.lines().any(|line| !line.trim().is_empty() && now.lines().any(|now| now == line));
         // Where its schema was not read, that has not changed.
         let is_other = open.objects == 0 || open.schema.as_deref().is_some_and(|now| !is_kept(creations_in(now)));
-        place.fs_id != self.facts.place.fs_id && !known.trim().is_empty() && is_other
+        self.memory.is_elsewhere(&self.facts.place) && !known.trim().is_empty() && is_other
     }
 
     pub(super) fn open_fault(&mut self, fault: &SqliteFault) {

@@ -1,8 +1,9 @@
 //! The layers `exists` and `readable`, and the side files: what `stat` and raw bytes tell.
 
 use crate::job::{FileState, FormatVersion, HeaderFacts, JournalState, WalFacts, WalState};
-use crate::model::{FaultClass, Severity};
+use crate::model::{FaultClass, Finding, Severity};
 
+use super::super::elsewhere;
 use super::super::kinds::{self, EXISTS, READABLE, WAL};
 use super::Judgement;
 
@@ -57,7 +58,8 @@ impl Judgement<'_> {
                 return self.cannot_tell(format!("{path} was on a file system in memory, of another boot"));
             }
             if place.folder_exists && known.fs_id != place.fs_id {
-                return self.cannot_tell(format!("{path} was on another file system: is it mounted?"));
+                let todo = elsewhere::what_to_do(&self.config.name, &self.config.path);
+                return self.cannot_tell(format!("{path} was on another file system: {todo}"));
             }
             if !place.folder_exists {
                 // The folder may be a mount point's inside: nothing to heal into before somebody says so.
@@ -85,6 +87,26 @@ impl Judgement<'_> {
             format!("{path} does not exist{beside}"),
             "restore the newest backup that passes, or recreate it from its schema",
         );
+    }
+
+    /// A program that starts while its disk is not mounted makes a file of its own where the disk would be: nothing that is wrong with
+    /// that one is the database's, and to heal it would be to write where the database is not. What a program holds open under no name is
+    /// found all the same, for it is to be kept.
+    pub(super) fn not_in_its_place(&mut self) {
+        if !self.memory.has_a_stand_in(self.facts) {
+            return;
+        }
+        let is_of_the_file =
+            |finding: &&Finding| kinds::is_destructive(&finding.kind) && finding.kind != kinds::FILE_UNLINKED;
+        let found = match (self.findings.iter().find(is_of_the_file), &self.facts.header) {
+            (Some(finding), _) => finding.detail.clone(),
+            (None, Some(HeaderFacts::Bad { reason, .. })) if self.findings.is_empty() => reason.clone(),
+            _ => return,
+        };
+        let (path, todo) = (self.config.path.display(), elsewhere::what_to_do(&self.config.name, &self.config.path));
+        let reason = format!("{path} was on another file system, and of what is there now: {found}; {todo}");
+        self.findings.clear();
+        self.unknown = Some(reason);
     }
 
     pub(super) fn room_to_write(&mut self) {

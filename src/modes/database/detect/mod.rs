@@ -126,6 +126,7 @@ struct Judgement<'a> {
 
 impl Judgement<'_> {
     fn verdict(mut self) -> Verdict {
+        self.not_in_its_place();
         if !self.findings.is_empty() {
             self.findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
             return Verdict::Unhealthy(self.findings);

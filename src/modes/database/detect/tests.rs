@@ -428,6 +428,26 @@ fn a_database_that_was_made_where_the_real_one_would_be_mounted_is_not_taken_for
 }
 
 #[test]
+fn what_is_wrong_with_a_file_that_is_not_the_database_itself_is_not_the_databases() {
+    let place = Place { fs_id: "root".to_owned(), ..sound().place };
+    let of = |header: HeaderFacts, size: u64, ino: u64| DatabaseFacts {
+        main: FileState::File(FileFacts { ino, ..file(size) }),
+        header: Some(header),
+        open: None,
+        place: place.clone(),
+        ..sound()
+    };
+    let bad = || bad_header(Some((9, 10))).header.unwrap();
+    let (itself, other) = (file(0).ino, file(0).ino + 1);
+    assert_eq!(kinds_of(&of(HeaderFacts::Empty, 0, other), &seen()), "unknown");
+    assert_eq!(kinds_of(&of(HeaderFacts::Empty, 0, itself), &seen()), "unknown", "numbers are few on a small disk");
+    assert_eq!(kinds_of(&of(bad(), 8192, other), &seen()), "unknown");
+    assert_eq!(kinds_of(&of(bad(), 8192, itself), &seen()), "db_not_a_database", "its disk has another number now");
+    let here = DatabaseFacts { place: sound().place, ..of(HeaderFacts::Empty, 0, other) };
+    assert_eq!(kinds_of(&here, &seen()), "db_truncated");
+}
+
+#[test]
 fn links_and_folders_are_not_followed() {
     let of = |main| DatabaseFacts { main, ..sound() };
     let link = of(FileState::Symlink { target: "/etc/passwd".into() });

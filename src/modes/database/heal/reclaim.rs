@@ -5,6 +5,7 @@ use super::{Site, spec};
 use crate::job::{DatabaseStep, FileState, HeaderFacts};
 use crate::model::{Plan, Playbook, Risk, StepOutcome, StepRecord, StepSpec};
 use crate::modes::database::config::WhenInUse;
+use crate::modes::database::elsewhere;
 
 impl Site<'_> {
     /// The playbook, while somebody holds such files or a copy of them is kept. `taken` are the steps of this incident so far.
@@ -18,6 +19,13 @@ impl Site<'_> {
         }
         if let Some(reason) = &self.facts.place.observe_only {
             return Err(format!("nothing is healed here: {reason}"));
+        }
+        if self.memory.is_elsewhere(&self.facts.place) {
+            let todo = elsewhere::what_to_do(&self.config.name, &self.config.path);
+            return Err(format!(
+                "{} was on another file system, and what its program holds is not put back here: {todo}",
+                self.path()
+            ));
         }
         if let Some(no_folder) = self.has_no_folder() {
             return Err(no_folder);

@@ -16,6 +16,7 @@ fn saved(mode: &str, with: impl FnOnce(&Scene)) -> (Scene, BackupEntry) {
         site: scene.site(),
         target: "app".into(),
         folder: scene.dir.path().join("backups"),
+        fs_id: None,
         free_floor: 0,
         deadline_ms: 60_000,
     };

@@ -155,6 +155,7 @@ fn back_up(scene: &Scene) -> PathBuf {
         site: scene.site(),
         target: "app".into(),
         folder: scene.dir.path().join("backups"),
+        fs_id: None,
         free_floor: 0,
         deadline_ms: 60_000,
     };
