@@ -28,6 +28,7 @@ mod salvage_names;
 mod salvage_sources;
 mod salvage_virtual;
 mod salvaged;
+mod side_files;
 #[path = "../support/mod.rs"]
 mod support;
 mod wal;

@@ -80,6 +80,7 @@ impl Files {
             && self.wal.state.file().map(side) == known.wal.as_ref().map(side)
             && self.journal.state.file().map(side) == known.journal.as_ref().map(side)
             && regular(&self.wal)
+            && regular(&self.shm)
             && regular(&self.journal)
     }
 }

@@ -338,21 +338,44 @@ impl Judgement<'_> {
                 );
                 self.at_stake("what a program left of a damaged WAL when it opened the database or wrote the WAL back");
             }
-            Some((WalState::NotAFile, wal)) => self.find(
-                &kinds::CONNECTION_FAILED,
-                Severity::Critical,
-                &WAL,
-                format!("in the place of its -wal: {}", wal.detail),
-                "move what is in the place of the -wal away",
-            ),
             _ => {}
         }
+        self.no_side_file();
         self.lost_wal();
         self.findings.iter().all(|finding| finding.layer != WAL || finding.severity != Severity::Critical)
     }
 }
 
 impl Judgement<'_> {
+    /// What is no file where SQLite has a side file: it fails there, or waits for ever (SQLITE.md, section 7). A rollback-mode database
+    /// has no `-shm`, and nobody minds what has its name.
+    fn no_side_file(&mut self) {
+        let wal = self.facts.wal.as_ref().filter(|wal| wal.state == WalState::NotAFile).map(|wal| wal.detail.clone());
+        let journal = self.facts.journal.as_ref().filter(|journal| journal.state == JournalState::NotAFile);
+        let shm = match &self.facts.shm_file {
+            FileState::Other { what } => Some(format!("it is {what}")),
+            FileState::Symlink { .. } => Some("it is a symbolic link".to_owned()),
+            FileState::Missing | FileState::File(_) | FileState::Unreadable { .. } => None,
+        };
+        let in_wal_mode = matches!(&self.facts.header, Some(HeaderFacts::Good { wal_mode: true, .. }));
+        let sides = [
+            ("-wal", wal),
+            ("-journal", journal.map(|journal| journal.detail.clone())),
+            ("-shm", shm.filter(|_| in_wal_mode)),
+        ];
+        for (side, what) in sides {
+            let Some(what) = what else { continue };
+            let at = format!("{}{side}", self.config.path.display());
+            self.find(
+                &kinds::CONNECTION_FAILED,
+                Severity::Critical,
+                &WAL,
+                format!("what stands in the place of its {side} is no file: {what}"),
+                format!("move it away (`mv {at} {at}.not-wanted`): SQLite fails on it or waits for ever"),
+            );
+        }
+    }
+
     /// What is left may be sound, and is less than was promised.
     fn lost_wal(&mut self) {
         let Some(lost) = self.memory.lost_with_wal(self.facts) else { return };

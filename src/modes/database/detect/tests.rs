@@ -489,6 +489,14 @@ fn side_files_that_are_damaged_hide_what_sqlite_would_say() {
     let journal = |state| Some(JournalFacts { state, detail: "record 3".to_owned(), nonce: None, outlived_one: false });
     let torn = DatabaseFacts { journal: journal(JournalState::Damaged), ..sound() };
     assert_eq!(kinds_of(&torn, &seen()), "stale_journal");
+    let no_file = [
+        DatabaseFacts { wal: Some(wal(WalState::NotAFile)), ..sound() },
+        DatabaseFacts { journal: journal(JournalState::NotAFile), ..sound() },
+        DatabaseFacts { shm_file: FileState::Other { what: "a FIFO".to_owned() }, ..sound() },
+    ];
+    for facts in no_file {
+        assert_eq!(kinds_of(&facts, &seen()), "db_connection_failed");
+    }
     let hot = DatabaseFacts { journal: journal(JournalState::Hot), ..sound() };
     assert_eq!(kinds_of(&hot, &seen()), "healthy", "SQLite rolls a sound one back without loss");
 }
