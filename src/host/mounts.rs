@@ -41,12 +41,30 @@ pub struct Mount {
     pub mount_read_only: bool,
     /// Whether the file system as a whole is read-only, as after an error with `errors=remount-ro`.
     pub super_read_only: bool,
+    /// The file system says itself that it was shut after an error: no remount opens it again.
+    pub shut: bool,
 }
 
 impl Mount {
     /// Whether nothing can be written here.
     pub fn read_only(&self) -> bool {
         self.mount_read_only || self.super_read_only
+    }
+
+    /// How to open a file system again that was shut for writing after an error: remounting does not; `None` where nothing speaks of
+    /// one. Before Linux 6.14 ext4 looks as if it had been mounted read-only, and only its count of errors tells
+    /// (`Documentation/ABI/testing/sysfs-fs-ext4`).
+    pub fn repair(&self) -> Option<String> {
+        let has_errors = || self.fs_type == "ext4" && self.super_read_only && self.ext4_errors().is_some_and(|n| n > 0);
+        let (point, source) = (self.point.display(), &self.source);
+        (self.shut || has_errors()).then(|| format!("`umount {point}`, `fsck {source}`, and mount it again"))
+    }
+
+    fn ext4_errors(&self) -> Option<u64> {
+        // /sys/dev/block/7:0 leads to …/block/loop0.
+        let device = std::fs::read_link(format!("/sys/dev/block/{}", self.device)).ok()?;
+        let count = Path::new("/sys/fs/ext4").join(device.file_name()?).join("errors_count");
+        procfs::text(&count).ok()?.trim().parse().ok()
     }
 
     /// Where its bytes live.
@@ -171,6 +189,8 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let fs_type = String::from_utf8_lossy(&unescape(fields.next()?)).into_owned();
     let source = String::from_utf8_lossy(&unescape(fields.next()?)).into_owned();
     let super_options = fields.next().unwrap_or_default();
+    // Since Linux 6.14 ext4 leaves `rw` there after an error with `errors=remount-ro`, and says `emergency_ro`.
+    let shut = [&b"emergency_ro"[..], b"shutdown"].into_iter().any(|option| has_option(super_options, option));
     Some(Mount {
         id,
         device: Device { major: major.parse().ok()?, minor: minor.parse().ok()? },
@@ -178,8 +198,8 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
         fs_type,
         source,
         mount_read_only: has_option(options, b"ro"),
-        // Since Linux 6.14 ext4 leaves `rw` there after an error with `errors=remount-ro`, and says `emergency_ro`.
-        super_read_only: [&b"ro"[..], b"emergency_ro"].into_iter().any(|option| has_option(super_options, option)),
+        super_read_only: shut || has_option(super_options, b"ro"),
+        shut,
     })
 }
 
@@ -253,6 +273,11 @@ garbage
         assert_eq!(of("/srv/x").locality(), Locality::Fuse);
         assert_eq!(of("/merged/x").locality(), Locality::Overlay);
         assert!(of("/aborted/x").super_read_only && of("/aborted/x").read_only());
+        assert_eq!(
+            of("/aborted/x").repair().as_deref(),
+            Some("`umount /aborted`, `fsck /dev/vdd`, and mount it again")
+        );
+        assert_eq!(of("/merged/x").repair(), None, "it was mounted so");
         assert!(of("/merged/x").super_read_only && of("/merged/x").read_only());
         assert!(of("/run/x").is_volatile() && !of("/x").is_volatile());
     }

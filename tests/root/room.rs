@@ -180,3 +180,21 @@ fn without_room_for_the_evidence_nothing_is_replaced_until_a_person_says_so() {
     assert_eq!(scene.lost(), 0);
     scene.assert_whole("wal");
 }
+
+#[test]
+fn a_file_system_that_an_error_shut_is_to_be_repaired_and_not_remounted() {
+    let scene = Scene::of("");
+    let Some(disk) = Mount::ext4(&scene.path("image"), &scene.path("data")) else { return };
+    scene.commit("wal", 10, &[]);
+    let mut daemon = scene.daemon();
+    daemon.healthy("app");
+    disk.abort();
+    let finding = daemon.wait_for("the finding", |daemon| {
+        let finding = daemon.target("app")?["last_check"]["findings"][0].clone();
+        (finding["kind"] == "db_write_failed").then_some(finding)
+    });
+    let todo = finding["remediation"].as_str().unwrap();
+    assert!(todo.contains(&format!("`umount {}`", scene.path("data").display())), "{finding:#}");
+    assert!(todo.contains("fsck /dev/loop") && !todo.contains("remount,rw"), "{finding:#}");
+    daemon.stop();
+}

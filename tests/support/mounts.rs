@@ -45,6 +45,30 @@ impl Mount {
         mounted.then(|| Mount { point: point.to_owned() })
     }
 
+    /// An ext4 in the file `image`, mounted at `point`, that an error shuts for writing; `None`, and said, where there is none.
+    pub fn ext4(image: &Path, point: &Path) -> Option<Mount> {
+        if !truth::is_root() {
+            println!("skipped: needs root");
+            return None;
+        }
+        File::create(image).unwrap().set_len(16 << 20).unwrap();
+        let made = Command::new("mkfs.ext4").arg("-q").arg(image).output();
+        if !made.is_ok_and(|said| said.status.success()) {
+            println!("skipped: needs mkfs.ext4");
+            return None;
+        }
+        let mounted = mount(&["-o", "loop,errors=remount-ro", image.to_str().unwrap()], point);
+        if !mounted {
+            println!("skipped: needs root that may mount an ext4");
+        }
+        mounted.then(|| Mount { point: point.to_owned() })
+    }
+
+    /// What an error does to an ext4.
+    pub fn abort(&self) {
+        assert!(mount(&["-o", "remount,abort"], &self.point));
+    }
+
     /// What is at `source`, at `point` too.
     pub fn bind(source: &Path, point: &Path) -> Mount {
         assert!(mount(&["--bind", source.to_str().unwrap()], point));

@@ -166,6 +166,9 @@ pub struct Place {
     pub observe_only: Option<String>,
     /// Mounted read-only.
     pub read_only: bool,
+    /// Read-only after an error, and how it is opened again: remounting does not help.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repair: Option<String>,
     /// Read-only for guardiand alone, by its own unit; programs can write.
     #[serde(default)]
     pub walled_off: bool,

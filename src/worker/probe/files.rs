@@ -206,6 +206,7 @@ fn ground(folder: &Path, dev: Device, facts: &host::FileFacts, path: &Path, swee
         place.volatile = mount.is_volatile();
         place.observe_only = mount.observe_only();
         place.read_only = mount.read_only();
+        place.repair = mount.repair();
     } else {
         place.observe_only = Some(format!("the mount of {} is not in the table of mounts", path.display()));
     }

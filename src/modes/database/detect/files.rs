@@ -119,6 +119,14 @@ impl Judgement<'_> {
                  its folder in a drop-in (`systemctl edit guardiand`)"
             );
             self.cannot_tell(why);
+        } else if let Some(repair) = place.repair.as_ref().filter(|_| place.read_only) {
+            self.find(
+                &kinds::WRITE_FAILED,
+                Severity::High,
+                &READABLE,
+                "its file system is read-only, and has errors",
+                format!("stop what uses it, then {repair}: it may be damaged, and remounting it does not help; `dmesg` says what happened"),
+            );
         } else if place.read_only {
             self.find(
                 &kinds::WRITE_FAILED,
