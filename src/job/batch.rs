@@ -6,9 +6,9 @@ use std::time::Duration;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinSet;
 
-use super::Job;
 use super::child::{self, Asked, Ending};
 use super::client::{Answer, Inner, run_alone};
+use super::{FailureKind, Job, JobFailure};
 
 /// Jobs that share one look at /proc/locks: beyond it, the table is read again.
 const CHUNK: usize = 2000;
@@ -16,12 +16,26 @@ const CHUNK: usize = 2000;
 /// Culprits in one batch before the rest runs one by one.
 const STRIKES: u32 = 2;
 
-/// Runs `jobs` and sends every answer once.
-pub(super) async fn run(inner: &Arc<Inner>, jobs: Vec<(u64, Job, Duration)>, to: &UnboundedSender<(u64, Answer)>) {
-    let mut ids = Vec::with_capacity(jobs.len());
-    let mut left = Vec::with_capacity(jobs.len());
-    for (at, (id, job, patience)) in jobs.into_iter().enumerate() {
+/// One job of a batch.
+pub struct Probe {
+    /// The caller's own name for it.
+    pub id: u64,
+    /// What to do.
+    pub job: Job,
+    /// How long it may take from its own beginning.
+    pub patience: Duration,
+    /// What it stands on, where that is known: what cannot be ended on one ground is not begun there again in the same batch.
+    pub ground: Option<String>,
+}
+
+/// Runs `probes` and sends every answer once.
+pub(super) async fn run(inner: &Arc<Inner>, probes: Vec<Probe>, to: &UnboundedSender<(u64, Answer)>) {
+    let mut ids = Vec::with_capacity(probes.len());
+    let mut grounds = Vec::with_capacity(probes.len());
+    let mut left = Vec::with_capacity(probes.len());
+    for (at, Probe { id, job, patience, ground }) in probes.into_iter().enumerate() {
         ids.push(id);
+        grounds.push(ground);
         match Asked::new(at, job, patience) {
             Ok(asked) => left.push(asked),
             Err(failure) => drop(to.send((id, Err(failure)))),
@@ -33,10 +47,33 @@ pub(super) async fn run(inner: &Arc<Inner>, jobs: Vec<(u64, Job, Duration)>, to:
             return one_by_one(inner, left, &ids, to).await;
         }
         let rest = left.split_off(left.len().min(CHUNK));
-        let mut unanswered = one_batch(inner, left, &mut strikes, |at, answer| drop(to.send((ids[at], answer)))).await;
+        let mut stuck = None;
+        let mut unanswered = one_batch(inner, left, &mut strikes, |at, answer| {
+            if matches!(&answer, Err(failure) if failure.kind == FailureKind::Abandoned) {
+                stuck = grounds[at].as_deref();
+            }
+            drop(to.send((ids[at], answer)));
+        })
+        .await;
         unanswered.extend(rest);
+        if stuck.is_some() {
+            // Nobody else of that ground is asked, so that one child stands for all of them, and it is no strike.
+            strikes = strikes.saturating_sub(1);
+            unanswered.retain(|one| {
+                let waits = grounds[one.at].as_deref() == stuck;
+                if waits {
+                    drop(to.send((ids[one.at], Err(not_begun()))));
+                }
+                !waits
+            });
+        }
         left = unanswered;
     }
+}
+
+fn not_begun() -> JobFailure {
+    let message = "a look at another database there could not be ended, so this one was not begun".to_owned();
+    JobFailure { kind: FailureKind::Abandoned, message }
 }
 
 /// Runs one child, the kept one or a fresh one, over `asked` and gives back those that no answer came for; a culprit is answered for here.

@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+use super::batch::{self, Probe};
 use super::child::{self, Asked, Ending, Lane};
 use super::kept::Kept;
-use super::{FailureKind, Job, JobFailure, Outcome, WorkerEvents, batch};
+use super::{FailureKind, Job, JobFailure, Outcome, WorkerEvents};
 
 /// What came back for a job.
 pub type Answer = Result<Outcome, JobFailure>;
@@ -108,11 +109,19 @@ impl Client {
     /// job the rest runs one by one, each in a child of its own and beside each other as lanes allow, so that a folder full of
     /// culprits cannot hold up the sound ones for the sum of their deadlines.
     pub fn probe_batch(&self, jobs: Vec<(u64, Job, Duration)>) -> mpsc::UnboundedReceiver<(u64, Answer)> {
+        self.probe_grounds(
+            jobs.into_iter().map(|(id, job, patience)| Probe { id, job, patience, ground: None }).collect(),
+        )
+    }
+
+    /// As [`Client::probe_batch`]. When not even SIGKILL ends a child, the others with the ground of its job are answered for as it
+    /// is, and none of them costs a child of its own.
+    pub fn probe_grounds(&self, probes: Vec<Probe>) -> mpsc::UnboundedReceiver<(u64, Answer)> {
         let (sender, receiver) = mpsc::unbounded_channel();
         let inner = Arc::clone(&self.0);
         tokio::spawn(async move {
             tokio::select! {
-                () = batch::run(&inner, jobs, &sender) => {}
+                () = batch::run(&inner, probes, &sender) => {}
                 () = sender.closed() => {}
             }
         });

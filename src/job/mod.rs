@@ -19,6 +19,7 @@ mod scrub;
 mod step;
 
 pub use backup::{BackupEntry, BackupJob, BackupManifest, Keep, PruneJob, RestoreJob, Restored, WalPosition};
+pub use batch::Probe;
 pub use client::{Answer, Client, ClientOptions};
 pub use database::{
     Access, Attributes, Copied, CutOff, CutOffHolder, DatabaseFacts, DatabaseProbe, DatabaseSite, Diagnosis,

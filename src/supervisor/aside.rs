@@ -41,13 +41,17 @@ impl Aside {
         self.grounds.contains_key(ground)
     }
 
-    /// A child on `ground` could not be killed.
-    pub(super) fn stuck(&mut self, ground: &str, now: Moment) {
+    /// A child on `ground` could not be killed. False when that is known: what was not begun for its sake says so, too.
+    pub(super) fn stuck(&mut self, ground: &str, now: Moment) -> bool {
         let pause =
             self.grounds.entry(ground.to_owned()).or_insert(Pause { until: now, next: FIRST_PAUSE, trying: false });
+        if !pause.trying && now.boot_ms < pause.until.boot_ms {
+            return false;
+        }
         pause.until = now.after(pause.next);
         pause.next = (pause.next * 2).min(LONGEST_PAUSE);
         pause.trying = false;
+        true
     }
 
     /// A look on `ground` came back. True when it had been put aside: what stands on it is due.
@@ -68,7 +72,8 @@ mod tests {
     fn one_stuck_disk_is_tried_by_one_target_ever_less_often() {
         let mut aside = Aside::default();
         assert_eq!(aside.holds(Some("nfs"), at(0)), None);
-        aside.stuck("nfs", at(10));
+        assert!(aside.stuck("nfs", at(10)));
+        assert!(!aside.stuck("nfs", at(10)), "another one's answer for its sake");
         assert_eq!(aside.holds(Some("nfs"), at(20)), Some(at(40)));
         assert_eq!(aside.holds(Some("ext4"), at(20)), None, "other disks are not held up");
         assert_eq!(aside.holds(Some("nfs"), at(40)), None, "one target is tried");

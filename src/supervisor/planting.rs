@@ -5,6 +5,7 @@ use std::hash::BuildHasher as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::job::FailureKind;
 use crate::journal::LeftOpen;
 use crate::modes::{Answer, Discovery, Recalled, Supervised};
 use crate::telemetry::{forget_target, register_target};
@@ -17,6 +18,8 @@ use super::{GatesConfig, Message, resume};
 
 /// Globs are listed again at least this often; events make it sooner.
 const LISTING_INTERVAL: Duration = Duration::from_secs(30);
+/// A folder that does not answer costs a child each time that could not be ended.
+const STUCK_LISTING_INTERVAL: Duration = Duration::from_secs(300);
 /// Listing is a walk over folders.
 const LISTING_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -112,7 +115,8 @@ impl Supervisor {
         let Some(listing) = self.listings.get_mut(index) else { return };
         let first = listing.due == now;
         listing.under_way = false;
-        listing.due = now.after(LISTING_INTERVAL);
+        let stuck = matches!(answer, Err(failure) if failure.kind == FailureKind::Abandoned);
+        listing.due = now.after(if stuck { STUCK_LISTING_INTERVAL } else { LISTING_INTERVAL });
         let anew = listing.listed.replace(now).is_none();
         let name = listing.discovery.name().to_owned();
         match listing.discovery.targets(answer) {

@@ -48,6 +48,8 @@ pub(super) struct Slot {
     pub(super) origin: Option<String>,
     pub(super) due: Due,
     pub(super) looking: bool,
+    /// Its last look could not even be ended.
+    pub(super) stuck: bool,
     /// A file changed while it was looked at or attended.
     pub(super) changed_meanwhile: Option<Urgency>,
     pub(super) errand: Option<AbortHandle>,
@@ -79,6 +81,7 @@ impl Slot {
             origin,
             due,
             looking: false,
+            stuck: false,
             changed_meanwhile: None,
             errand: None,
             case: None,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::Moment;
-use crate::job::{FailureKind, JobFailure};
+use crate::job::{FailureKind, JobFailure, Probe};
 use crate::journal::{LeftOpen, Remembered};
 use crate::model::{Check, Verdict};
 use crate::modes::{Answer, Discovery, Look, Supervised};
@@ -218,13 +218,17 @@ impl Supervisor {
             return;
         }
         let mut batch = Vec::new();
-        for (id, slot) in self.slots.iter_mut().filter(|(_, slot)| idle(slot) && slot.due.is_due(now)) {
+        let mut due = self.slots.iter_mut().filter(|(_, slot)| idle(slot) && slot.due.is_due(now)).collect::<Vec<_>>();
+        // Where a disk is tried again, another one tries than before: it may be that one alone which hangs.
+        due.sort_by_key(|(_, slot)| slot.stuck);
+        for (id, slot) in due {
             if let Some(target) = &slot.target {
                 if let Some(until) = self.aside.holds(target.ground(), now) {
                     slot.due.not_before(until);
                     continue;
                 }
-                batch.push((*id, target.ask(Look::Sweep, now), target.patience(Look::Sweep)));
+                let (job, patience) = (target.ask(Look::Sweep, now), target.patience(Look::Sweep));
+                batch.push(Probe { id: *id, job, patience, ground: target.ground().map(str::to_owned) });
                 slot.looking = true;
                 slot.changed_meanwhile = None;
             }
@@ -232,7 +236,7 @@ impl Supervisor {
         if batch.is_empty() {
             return;
         }
-        let mut answers = self.cx.jobs.probe_batch(batch);
+        let mut answers = self.cx.jobs.probe_grounds(batch);
         let outbox = self.outbox.clone();
         tokio::spawn(async move {
             while let Some((id, answer)) = answers.recv().await {
@@ -305,9 +309,13 @@ impl Supervisor {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         slot.looking = false;
         let Some(target) = slot.target.as_mut() else { return };
-        let check = target.judge(Look::Sweep, answer, now);
         let stuck = matches!(answer, Err(failure) if failure.kind == FailureKind::Abandoned);
+        // As it was asked: the first answer tells better what it stands on.
         let ground = target.ground().filter(|ground| stuck || self.aside.has(ground)).map(str::to_owned);
+        let check = target.judge(Look::Sweep, answer, now);
+        slot.stuck = stuck && ground.as_ref().is_none_or(|ground| self.aside.stuck(ground, now));
+        // What was not begun for another one's sake says no more than that one.
+        let ground = ground.filter(|_| !stuck || slot.stuck);
         let again = target.look_again();
         slot.due.looked(now, again.into_iter().chain(slot.retry_left(now)).min());
         if let Some(urgency) = slot.changed_meanwhile.take() {
@@ -321,9 +329,7 @@ impl Supervisor {
     fn put_aside(&mut self, ground: Option<String>, answer: &Answer, now: Moment) {
         let Some(ground) = ground else { return };
         let stuck = matches!(answer, Err(failure) if failure.kind == FailureKind::Abandoned);
-        if stuck {
-            self.aside.stuck(&ground, now);
-        } else if !self.aside.answered(&ground) {
+        if !stuck && !self.aside.answered(&ground) {
             return;
         }
         let on_it = |slot: &Slot| slot.target.as_ref().and_then(|target| target.ground()) == Some(&ground);

@@ -85,3 +85,40 @@ fn a_disk_that_hangs_hangs_only_its_own_database() {
     daemon.wait_for("another look", |daemon| (looks(daemon, "app") > since).then_some(()));
     assert!(daemon.stop().success());
 }
+
+#[test]
+fn one_stuck_child_stands_for_all_databases_of_a_mount_that_never_answered() {
+    if !is_root() {
+        return println!("skipped: needs root");
+    }
+    let mut scene = Scene::new();
+    let disk = match Frozen::mount(&scene.path("")) {
+        Ok(disk) => disk,
+        Err(why) => return println!("skipped: needs root that may mount: {why}"),
+    };
+    let stuck = ["a", "b", "c", "d", "e"];
+    for name in stuck {
+        scene.database(name, &format!("disk/{name}.db"), "");
+        scene.writer_of(&scene.path(&format!("disk/{name}.db")), "wal", "5", &[]).finish();
+    }
+    scene.database("app", "data/app.db", "");
+    scene.commit("wal", 5, &[]);
+    disk.freeze();
+
+    let mut daemon = scene.launch(&[]);
+    daemon.wait_for("HTTP to listen", |daemon| daemon.try_get("/api/v1/status"));
+    for name in stuck {
+        daemon.wait_for(name, |daemon| (daemon.target(name)?["last_check"]["verdict"] == "unknown").then_some(()));
+    }
+    let since = looks(&daemon, "app");
+    daemon.wait_for("the others' looks to go on", |daemon| (looks(daemon, "app") >= since + 5).then_some(()));
+    let given_up = |daemon: &Daemon| daemon.log().matches("not even SIGKILL ended a worker").count();
+    assert_eq!(given_up(&daemon), 1, "{}", daemon.log());
+
+    disk.thaw().unwrap();
+    for name in stuck {
+        daemon.healthy(name);
+    }
+    assert_eq!(given_up(&daemon), 1, "{}", daemon.log());
+    assert!(daemon.stop().success());
+}

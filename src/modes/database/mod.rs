@@ -19,6 +19,7 @@ mod steps;
 mod supervised;
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use crate::clock::Moment;
@@ -69,6 +70,8 @@ pub struct Database {
     memory: Memory,
     saved: Memory,
     facts: Option<DatabaseFacts>,
+    /// The mount that its path is under, until it is known what it stands on.
+    mount: OnceLock<Option<String>>,
     /// Who used it when that was last seen.
     in_use: Option<InUse>,
     /// The files changed between the last two looks.
@@ -128,6 +131,7 @@ impl Database {
             saved: Memory::of(&config.path),
             config,
             facts: None,
+            mount: OnceLock::new(),
             in_use: None,
             moved: false,
             main_moved: false,

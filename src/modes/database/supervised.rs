@@ -9,6 +9,7 @@ use super::errands::DOUBT_RETRY;
 use super::memory::Memory;
 use super::{BUSY_LOOK_AGAIN, Database, ROLLBACK_PATIENCE, SWEEP_PATIENCE, doubt, heal, kinds, rollback, steps};
 use crate::clock::Moment;
+use crate::host::Mounts;
 use crate::job::{FileState, Job, Phase, WalState};
 use crate::model::{Check, Incident, Kind, Plan, Playbook, Policy, StepSpec};
 use crate::modes::{
@@ -17,6 +18,14 @@ use crate::modes::{
 
 /// So often is a lock looked at before it counts as too old.
 const LOOKS_AT_A_LOCK: u32 = 6;
+
+/// The mount that `path` is under as it is written, from the table of mounts alone. A link on the way may lead elsewhere, and most of
+/// those are on the first mount of all: that one is not told, so that a link from there holds up nobody else.
+fn mount_as_written(path: &Path) -> Option<String> {
+    let mounts = Mounts::read().ok()?;
+    let mount = mounts.of(path).filter(|mount| mount.point != Path::new("/"))?;
+    Some(format!("{} at {}", mount.fs_type, mount.point.display()))
+}
 
 impl Supervised for Database {
     fn settings(&self) -> &Settings {
@@ -67,7 +76,9 @@ impl Supervised for Database {
 
     fn ground(&self) -> Option<&str> {
         let known = self.memory.place.as_ref().map(|place| place.fs_id.as_str());
-        known.or(self.facts.as_ref().map(|facts| facts.place.fs_id.as_str())).filter(|id| !id.is_empty())
+        let known = known.or(self.facts.as_ref().map(|facts| facts.place.fs_id.as_str())).filter(|id| !id.is_empty());
+        // Before the first answer nothing may touch its disk: what hangs for one target hangs for all of that mount.
+        known.or_else(|| self.mount.get_or_init(|| mount_as_written(&self.config.path)).as_deref())
     }
 
     fn seen_healthy(&self) -> bool {
