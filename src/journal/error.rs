@@ -96,8 +96,9 @@ pub enum JournalError {
     },
     /// No room for more evidence within what the configuration allows.
     #[error(
-        "the evidence in {path} takes {total} bytes, {needed} more are needed, and `evidence.max` is {max}: what is left of it \
-         is of open incidents and of the last heals that lost rows. Raise `evidence.max` in [guardian], reload, and heal it again"
+        "the evidence in {path} takes {total} bytes, {needed} more are needed, and `evidence.max` is {max}{}. Raise `evidence.max` in \
+         [guardian], reload, and heal it again",
+        what_stays(*.total)
     )]
     EvidenceFull {
         /// Bytes to be added.
@@ -112,4 +113,12 @@ pub enum JournalError {
     /// The journal's thread has ended.
     #[error("the journal's thread has ended; restart guardiand")]
     Gone,
+}
+
+/// Whose evidence was not deleted to make room, where there is any.
+fn what_stays(total: u64) -> &'static str {
+    match total {
+        0 => ": this heal alone needs more than that",
+        _ => ": what is left of it is of open incidents and of the last heals that lost rows",
+    }
 }

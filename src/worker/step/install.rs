@@ -23,6 +23,7 @@ use super::in_use::{Look, holders_of, nobody_has};
 use super::place::{Place, SIDES};
 use super::{done, failed, refused, undone, while_};
 use crate::backup::hash;
+use crate::format::{Header, header::HEADER_LEN};
 use crate::host::{Bytes, Folder, HostError, Mounts, OfdLock};
 use crate::job::{FileFacts, JobFailure, StepReport};
 
@@ -173,12 +174,12 @@ fn plan(place: &Place<'_>) -> Result<Record, JobFailure> {
     Ok(record)
 }
 
-/// The change counter in a database file's header.
+/// The change counter in a database file's header; what is no header counts nothing.
 pub(super) fn change_counter(place: &Place<'_>, name: &std::ffi::OsStr) -> Option<u32> {
     let file = place.folder.open_in(name).ok()?;
-    let mut counter = [0_u8; 4];
-    file.read_exact_at(&mut counter, 24).ok()?;
-    Some(u32::from_be_bytes(counter))
+    let mut bytes = [0_u8; HEADER_LEN];
+    file.read_exact_at(&mut bytes, 0).ok()?;
+    Header::parse(&bytes).ok().map(|header| header.change_counter)
 }
 
 /// Holds the lock bytes of the candidate and of the old main file.
