@@ -22,7 +22,7 @@ pub use backup::{BackupEntry, BackupJob, BackupManifest, Keep, PruneJob, Restore
 pub use batch::Probe;
 pub use client::{Answer, Client, ClientOptions};
 pub use database::{
-    Access, Attributes, Copied, CutOff, CutOffHolder, DatabaseFacts, DatabaseProbe, DatabaseSite, Diagnosis,
+    Access, Attributes, Basis, Copied, CutOff, CutOffHolder, DatabaseFacts, DatabaseProbe, DatabaseSite, Diagnosis,
     DotfileLock, Doubted, FileFacts, FileState, Fingerprint, FormatVersion, HeaderFacts, HeldCopy, HeldLock,
     HolderFacts, IntegrityFacts, IntegrityLevel, JournalFacts, JournalState, LayerTime, Member, MemberFacts,
     MendedCopy, OpenFacts, Owner, Place, QueryFacts, SettledCopy, SqliteFault, TableRows, Unread, Users, WalFacts,
@@ -172,6 +172,8 @@ pub enum FailureKind {
     Refused,
     /// It ran, and gave up what would have kept a program's writers out for longer than is allowed.
     Blocked,
+    /// It ran, and found other files than those that it was planned for: they are to be looked at anew.
+    Outdated,
 }
 
 /// Supervisor to child: one line each.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DatabaseSite, FileFacts, Fingerprint, KnownPages, Member, Owner, TableRows, WalPosition};
+use super::{Basis, DatabaseSite, FileFacts, Fingerprint, KnownPages, Member, Owner, TableRows, WalPosition};
 use crate::model::App;
 
 /// One step on a database. Its serialized shape is what the journal keeps: add fields with defaults, never rename.
@@ -278,6 +278,9 @@ pub struct StepJob {
     /// The files when it was last seen healthy: programs may have them open under no name.
     #[serde(default)]
     pub last: Option<Fingerprint>,
+    /// What the step's plan was made from, where it must still be so; `None` when it is not known, as after a crash.
+    #[serde(default)]
+    pub basis: Option<Basis>,
     /// The WAL as it was when every frame of it had been verified: as another it is read again before it is checkpointed.
     #[serde(default)]
     pub wal_verified: Option<FileFacts>,

@@ -152,13 +152,18 @@ impl LogWriter {
     }
 }
 
-/// Kills this process after the append that `GUARDIAND_KILL_AFTER_APPEND` numbers, so that one test can stop the daemon
-/// between any two entries of any playbook.
+/// Kills this process after the append that `GUARDIAND_KILL_AFTER_APPEND` numbers, or lets it stand still after that of
+/// `GUARDIAND_STOP_AFTER_APPEND`, so that one test can end the daemon, or change something under it, between any two entries of any
+/// playbook.
 #[cfg(debug_assertions)]
 fn failpoint(number: u64) {
-    let wanted = std::env::var("GUARDIAND_KILL_AFTER_APPEND").ok().and_then(|text| text.parse::<u64>().ok());
-    if wanted == Some(number) {
-        let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+    use rustix::process::{Signal, getpid, kill_process};
+    for (name, signal) in [("GUARDIAND_KILL_AFTER_APPEND", Signal::KILL), ("GUARDIAND_STOP_AFTER_APPEND", Signal::STOP)]
+    {
+        let wanted = std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+        if wanted == Some(number) {
+            let _ = kill_process(getpid(), signal);
+        }
     }
 }
 

@@ -19,6 +19,9 @@ const UNSURE_RETRY: Duration = Duration::from_secs(5);
 /// Nothing will be done about it until a person says so: the costly second look is not made at every sweep.
 const HELD_RETRY: Duration = Duration::from_secs(300);
 
+/// Files that change each time before what was planned for them begins are not looked at anew for ever.
+const PLANNED_ANEW_MAX: u32 = 5;
+
 /// On whose word a heal begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mandate {
@@ -67,9 +70,11 @@ pub async fn attend(
         retry_in: None,
         was_escalated,
         harmless_so_far: false,
+        planned_anew: 0,
+        nothing_done: false,
     };
     let went = loop {
-        // A kind of failure is planned for once in a visit, so this ends.
+        // It is planned anew only so often in a visit, so this ends.
         match visit.go().await {
             Ok(Then::Again) => {}
             Ok(Then::Done | Then::Left) => break Ok(()),
@@ -141,6 +146,10 @@ struct Visit<'a> {
     was_escalated: bool,
     /// An attempt passed the gates in this visit, and nothing of it could cost anything.
     harmless_so_far: bool,
+    /// So often was it planned anew because what it was planned for was there no more.
+    planned_anew: u32,
+    /// What the gates let pass was given up before anything was replaced, and is still to be done.
+    nothing_done: bool,
 }
 
 impl Visit<'_> {
@@ -330,6 +339,9 @@ impl Visit<'_> {
             pass();
             return Ok(true);
         }
+        if std::mem::take(&mut self.nothing_done) {
+            return Ok(true);
+        }
         // The same attempt, which goes on with another plan that costs nothing either.
         if self.harmless_so_far && plan.playbooks.iter().all(|playbook| playbook.risk() <= Risk::Lossless) {
             return Ok(true);
@@ -383,6 +395,7 @@ impl Visit<'_> {
         self.harmless_so_far = true;
         let Plan { playbooks, approval } = plan;
         case.tell(self.cx, Entry::Planned { playbooks: playbooks.clone(), approval }).await?;
+        let planned_for = self.check.verdict.findings().first().map(|finding| finding.kind.clone());
         let mut tried = Vec::new();
         case.held = false;
         for (index, playbook) in playbooks.iter().enumerate() {
@@ -392,7 +405,18 @@ impl Visit<'_> {
                 if self.check.verdict == Verdict::Healthy {
                     self.check = prove(self.cx, self.target).await;
                 }
+                let found = self.check.verdict.findings().first().map(|finding| &finding.kind);
                 match self.check.verdict {
+                    Verdict::Unhealthy(_)
+                        if found != planned_for.as_ref()
+                            && playbook.risk() > Risk::Lossless
+                            && self.planned_anew < PLANNED_ANEW_MAX =>
+                    {
+                        self.planned_anew += 1;
+                        self.nothing_done = true;
+                        case.tell(self.cx, Entry::Interrupted).await?;
+                        return Ok(Then::Again);
+                    }
                     Verdict::Unhealthy(_) => {}
                     Verdict::Healthy => {
                         recovered(self.cx, case).await?;
@@ -412,7 +436,9 @@ impl Visit<'_> {
                     self.check = check;
                     return Ok(Then::Left);
                 }
-                Ended::Outdated(why) => {
+                Ended::Outdated(why) if self.planned_anew < PLANNED_ANEW_MAX => {
+                    self.planned_anew += 1;
+                    self.nothing_done = playbook.risk() > Risk::Lossless;
                     tracing::info!(incident = %case.id(), why, "planned anew");
                     case.tell(self.cx, Entry::Interrupted).await?;
                     if self.look_again().await {
@@ -422,7 +448,7 @@ impl Visit<'_> {
                     return Ok(Then::Done);
                 }
                 Ended::NotHealed(why) => tried.push(why),
-                Ended::Held(why) => {
+                Ended::Held(why) | Ended::Outdated(why) => {
                     tried.push(why);
                     case.held = true;
                     break;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)] // clippy knows a test by its attribute, not by its folder
 
 mod bad_input;
+mod comes_back;
 mod corpus;
 mod false_alarms;
 mod live;

@@ -89,6 +89,20 @@ impl FileFacts {
     }
 }
 
+/// What a plan rests on: the files as the look saw them that it was made from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Basis {
+    /// Main file.
+    pub main: FileState,
+    /// `-wal`.
+    pub wal: FileState,
+    /// `-journal`.
+    pub journal: FileState,
+    /// Nobody had it open, and another file shall take its place: then whatever was changed since was not judged. Else programs may
+    /// go on writing, and what must be the same is which file it is, and that it has content.
+    pub alone: bool,
+}
+
 /// Who owns a file and how it may be used: put back onto what replaces it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owner {

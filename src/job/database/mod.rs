@@ -8,7 +8,7 @@ pub use answers::{
     CutOff, CutOffHolder, DotfileLock, HeldCopy, HeldLock, HolderFacts, IntegrityFacts, OpenFacts, QueryFacts,
     SqliteFault, TableRows, Users,
 };
-pub use files::{Access, Attributes, Copied, FileFacts, FileState, Fingerprint, Owner, Place};
+pub use files::{Access, Attributes, Basis, Copied, FileFacts, FileState, Fingerprint, Owner, Place};
 pub use raw::{FormatVersion, HeaderFacts, JournalFacts, JournalState, Unread, WalFacts, WalMark, WalState};
 
 use std::path::PathBuf;

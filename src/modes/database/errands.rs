@@ -113,6 +113,7 @@ impl Database {
             phase: Phase::Apply,
             step: DatabaseStep::KeepHeld,
             last: self.memory.last_healthy.clone(),
+            basis: None,
             wal_verified: None,
         };
         Some(Errand { name: HOLD, job: Job::Step(Box::new(job)), deadline: self.whole_file_patience(), urgent: true })

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::{Database, heal, kinds};
-use crate::job::{DatabaseStep, FailureKind, Job, Outcome, Phase, Progress, StepJob, WalBase};
+use crate::job::{Basis, DatabaseStep, FailureKind, Job, Outcome, Phase, Progress, StepJob, WalBase};
 use crate::model::{Incident, StepOutcome, StepSpec};
 use crate::modes::{Action, Answer, StepResult};
 
@@ -29,10 +29,22 @@ impl Database {
             incident: incident.id.to_string(),
             evidence: evidence.to_path_buf(),
             phase,
+            basis: self.basis(incident).filter(|_| phase == Phase::Apply && step == DatabaseStep::Preserve),
             step,
             last: self.memory.last_healthy.clone(),
             wal_verified: self.memory.wal_verified,
         })))))
+    }
+
+    /// What the plan that is being carried out was made from: nothing has been looked at since. Not what a person takes back: that
+    /// was weighed against files of its own.
+    fn basis(&self, incident: &Incident) -> Option<Basis> {
+        let facts = self.facts.as_ref()?;
+        let rung = incident.plan.iter().find(|rung| rung.playbook == incident.playbook)?;
+        let has = |step: &str| rung.steps.iter().any(|name| name == step);
+        let alone = has("install") && !has("stop_app") && !has("keep_held");
+        let (main, wal, journal) = (facts.main.clone(), facts.wal_file.clone(), facts.journal_file.clone());
+        (!has("roll_back")).then_some(Basis { main, wal, journal, alone })
     }
 
     pub(super) fn step_came_to(&mut self, spec: &StepSpec, answer: &Answer) -> StepResult {
@@ -43,8 +55,8 @@ impl Database {
                 let step = serde_json::from_value::<DatabaseStep>(spec.args.clone()).ok();
                 // Nothing but keeping comes before it.
                 let early = step == Some(DatabaseStep::BuildFromHeld) && failure.kind == FailureKind::Refused;
-                let held = is_held(step.as_ref(), failure.kind);
-                return StepResult { held, early, ..failed(failure.message.clone()) };
+                let (held, outdated) = (is_held(step.as_ref(), failure.kind), failure.kind == FailureKind::Outdated);
+                return StepResult { held, early, outdated, ..failed(failure.message.clone()) };
             }
         };
         let outcome = match report.progress {

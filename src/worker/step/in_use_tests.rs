@@ -284,6 +284,7 @@ fn a_program_that_two_heals_need_stopped_is_started_by_the_last() {
             phase: Phase::Apply,
             step,
             last: None,
+            basis: None,
             wal_verified: None,
         })
     };

@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::evidence::{Evidence, latest, read_json, same_content, write_json};
 use super::in_use::{Look, holders_of, nobody_has};
 use super::place::{Place, SIDES};
-use super::{done, failed, refused, undone, while_};
+use super::{done, failed, outdated, refused, undone, while_};
 use crate::backup::hash;
 use crate::format::{Header, header::HEADER_LEN};
 use crate::host::{Bytes, Folder, HostError, Mounts, OfdLock};
@@ -228,7 +228,7 @@ pub(super) fn preserved(
         return Ok(None);
     }
     let Some(kept) = latest(place)? else {
-        return Err(refused("nothing was preserved yet: no file is replaced before its copy is durable"));
+        return Err(outdated("nothing was preserved yet: no file is replaced before its copy is durable"));
     };
     for (name, original, _) in gone {
         same_as_evidence(place, &kept.evidence, name, &original)?;
@@ -243,7 +243,7 @@ fn same_as_evidence(
     original: &std::ffi::OsStr,
 ) -> Result<(), JobFailure> {
     let changed = || {
-        refused(format!(
+        outdated(format!(
             "{} is not what was preserved: somebody wrote to it meanwhile. Preserve again, then go on",
             place.path_of(original).display()
         ))

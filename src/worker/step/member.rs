@@ -32,8 +32,16 @@ pub(super) fn run_on(job: &StepJob, member: &Member, step: &DatabaseStep) -> Res
         return Err(failed("a member of a group has no members"));
     }
     let Own { site, incident, evidence } = Own::of(member, &job.site, &job.incident, &job.evidence);
-    let job =
-        StepJob { site, incident, evidence, phase: job.phase, step: step.clone(), last: None, wal_verified: None };
+    let job = StepJob {
+        site,
+        incident,
+        evidence,
+        phase: job.phase,
+        step: step.clone(),
+        last: None,
+        basis: None,
+        wal_verified: None,
+    };
     let named = |said: String| format!("{}: {said}", member.name);
     match run(&job) {
         Ok(report) => Ok(StepReport { detail: named(report.detail.clone()), ..report }),

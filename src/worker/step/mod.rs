@@ -21,6 +21,7 @@
 
 mod access;
 mod app;
+mod basis;
 mod build;
 mod contest;
 mod evidence;
@@ -76,7 +77,10 @@ pub fn run(job: &StepJob) -> Result<StepReport, JobFailure> {
         place.refuse_planted()?;
     }
     match (&job.step, job.phase) {
-        (DatabaseStep::Preserve, Phase::Apply | Phase::Resume) => preserve::apply(&place),
+        (DatabaseStep::Preserve, Phase::Apply | Phase::Resume) => {
+            basis::holds(&place)?;
+            preserve::apply(&place)
+        }
         (DatabaseStep::Preserve, Phase::Undo) => Ok(nothing("evidence is kept")),
         (DatabaseStep::RestoreAccess { owner, inode }, Phase::Apply | Phase::Resume) => {
             access::restore(&place, owner, *inode)
@@ -208,6 +212,10 @@ fn failed(message: impl Into<String>) -> JobFailure {
 
 fn refused(message: impl Into<String>) -> JobFailure {
     JobFailure { kind: FailureKind::Refused, message: message.into() }
+}
+
+fn outdated(message: impl Into<String>) -> JobFailure {
+    JobFailure { kind: FailureKind::Outdated, message: message.into() }
 }
 
 /// Names what was being done when something failed.

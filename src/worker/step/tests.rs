@@ -135,6 +135,7 @@ impl Scene {
             phase,
             step,
             last: None,
+            basis: None,
             wal_verified: None,
         })
     }
@@ -372,10 +373,10 @@ fn an_undo_that_died_before_the_side_files_were_back_is_finished() {
 fn nothing_is_installed_over_what_was_not_preserved_or_changed_since() {
     let scene = Scene::new("delete");
     scene.run(scene.restore_step(), Phase::Apply).unwrap();
-    assert_eq!(scene.run(DatabaseStep::Install, Phase::Apply).unwrap_err().kind, FailureKind::Refused);
+    assert_eq!(scene.run(DatabaseStep::Install, Phase::Apply).unwrap_err().kind, FailureKind::Outdated);
     scene.run(DatabaseStep::Preserve, Phase::Apply).unwrap();
     insert(&open(&scene.path(), Access::Repair), 5);
-    assert_eq!(scene.run(DatabaseStep::Install, Phase::Apply).unwrap_err().kind, FailureKind::Refused);
+    assert_eq!(scene.run(DatabaseStep::Install, Phase::Apply).unwrap_err().kind, FailureKind::Outdated);
     assert_eq!(rows(&scene.path()), 155);
 }
 

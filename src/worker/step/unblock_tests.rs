@@ -54,6 +54,7 @@ impl Scene {
             phase: Phase::Resume,
             step,
             last: None,
+            basis: None,
             wal_verified: None,
         })
     }

@@ -126,6 +126,7 @@ fn weigh_one(ask: &WeighRollback) -> Result<Weighed, JobFailure> {
             accept_loss: false,
         },
         last: None,
+        basis: None,
         wal_verified: None,
     };
     let place = Place::of(&job)?;

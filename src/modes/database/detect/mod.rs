@@ -39,9 +39,11 @@ pub fn judge_failure(failure: &JobFailure) -> Verdict {
             "guardiand looks again; check the disk under it, the canary query, and what holds the file",
         )]),
         FailureKind::Abandoned => Verdict::Unknown(format!("the disk under it does not answer: {}", failure.message)),
-        FailureKind::Crashed | FailureKind::Failed | FailureKind::Refused | FailureKind::Blocked => {
-            Verdict::Unknown(format!("the probe failed: {}", failure.message))
-        }
+        FailureKind::Crashed
+        | FailureKind::Failed
+        | FailureKind::Refused
+        | FailureKind::Blocked
+        | FailureKind::Outdated => Verdict::Unknown(format!("the probe failed: {}", failure.message)),
     }
 }
 

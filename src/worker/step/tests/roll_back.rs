@@ -77,6 +77,7 @@ fn run_later(scene: &Scene, step: &DatabaseStep, phase: Phase) -> Result<StepRep
         phase,
         step: step.clone(),
         last: None,
+        basis: None,
         wal_verified: None,
     })
 }
@@ -178,7 +179,7 @@ fn nothing_comes_back_over_what_was_not_preserved() {
     let (scene, _, now) = healed();
     let step = step(&scene, true);
     let failure = run_later(&scene, &step, Phase::Apply).unwrap_err();
-    assert_eq!(failure.kind, FailureKind::Refused, "{}", failure.message);
+    assert_eq!(failure.kind, FailureKind::Outdated, "{}", failure.message);
     assert_eq!(content(&scene.folder()), now);
     assert!(scene.names().iter().all(|name| !name.contains("guardiand")), "{:?}", scene.names());
 }
@@ -210,6 +211,7 @@ fn a_copy_that_takes_longer_than_writers_may_be_kept_out_is_made_without_locks()
         phase: Phase::Apply,
         step: DatabaseStep::Preserve,
         last: None,
+        basis: None,
         wal_verified: None,
     };
     assert_eq!(run(&job).unwrap().progress, Progress::Done);
