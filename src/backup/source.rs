@@ -83,10 +83,22 @@ impl Look {
         let read = main.read_at(&mut head, 0).map_err(|error| refuse(format!("its header cannot be read: {error}")))?;
         let header = Header::parse(head.get(..read).unwrap_or_default())
             .map_err(|error| refuse(format!("its header is no SQLite header: {error}")))?;
-        let side = |suffix| stat_of(folder, &side_name(name, suffix));
+        let side = |suffix| {
+            let side = side_name(name, suffix);
+            let planted = |error: host::HostError| BackupError::Source {
+                path: folder.path().join(name),
+                reason: format!("a side file of it is not its own: {error}"),
+            };
+            if let Ok(facts) = folder.stat_in(&side) {
+                folder.refuse_planted(&side, &facts).map_err(planted)?;
+            }
+            stat_of(folder, &side)
+        };
         let Ownership { xattrs, project, no_cow, .. } =
             Ownership::of(main).map_err(BackupError::host("looking at a database's files"))?;
         let attributes = Attributes { xattrs, project, no_cow };
+        // An index that is another's would be written by SQLite.
+        side("-shm")?;
         Ok(Look { main: facts, wal: side("-wal")?, journal: side("-journal")?, header, attributes })
     }
 
@@ -114,7 +126,7 @@ pub fn journal_is_hot(folder: &Folder, name: &OsStr, main: &File) -> Result<bool
     if stat_of(folder, &journal)?.is_none_or(|facts| facts.size == 0) {
         return Ok(false);
     }
-    let file = match folder.open_in(&journal) {
+    let file = match folder.open_own_in(&journal) {
         Ok(file) => file,
         Err(error) if error.is_absent() => return Ok(false),
         Err(error) => return Err(BackupError::host("opening a rollback journal")(error)),
@@ -137,7 +149,7 @@ pub fn journal_is_hot(folder: &Folder, name: &OsStr, main: &File) -> Result<bool
 pub(super) fn wal_position(folder: &Folder, name: &OsStr) -> Result<Option<WalPosition>, BackupError> {
     let wal = side_name(name, "-wal");
     let Some(facts) = stat_of(folder, &wal)?.filter(|facts| facts.size > 0) else { return Ok(None) };
-    let file = match folder.open_in(&wal) {
+    let file = match folder.open_own_in(&wal) {
         Ok(file) => file,
         Err(error) if error.is_absent() => return Ok(None),
         Err(error) => return Err(BackupError::host("opening a WAL")(error)),
@@ -159,7 +171,7 @@ pub(super) fn wal_is_damaged(folder: &Folder, name: &OsStr) -> Result<Option<Wal
     let mut seen = None;
     for _ in 0..SCANS {
         let Some(facts) = stat_of(folder, &wal)?.filter(|facts| facts.size > 0) else { return Ok(None) };
-        let file = match folder.open_in(&wal) {
+        let file = match folder.open_own_in(&wal) {
             Ok(file) => file,
             Err(error) if error.is_absent() => return Ok(None),
             Err(error) => return Err(BackupError::host("opening a WAL")(error)),
@@ -192,8 +204,8 @@ pub(super) fn page_is_lost(folder: &Folder, name: &OsStr, look: &Look) -> Result
         path: path.clone(),
         reason: format!("its end cannot be read: {error}"),
     };
-    let main = folder.open_in(name).map_err(BackupError::host("opening the database"))?;
-    let wal = match look.wal.filter(|wal| wal.size > 0).map(|_| folder.open_in(side_name(name, "-wal"))) {
+    let main = folder.open_own_in(name).map_err(BackupError::host("opening the database"))?;
+    let wal = match look.wal.filter(|wal| wal.size > 0).map(|_| folder.open_own_in(side_name(name, "-wal"))) {
         None => None,
         Some(Ok(wal)) => Some(wal),
         Some(Err(error)) if error.is_absent() => return Ok(None),
@@ -225,17 +237,17 @@ pub(super) fn page_is_lost(folder: &Folder, name: &OsStr, look: &Look) -> Result
 /// [`host::HostError`].
 pub fn apart_in(folder: &Folder, name: &OsStr) -> Result<Option<&'static str>, host::HostError> {
     let mut head = [0_u8; 100];
-    let read = folder.open_in(name)?.read_at(&mut head, 0).unwrap_or(0);
+    let read = folder.open_own_in(name)?.read_at(&mut head, 0).unwrap_or(0);
     // In rollback mode there is no -shm, and an idle program holds no lock at all.
     if !Header::parse(head.get(..read).unwrap_or_default()).is_ok_and(|header| header.is_wal()) {
         return Ok(None);
     }
     host::apart(|| {
-        let shm = match folder.open_in(side_name(name, "-shm")) {
+        let shm = match folder.open_own_in(side_name(name, "-shm")) {
             Ok(shm) => Some(shm),
             Err(error) if error.is_absent() => None,
             Err(error) => return Err(error),
         };
-        Ok((folder.open_in(name)?, shm))
+        Ok((folder.open_own_in(name)?, shm))
     })
 }

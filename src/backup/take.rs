@@ -53,7 +53,7 @@ pub fn take(job: &BackupJob) -> Result<BackupEntry, BackupError> {
         Folder::of_entry(&job.site.path).map_err(BackupError::host("opening the database's folder"))?;
     let source = Source { folder: source_folder, name, path: job.site.path.clone() };
     is_in_its_place(job, &source)?;
-    let main = source.folder.open_in(&source.name).map_err(BackupError::host("opening the database"))?;
+    let main = source.folder.open_own_in(&source.name).map_err(BackupError::host("opening the database"))?;
     let look = Look::at(&source.folder, &source.name, &main)?;
     let needed = look.main.size + look.wal.map_or(0, |wal| wal.size);
     enough_space(&folder, needed, job.free_floor)?;
@@ -129,7 +129,7 @@ fn online_copy(
     let schema_cookie = Some(schema_cookie as u32).filter(|_| cookie().is_ok_and(|now| now == schema_cookie));
     database.close().map_err(BackupError::sqlite("closing the database"))?;
 
-    let main = source.folder.open_in(&source.name).map_err(BackupError::host("opening the database"))?;
+    let main = source.folder.open_own_in(&source.name).map_err(BackupError::host("opening the database"))?;
     let after = Look::at(&source.folder, &source.name, &main)?;
     // An empty WAL is none: any reader makes one and takes it away again, a look of ours too.
     let content = |look: &Look| {

@@ -50,6 +50,14 @@ pub enum HostError {
         /// Whose the folder is.
         leads_to: u32,
     },
+    /// A file has several names, and others may have given it this one.
+    #[error("{path} is not looked into: {why}")]
+    PlantedName {
+        /// The name that led to it.
+        path: PathBuf,
+        /// Why it is not trusted.
+        why: String,
+    },
     /// A file could not be opened or created.
     #[error("cannot open {path}: {source}")]
     Open {

@@ -122,6 +122,32 @@ impl Folder {
         self.open_regular(name.as_ref(), OFlags::RDONLY)
     }
 
+    /// As [`Folder::open_in`], for a file that is a database's own: one whose name others may have planted there is refused, as it
+    /// was opened, and no byte of it is read.
+    ///
+    /// # Errors
+    /// As [`Folder::open_in`]; [`HostError::PlantedName`].
+    pub fn open_own_in(&self, name: impl AsRef<OsStr>) -> Result<File, HostError> {
+        let file = self.open_in(name.as_ref())?;
+        self.refuse_planted(name.as_ref(), &FileFacts::of_fd(&file)?)?;
+        Ok(file)
+    }
+
+    /// Refuses a file whose name in this folder others may have planted.
+    ///
+    /// # Errors
+    /// [`HostError::PlantedName`], [`HostError::Stat`] or [`HostError::BadName`].
+    pub fn refuse_planted(&self, name: impl AsRef<OsStr>, file: &FileFacts) -> Result<(), HostError> {
+        // Nearly always it has one name, and nothing needs to be asked of the folder.
+        if file.nlink < 2 {
+            return Ok(());
+        }
+        match way::planted_name(file, &FileFacts::of_fd(self)?) {
+            Some(why) => Err(HostError::PlantedName { path: self.entry(name.as_ref())?, why }),
+            None => Ok(()),
+        }
+    }
+
     /// Opens a regular file that exists for reading and writing; as [`Folder::open_in`].
     ///
     /// # Errors

@@ -78,7 +78,8 @@ fn planted(file: &FileFacts, folder: &FileFacts, us: u32) -> Option<String> {
     (owner || everybody || group).then(|| {
         format!(
             "it has {} names (hard links) and belongs to uid {}, while others may make names in its folder (of uid {}, {}): one of \
-             them can have led here to a file that is not theirs. Give the database a name of its own (copy it, and rename the copy)",
+             them can have led here to a file that is not theirs. Give the database's own file a name of its own (copy it, and rename the copy), \
+             or move a file away that is not the database's",
             file.nlink,
             file.uid,
             folder.uid,

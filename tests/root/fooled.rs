@@ -232,6 +232,90 @@ fn further_names_of_files_of_roots_are_not_the_users_side_files() {
     }
 }
 
+/// Whatever of root's is planted, no byte of it is kept anywhere, however closed the place is.
+fn assert_unread(house: &House, words: &[u8], what: &str) {
+    let mut folders = vec![house.scene.path("state"), house.scene.path("backups")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            match entry.file_type().unwrap() {
+                kind if kind.is_dir() => folders.push(entry.path()),
+                kind if kind.is_file() => {
+                    let leaks = contains(&fs::read(entry.path()).unwrap_or_default(), words);
+                    assert!(!leaks, "{what}: root's file was read into {}", entry.path().display());
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+#[test]
+fn a_further_name_planted_as_a_journal_is_not_read_and_nothing_is_replaced_for_it() {
+    for hot in [false, true] {
+        let Some(house) = House::of("delete", "") else { return };
+        let secret = house.scene.path("roots/shadow");
+        if hot {
+            // A journal that SQLite would roll back: of a transaction on a copy that is under way.
+            let copy = house.scene.path("roots/copy.db");
+            fs::copy(house.scene.db(), &copy).unwrap();
+            let db = Connection::open(&copy).unwrap();
+            db.execute_batch("PRAGMA synchronous = OFF; BEGIN; DELETE FROM rows; DELETE FROM commits").unwrap();
+            fs::copy(beside(&copy, "-journal"), &secret).unwrap();
+            drop(db);
+        }
+        let words = fs::read(&secret).unwrap();
+        let words = &words[..words.len().min(512)];
+        assert!(words.iter().any(|byte| *byte != 0), "there is nothing to be read");
+        let mut daemon = house.guarded();
+        let (before, content) = (house.roots(), fs::read(house.scene.db()).unwrap());
+        let (inode, journal) = (fs::metadata(house.scene.db()).unwrap().ino(), beside(&house.scene.db(), "-journal"));
+        fs::hard_link(&secret, &journal).unwrap();
+        house.unknown(&mut daemon, "planted");
+        daemon.caught_up_with_looks("app");
+        house.ask_for_everything();
+        let what = format!("as a journal, hot: {hot}");
+        assert_eq!(daemon.incidents("app"), Vec::<serde_json::Value>::new(), "{what}");
+        // A heal that is due does not act on it either, and says what is in its way.
+        damage::header(&house.scene.db(), &mut Dice::new());
+        let hurt = fs::read(house.scene.db()).unwrap();
+        let incident = daemon.escalated("app", 1);
+        let reason = incident["reason"].as_str().unwrap();
+        assert!(reason.contains("app.db-journal") && reason.contains("hard links"), "{what}: {incident:#}");
+        house.ask_for_everything();
+        daemon.caught_up_with_looks("app");
+        assert_ne!(content, hurt);
+        assert_eq!(fs::read(house.scene.db()).unwrap(), hurt, "{what}");
+        assert_eq!(fs::metadata(house.scene.db()).unwrap().ino(), inode, "{what}: it was replaced");
+        assert_eq!(fs::metadata(&journal).unwrap().ino(), fs::metadata(&secret).unwrap().ino(), "{what}: it was moved");
+        house.assert_closed(&before, &what);
+        assert_unread(&house, words, &what);
+        // Once it is moved away the database is healed.
+        fs::remove_file(&journal).unwrap();
+        guardiand(&house.scene.path(""), &["heal", "app", "--json", "--config", "guardian.toml"]).json_of(0);
+        assert_eq!(house.scene.lost(), 0);
+    }
+}
+
+#[test]
+fn a_backup_beside_a_side_file_with_a_planted_name_is_refused_unread_and_says_why() {
+    for (mode, suffix) in [("wal", "-wal"), ("wal", "-shm"), ("delete", "-journal"), ("delete", "-wal")] {
+        let Some(house) = House::of(mode, "") else { return };
+        let before = house.roots();
+        let side = beside(&house.scene.db(), suffix);
+        let _ = fs::remove_file(&side);
+        fs::hard_link(house.scene.path("roots/shadow"), &side).unwrap();
+        house.scene.write_config();
+        let ran = guardiand(&house.scene.path(""), &["backup", "app", "--json", "--config", "guardian.toml"]);
+        let what = format!("{suffix} in {mode} mode");
+        assert_eq!(ran.status, 1, "{what}: {ran:#?}");
+        let said = format!("{ran:?}");
+        assert!(said.contains(&format!("app.db{suffix}")) && said.contains("hard links"), "{what}: {said}");
+        assert!(!said.contains("damaged"), "{what}: {said}");
+        house.assert_closed(&before, &what);
+        assert_unread(&house, SECRET.as_bytes(), &what);
+    }
+}
+
 #[test]
 fn a_file_that_root_left_in_the_folder_is_not_given_away_under_the_databases_name() {
     let Some(house) = House::of("delete", "") else { return };

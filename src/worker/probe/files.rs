@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::host::{self, Device, FileKind, Folder, FsId, HostError, Space, planted_name};
+use crate::host::{self, Device, FileKind, Folder, FsId, HostError, Space};
 use crate::job::{FileFacts, FileState, Fingerprint, Place};
 use crate::worker::sweep::Sweep;
 
@@ -16,6 +16,8 @@ pub(super) struct Looked {
     /// What the system is asked for: the path, or one through the folder as it was opened.
     real: PathBuf,
     folder: Option<Arc<Folder>>,
+    /// Why others may have given it this name, if so: then it is none of the database's, whenever it is looked at.
+    planted: Option<String>,
     /// For the facts.
     pub(super) state: FileState,
     /// For the host's own tables of locks and mounts.
@@ -52,21 +54,16 @@ impl Files {
         };
         let look = |suffix: &str| Looked::through(&folder, with_suffix(main, suffix));
         let mut files = Files { main: look(""), wal: look("-wal"), shm: look("-shm"), journal: look("-journal") };
-        let Ok(facts) = host::FileFacts::of_fd(folder.as_ref()) else { return files };
-        if let Some(why) = files.main.host.as_ref().and_then(|main| planted_name(main, &facts)) {
+        if let Some(why) = &files.main.planted {
             let message = format!("{} is not looked into: {why}", main.display());
             files.main = Looked { state: FileState::Unreadable { errno: 0, message }, host: None, ..files.main };
-        }
-        for side in [&mut files.wal, &mut files.shm, &mut files.journal] {
-            if let Some(why) = side.host.as_ref().and_then(|side| planted_name(side, &facts)) {
-                side.state = FileState::Other { what: format!("a file that others may have planted: {why}") };
-            }
         }
         files
     }
 
     fn refused(main: &Path, error: &HostError) -> Files {
-        let looked = |path: PathBuf, state| Looked { real: path.clone(), path, folder: None, state, host: None };
+        let looked =
+            |path: PathBuf, state| Looked { real: path.clone(), path, folder: None, planted: None, state, host: None };
         let side = |suffix: &str| looked(with_suffix(main, suffix), FileState::Missing);
         let state = FileState::Unreadable { errno: 0, message: error.to_string() };
         Files { main: looked(main.to_owned(), state), wal: side("-wal"), shm: side("-shm"), journal: side("-journal") }
@@ -112,11 +109,20 @@ impl Looked {
     }
 
     fn by(path: PathBuf, real: PathBuf, folder: Option<Arc<Folder>>) -> Looked {
-        let (state, host) = match host::FileFacts::of_path(&real, false) {
+        let (mut state, host) = match host::FileFacts::of_path(&real, false) {
             Ok(facts) => (state(&real, &facts), Some(facts)),
             Err(error) => (failed(&path, &error), None),
         };
-        Looked { path, real, folder, state, host }
+        let planted = folder.as_ref().zip(host.as_ref()).zip(path.file_name()).and_then(|((folder, file), name)| {
+            match folder.refuse_planted(name, file) {
+                Err(HostError::PlantedName { why, .. }) => Some(why),
+                refused => refused.err().map(|error| error.to_string()),
+            }
+        });
+        if let Some(why) = &planted {
+            state = FileState::Other { what: format!("a file that others may have planted: {why}") };
+        }
+        Looked { path, real, folder, planted, state, host }
     }
 
     /// Looks again.
@@ -226,9 +232,15 @@ fn ground(folder: &Path, dev: Device, facts: &host::FileFacts, path: &Path, swee
 }
 
 /// Opens a regular file for raw reading. A link in the last component, a FIFO or a device put there meanwhile is an error,
-/// never a hang.
+/// never a hang; so is, in a folder that was opened, a file whose name there others may have planted.
 pub(super) fn open_raw(looked: &Looked) -> io::Result<std::fs::File> {
     use rustix::fs::{Mode, OFlags};
+    if let Some((folder, name)) = looked.folder.as_ref().zip(looked.path.file_name()) {
+        return folder.open_own_in(name).map_err(|error| match error.errno() {
+            Some(errno) => errno.into(),
+            None => io::Error::other(error),
+        });
+    }
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = std::fs::File::from(rustix::fs::open(&looked.real, flags, Mode::empty())?);
     let facts = host::FileFacts::of_fd(&file).map_err(io::Error::other)?;

@@ -94,7 +94,7 @@ pub(super) fn take(
 }
 
 fn variants(place: &Place<'_>, known: &KnownPageOne, len: u64) -> Result<Vec<Variant>, JobFailure> {
-    let main = place.folder.open_in(&place.name).map_err(while_("opening the database"))?;
+    let main = place.folder.open_own_in(&place.name).map_err(while_("opening the database"))?;
     let mut own: Head = [0; HEADER_LEN];
     main.read_exact_at(&mut own, 0).map_err(while_("reading its first page"))?;
     let remembered = known.schema.as_deref().and_then(|script| known_header(script, known));
@@ -263,7 +263,7 @@ fn is_the_known_schema(examined: &Examined, variant: &Variant, known: &KnownPage
 pub(super) fn copy(place: &Place<'_>, folder: &Folder, ownership: &Ownership) -> Result<bool, JobFailure> {
     let mut has_wal = false;
     for suffix in ["", "-wal"] {
-        let source = match place.folder.open_in(side_name(&place.name, suffix)) {
+        let source = match place.folder.open_own_in(side_name(&place.name, suffix)) {
             Ok(source) => source,
             Err(error) if error.is_absent() && !suffix.is_empty() => continue,
             Err(error) => return Err(while_("opening the database's files")(error)),

@@ -17,9 +17,9 @@ use crate::worker::probe::booted_ns;
 
 /// Leaves what was put together at `part` in the target's folder.
 pub(super) fn put_together(place: &Place<'_>, onto: &WalBase, part: &OsStr) -> Result<Mended, JobFailure> {
-    let wal = place.folder.open_in(place.side("-wal")).map_err(while_("opening the WAL"))?;
+    let wal = place.folder.open_own_in(place.side("-wal")).map_err(while_("opening the WAL"))?;
     let (below, frames_min) = match onto {
-        WalBase::Main => (Some(place.folder.open_in(&place.name).map_err(while_("opening the database"))?), 0),
+        WalBase::Main => (Some(place.folder.open_own_in(&place.name).map_err(while_("opening the database"))?), 0),
         WalBase::Nothing => (None, 0),
         WalBase::Backup { file, blake3, wal: position } => {
             of_the_generation(&wal, position)?;
@@ -42,7 +42,7 @@ pub(super) enum Kept {
 
 /// The same of files that were kept of a database's own.
 pub(super) fn of_kept(place: &Place<'_>, (folder, name): Files<'_>, part: &OsStr) -> Result<Kept, JobFailure> {
-    let wal = match folder.open_in(side_name(name, "-wal")) {
+    let wal = match folder.open_own_in(side_name(name, "-wal")) {
         Err(error) if error.is_absent() => return Ok(Kept::Whole),
         wal => wal.map_err(while_("opening the WAL"))?,
     };
@@ -69,7 +69,7 @@ fn take(place: &Place<'_>, sources: &Sources<'_>, part: &OsStr) -> Result<Mended
 fn index(place: &Place<'_>) -> Result<Option<WalIndex>, JobFailure> {
     let name = place.side("-shm");
     let Some(facts) = place.stat(&name)? else { return Ok(None) };
-    let shm = place.folder.open_in(&name).map_err(while_("opening the WAL index"))?;
+    let shm = place.folder.open_own_in(&name).map_err(while_("opening the WAL index"))?;
     Ok(believed_index(&shm, facts.mtime_ns, booted_ns()))
 }
 

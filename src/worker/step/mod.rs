@@ -72,8 +72,10 @@ pub fn run(job: &StepJob) -> Result<StepReport, JobFailure> {
         return member::run_on(job, member, does);
     }
     let place = Place::of(job)?;
-    // What programs hold is read through their own descriptors, whatever stands at the path.
-    if job.phase == Phase::Apply && job.step != DatabaseStep::KeepHeld {
+    // What programs hold is read through their own descriptors, whatever stands at the path; and a program that was stopped is started
+    // again whatever stands there. What was interrupted is finished first, but for copying it.
+    let whatever_is_there = matches!(job.step, DatabaseStep::KeepHeld | DatabaseStep::StartApp { .. });
+    if (job.phase == Phase::Apply || job.step == DatabaseStep::Preserve) && !whatever_is_there {
         place.refuse_planted()?;
     }
     match (&job.step, job.phase) {

@@ -99,7 +99,7 @@ fn attempt(
 /// What the files say now.
 fn present(place: &Place<'_>) -> Result<Present, JobFailure> {
     let main = place.stat(&place.name)?.ok_or_else(|| failed("it is gone"))?;
-    let file = place.folder.open_in(&place.name).map_err(while_("opening the database"))?;
+    let file = place.folder.open_own_in(&place.name).map_err(while_("opening the database"))?;
     if journal_is_hot(&place.folder, &place.name, &file)? {
         return Err(failed("it has a rollback journal: it is mended by that"));
     }
@@ -109,7 +109,7 @@ fn present(place: &Place<'_>) -> Result<Present, JobFailure> {
     let wal = place.stat(&place.side("-wal"))?.filter(|wal| wal.size > 0);
     let mut position = None;
     if let Some(facts) = wal {
-        let file = place.folder.open_in(place.side("-wal")).map_err(while_("opening the WAL"))?;
+        let file = place.folder.open_own_in(place.side("-wal")).map_err(while_("opening the WAL"))?;
         let scan = scan_wal(facts.size, None, |at, buffer| file.read_exact_at(buffer, at));
         let scan = scan.map_err(while_("reading the WAL"))?;
         let mark = scan.mark.filter(|mark| scan.is_sound() && mark.last_commit > 0);

@@ -91,8 +91,16 @@ impl<'a> Place<'a> {
         })
     }
 
-    /// Refuses a main file that others may have given its name, to lead us to what is not theirs.
+    /// Refuses a main file, and side files, that others may have given their names, to lead us to what is not theirs.
     pub(super) fn refuse_planted(&self) -> Result<(), JobFailure> {
+        for (suffix, _) in SIDES {
+            let side = self.side(suffix);
+            if let Ok(facts) = self.folder.stat_in(&side)
+                && let Err(error) = self.folder.refuse_planted(&side, &facts)
+            {
+                return Err(refused(format!("{} is not touched: {error}", self.path().display())));
+            }
+        }
         let Ok(mut main) = self.folder.stat_in(&self.name) else { return Ok(()) };
         let around = host::FileFacts::of_fd(&self.folder).map_err(while_("looking at the database's folder"))?;
         // An install that was interrupted may have left the second name that it gave it.

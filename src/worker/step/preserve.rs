@@ -109,7 +109,7 @@ impl Still {
     fn hold(place: &Place<'_>, keeper: Keeper, remarks: &mut Vec<String>) -> Still {
         let mut still = Still { locks: Vec::new(), until: None, given_up: false };
         if keeper == Keeper::Us
-            && let Ok(main) = place.folder.open_in(&place.name)
+            && let Ok(main) = place.folder.open_own_in(&place.name)
         {
             match shared_lock(&main, Duration::from_millis(place.job.site.busy_ms)) {
                 Ok(lock) => still.locks.push(lock),
@@ -173,7 +173,7 @@ fn take(
 ) -> Result<Option<Taken>, JobFailure> {
     for attempt in 1..=TRIES {
         let Some(before) = place.stat(original)? else { return Ok(None) };
-        let source = match place.folder.open_in(original) {
+        let source = match place.folder.open_own_in(original) {
             Ok(source) => source,
             Err(error) if error.is_absent() => return Ok(None),
             Err(error) => return Err(while_("opening a file to preserve")(error)),

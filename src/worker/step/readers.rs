@@ -36,7 +36,7 @@ pub(super) fn make_way(place: &Place<'_>) -> Result<(), JobFailure> {
     if place.stat(&place.side("-shm"))?.is_none() {
         return Ok(()); // nobody is there, or somebody who shares with nobody: SQLite will say
     }
-    let shm = place.folder.open_in(place.side("-shm")).map_err(while_("opening the WAL index"))?;
+    let shm = place.folder.open_own_in(place.side("-shm")).map_err(while_("opening the WAL index"))?;
     let until = Instant::now() + Duration::from_millis(place.job.site.busy_ms).min(PATIENCE_MAX);
     let mut held_on: Option<Vec<(SqliteLock, Option<i32>)>> = None;
     loop {

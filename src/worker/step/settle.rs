@@ -49,7 +49,7 @@ pub(super) fn settle_from(
 type Shall<'a> = (&'a Ownership, Option<&'a str>);
 
 fn settle_with(place: &Place<'_>, from: Files<'_>, part: &OsStr, shall: Shall<'_>) -> Result<Settled, JobFailure> {
-    let main = from.0.open_in(from.1).map_err(while_("opening the database"))?;
+    let main = from.0.open_own_in(from.1).map_err(while_("opening the database"))?;
     let hot = journal_is_hot(from.0, from.1, &main)?;
     let mut head = [0; 20];
     let mode = match main.read_exact_at(&mut head, 0) {
@@ -120,7 +120,7 @@ fn variant(
 ) -> Result<Option<Result<String, JobFailure>>, JobFailure> {
     let mut how = String::new();
     for suffix in ["", "-wal", "-journal"] {
-        let source = match from.0.open_in(side_name(from.1, suffix)) {
+        let source = match from.0.open_own_in(side_name(from.1, suffix)) {
             Ok(source) => source,
             Err(error) if error.is_absent() && suffix == "-journal" && journal == Journal::AllThatVerifies => {
                 return Ok(None);
@@ -181,7 +181,7 @@ fn recovered(folder: &Folder, name: &str, schema: Option<&str>) -> Result<(), Jo
 /// The rows that a database's files hold, as SQLite would recover them; nothing is left behind.
 pub(super) fn rows_of(place: &Place<'_>, from: Files<'_>) -> Result<Vec<TableRows>, JobFailure> {
     let folder = make_private(place)?;
-    let main = from.0.open_in(from.1).map_err(while_("opening the database"))?;
+    let main = from.0.open_own_in(from.1).map_err(while_("opening the database"))?;
     let ownership = Ownership::of(&main).map_err(while_("reading its owner"))?;
     let recovered = variant(from, &folder, ("recovered", Journal::BySqlite), (&ownership, None));
     let examined = examine(&folder.path().join("recovered"), &Deadline::never());

@@ -189,7 +189,7 @@ fn is_there_already(place: &Place<'_>, kept: &Kept, present: &[(String, FileFact
     for (original, name) in originals(place) {
         let Some((_, facts)) = present.iter().find(|(known, _)| known == name) else { continue };
         let Some(file) = kept.evidence.file(name).filter(|file| file.size == facts.size) else { return Ok(false) };
-        let now = place.folder.open_in(&original).map_err(while_("opening the database's files"))?;
+        let now = place.folder.open_own_in(&original).map_err(while_("opening the database's files"))?;
         if hash(&now).map_err(while_("reading the database's files"))? != file.blake3 {
             return Ok(false);
         }
@@ -269,7 +269,7 @@ fn since(place: &Place<'_>, present: &[(String, FileFacts)], counted: &[TableRow
 
 fn is_in_rollback_mode(place: &Place<'_>) -> bool {
     let mut mode = [0_u8; 2];
-    let read = place.folder.open_in(&place.name).is_ok_and(|main| main.read_exact_at(&mut mode, 18).is_ok());
+    let read = place.folder.open_own_in(&place.name).is_ok_and(|main| main.read_exact_at(&mut mode, 18).is_ok());
     read && mode == [1, 1]
 }
 
@@ -277,7 +277,7 @@ fn is_in_rollback_mode(place: &Place<'_>) -> bool {
 fn commits_in_wal(place: &Place<'_>) -> Result<Option<u64>, JobFailure> {
     let name = place.side("-wal");
     let Some(facts) = place.stat(&name)?.filter(|facts| facts.size > 0) else { return Ok(Some(0)) };
-    let wal = place.folder.open_in(&name).map_err(while_("opening the WAL"))?;
+    let wal = place.folder.open_own_in(&name).map_err(while_("opening the WAL"))?;
     let scan =
         scan_wal(facts.size, None, |at, buffer| wal.read_exact_at(buffer, at)).map_err(while_("reading the WAL"))?;
     let WalHeaderState::Ok(header) = scan.header else { return Ok(None) };

@@ -216,7 +216,7 @@ impl<'a> Keep<'a> {
             files = vec![keep_main(folder, side, unchanged)?];
             if let Some(wal) = &side.wal {
                 files.push(keep(folder, wal, "main-wal")?);
-            } else if let Ok(journal) = self.place.folder.open_in(side_name(&self.place.name, "-journal")) {
+            } else if let Ok(journal) = self.place.folder.open_own_in(side_name(&self.place.name, "-journal")) {
                 files.push(keep(folder, &journal, "main-journal")?);
             }
             if moment(side)? == before {
