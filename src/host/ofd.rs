@@ -44,6 +44,8 @@ pub struct Conflict {
     /// The process; `None` when it is in another PID namespace, on another machine, or the lock is an open file's.
     /// With no name to it nothing may be done about it (SQLITE.md, rule 13).
     pub pid: Option<i32>,
+    /// An open file's, as guardiand takes them and SQLite does not.
+    pub is_ofd: bool,
     /// First byte.
     pub start: u64,
     /// Byte after the last; `u64::MAX` for "to the end".
@@ -78,7 +80,7 @@ pub fn ask_lock(fd: impl AsFd, bytes: Bytes, mode: LockMode) -> Result<Option<Co
     let start = u64::try_from(question.l_start).unwrap_or(0);
     let len = u64::try_from(question.l_len).unwrap_or(0);
     let pid = (question.l_pid > 0).then_some(question.l_pid);
-    Ok(Some(Conflict { mode, pid, start, end: Bytes { start, len }.end() }))
+    Ok(Some(Conflict { mode, pid, is_ofd: question.l_pid == -1, start, end: Bytes { start, len }.end() }))
 }
 
 /// A lock that is held until it is dropped.
@@ -111,7 +113,8 @@ impl OfdLock {
             Ok(()) => Ok(OfdLock { fd, bytes }),
             Err(source) if matches!(source.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => {
                 // It may be gone by the time we ask; then nobody can be named.
-                let unnamed = Conflict { mode: LockMode::Write, pid: None, start: bytes.start, end: bytes.end() };
+                let unnamed =
+                    Conflict { mode: LockMode::Write, pid: None, is_ofd: false, start: bytes.start, end: bytes.end() };
                 Err(HostError::LockHeld(ask_lock(&fd, bytes, mode)?.unwrap_or(unnamed)))
             }
             Err(source) => Err(failed("set", bytes, source)),

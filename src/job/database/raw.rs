@@ -138,8 +138,8 @@ pub struct WalFacts {
     pub index_max_frame: Option<u32>,
     /// `nBackfill` of the WAL index.
     pub index_backfill: Option<u32>,
-    /// More may be copied than `index_backfill` says: a checkpoint is under way, or ended while this was looked at. SQLite tells of
-    /// it only once all of it is durable, which on a busy disk takes seconds.
+    /// More may be copied than `index_backfill` says: a checkpoint is under way, of which SQLite tells only once all of it is durable,
+    /// which on a busy disk takes seconds; or one began or ended while this was looked at, and the main file is no longer as it was.
     #[serde(default)]
     pub checkpointing: bool,
     /// The readers that hold a checkpoint back.

@@ -236,7 +236,8 @@ impl Memory {
         let (known, now) = (self.last_healthy.as_ref()?.main, facts.main.file()?);
         // A write within one tick of the clock after the look would not show.
         let settled = self.healthy_at.is_some_and(|at| known.is_settled_at(at));
-        let wal = facts.wal.as_ref()?;
+        // Looked at one after the other: a checkpoint in between is to be seen in the main file only at the next look.
+        let wal = facts.wal.as_ref().filter(|wal| !wal.checkpointing)?;
         let gone = match (wal.state, wal.mark) {
             (WalState::Absent | WalState::Unused, _) => true,
             (WalState::Sound, Some(mark)) => mark.salt != pending.salt,

@@ -6,7 +6,7 @@ use super::files::{Files, Looked, open_raw};
 use super::{booted_ns, raw};
 use crate::format::WalIndex;
 use crate::format::wal_index::READ_MARK_UNUSED;
-use crate::host::{Bytes, LockMode, Mounts, ProcessFacts, SqliteLock, ask_lock, standstill};
+use crate::host::{Bytes, LockKind, LockMode, Mounts, ProcessFacts, SqliteLock, ask_lock, standstill};
 use crate::job::HeldLock;
 use crate::worker::sweep::Sweep;
 
@@ -26,6 +26,8 @@ const WAL_CHECKPOINT: &str = "WAL checkpoint";
 struct Seen {
     lock: SqliteLock,
     pid: Option<i32>,
+    /// An open file's lock: SQLite takes none, but a scrub or a backup of ours does, and ends by itself.
+    is_ours: bool,
 }
 
 /// Every connection in WAL mode has these as long as it lives; they say nothing.
@@ -46,10 +48,10 @@ fn in_table(files: &Files, sweep: &Sweep, wal_mode: bool) -> Vec<Seen> {
     let of = |looked: &Looked, names: fn(&crate::host::Lock) -> Vec<SqliteLock>| -> Vec<Seen> {
         let (Some(facts), Some(table)) = (&looked.host, sweep.locks()) else { return Vec::new() };
         let device = sweep.mounts().lock_device(facts, &looked.path);
-        let held = table.of(device, facts.id.ino).iter().filter(|lock| !lock.blocked);
+        let held = table.of(device, facts.id.ino).iter().filter(|lock| !lock.blocked && lock.kind != LockKind::Ofd);
         let said = held.flat_map(|lock| names(lock).into_iter().map(move |name| (name, lock)));
         said.filter(|(name, lock)| !says_nothing(*name, lock.mode, wal_mode))
-            .map(|(lock, held)| Seen { lock, pid: held.pid })
+            .map(|(lock, held)| Seen { lock, pid: held.pid, is_ours: false })
             .collect()
     };
     let mut seen = of(&files.main, SqliteLock::on_main);
@@ -75,7 +77,7 @@ pub(super) fn held(files: &Files, sweep: &Sweep, wal_mode: bool, index: Option<&
     }
     let mut seen = in_table(files, sweep, wal_mode);
     let whole_life = without_pending(&seen);
-    asked.into_iter().for_each(|one| add(&mut seen, one));
+    asked.into_iter().filter(|one| !one.is_ours).for_each(|one| add(&mut seen, one));
     let mut locks = in_words(seen, index, sweep.mounts());
     for held in locks.iter_mut().filter(|held| held.lock == EXCLUSIVE) {
         held.without_pending = whole_life.contains(&held.pid);
@@ -106,7 +108,7 @@ fn ask_main(main: &File, wal_mode: bool, seen: &mut Vec<Seen>) {
     let mut ask = |lock: SqliteLock, mode| {
         let conflict = ask_lock(main, lock.bytes(), mode).ok().flatten();
         if let Some(conflict) = conflict {
-            add(seen, Seen { lock, pid: conflict.pid });
+            add(seen, Seen { lock, pid: conflict.pid, is_ours: conflict.is_ofd });
         }
         conflict.is_some()
     };
@@ -126,7 +128,7 @@ fn ask_wal_index(shm: &File, seen: &mut Vec<Seen>) {
     let others = [SqliteLock::WalWrite, SqliteLock::WalCheckpoint, SqliteLock::WalRecover];
     for lock in others.into_iter().chain(readers) {
         if let Ok(Some(conflict)) = ask_lock(shm, lock.bytes(), LockMode::Write) {
-            add(seen, Seen { lock, pid: conflict.pid });
+            add(seen, Seen { lock, pid: conflict.pid, is_ours: conflict.is_ofd });
         }
     }
 }
@@ -197,7 +199,7 @@ mod tests {
     use super::*;
 
     fn names(seen: &[(SqliteLock, Option<i32>)]) -> Vec<String> {
-        let seen = seen.iter().map(|&(lock, pid)| Seen { lock, pid }).collect();
+        let seen = seen.iter().map(|&(lock, pid)| Seen { lock, pid, is_ours: false }).collect();
         in_words(seen, None, &Mounts::default()).into_iter().map(|held| held.lock).collect()
     }
 
@@ -214,7 +216,8 @@ mod tests {
     fn only_the_unix_excl_vfs_has_exclusive_without_pending() {
         use SqliteLock::{Exclusive, Pending, Reserved};
         let table = |locks: &[(SqliteLock, i32)]| {
-            let seen = locks.iter().map(|&(lock, pid)| Seen { lock, pid: Some(pid) }).collect::<Vec<_>>();
+            let seen =
+                locks.iter().map(|&(lock, pid)| Seen { lock, pid: Some(pid), is_ours: false }).collect::<Vec<_>>();
             without_pending(&seen)
         };
         assert_eq!(table(&[(Exclusive, 7)]), [7]);
@@ -247,7 +250,7 @@ mod tests {
         program.execute_batch("CREATE TABLE t(x); INSERT INTO t VALUES(1)").unwrap();
         let files = Files::pinned(&path);
         let index = || raw::wal_index(&files.shm, booted_ns()).unwrap();
-        let lock = |lock| vec![describe(Seen { lock, pid: None }, None, &Mounts::default())];
+        let lock = |lock| vec![describe(Seen { lock, pid: None, is_ours: false }, None, &Mounts::default())];
         let begun = lock(SqliteLock::WalCheckpoint);
         assert_eq!((index().attempted, index().backfilled), (0, 0));
         assert!(
@@ -270,7 +273,7 @@ mod tests {
     fn a_reader_holds_a_checkpoint_back_when_its_snapshot_ends_early() {
         let mut index = WalIndex::parse(&[0; crate::format::wal_index::WAL_INDEX_HEAD_LEN]).unwrap();
         (index.mx_frame, index.backfilled, index.read_marks) = (319, 213, [0, 213, 319, READ_MARK_UNUSED, 0]);
-        let seen = (1..3).map(|slot| Seen { lock: SqliteLock::WalRead(slot), pid: None }).collect();
+        let seen = (1..3).map(|slot| Seen { lock: SqliteLock::WalRead(slot), pid: None, is_ours: false }).collect();
         let locks = in_words(seen, Some(&index), &Mounts::default());
         let back = holding_back(&locks, Some(&index));
         assert_eq!(back.iter().map(|held| held.lock.as_str()).collect::<Vec<_>>(), ["WAL reader at frame 213"]);

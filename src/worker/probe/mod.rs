@@ -376,8 +376,10 @@ impl<'a> Look<'a> {
         if self.files.main.state.file().is_some() {
             self.facts.locks = locks::held(&self.files, self.sweep, self.wal_mode(), self.index.as_ref());
             if let Some(wal) = &mut self.facts.wal {
-                wal.checkpointing =
-                    self.index.is_some_and(|index| locks::may_be_checkpointing(&self.files, &self.facts.locks, index));
+                let stands = Files::look(&self.probe.site.path).main.state == self.files.main.state;
+                let index = self.index;
+                let may_be = |index| locks::may_be_checkpointing(&self.files, &self.facts.locks, index);
+                wal.checkpointing = !stands || index.is_some_and(may_be);
             }
             // A check or a backup of ours beside this look ends by itself: nobody needs to be told of it, or can do anything.
             self.facts.locks.retain(|lock| Ok(lock.comm.as_str()) != crate::worker::NAME.to_str());
