@@ -6,6 +6,8 @@
 //! process, and closing *any* descriptor of a file drops all of them, so all that touches a database's bytes
 //! runs in a child.
 //!
+//! What other programs may use is [`pool`], a connection pool that cannot stay broken; the rest serves the binary.
+//!
 //! `tests/tidy.rs` holds the table of who may use whom.
 
 pub mod api;

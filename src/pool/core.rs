@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::backoff::Backoff;
 use super::breaker::{Breaker, BreakerState, Outcome, Permit};
 use super::event::{Event, Refusal, State};
+use super::latencies::Latencies;
 use super::params::Params;
 use super::recovery::{Look, Recovery};
 
@@ -27,6 +28,8 @@ pub struct Core<C, W> {
     out: Vec<Option<Out>>,
     out_free: Vec<u32>,
     pending: Vec<Pending>,
+    /// How long the last connects took.
+    connects: Latencies,
     waiters: VecDeque<Waiter<W>>,
     /// What woken waiters have not collected yet.
     granted: BTreeMap<u64, Result<Lease<C>, Refusal>>,
@@ -46,14 +49,20 @@ struct Totals {
     opened: u64,
     closed: u64,
     recoveries: u64,
+    recovery_attempts: u64,
+    looks: u64,
+    look_failures: u64,
+    leaks: u64,
 }
 
 /// What is known of a connection, in use or not.
 #[derive(Debug, Clone, Copy)]
 struct Facts {
     generation: u64,
-    /// When it was last proven to work: opened, or given back in order.
+    /// The era that it was last proven to work in.
     era: u64,
+    /// When it was last proven to work: opened, given back in order, or checked.
+    proven: Duration,
     retire_at: Option<Duration>,
 }
 
@@ -75,8 +84,19 @@ struct Out {
 #[derive(Debug)]
 struct Pending {
     number: u64,
-    look: Option<Look>,
+    purpose: Purpose,
+    began: Duration,
     expires: Duration,
+}
+
+/// What an order is for.
+#[derive(Debug, Clone, Copy)]
+enum Purpose {
+    /// A connection for callers.
+    Fill,
+    Look(Look),
+    /// A sign of life of a connection that lay idle, and what was known of it.
+    Check(Facts, Option<Duration>),
 }
 
 #[derive(Debug)]
@@ -107,6 +127,8 @@ pub enum Returned {
     Good,
     /// The server or the way to it failed: the pool looks for the server.
     Broken,
+    /// Found broken before it was used: the pool looks for the server, and no call is counted as failed.
+    Stale,
     /// Not to be used again for a reason that says nothing about the server, such as a query that was cut off by its caller.
     Retired,
 }
@@ -140,7 +162,7 @@ impl Ticket {
     }
 }
 
-/// A connection to be opened.
+/// A connection to be opened or tried.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Order<C> {
@@ -150,6 +172,19 @@ pub enum Order<C> {
     Knock(Ticket),
     /// A look at the server: connect, or take the knock's connection, *and* see that it works.
     Look(Ticket, Option<C>),
+    /// See that a connection that lay idle still works.
+    Check(Ticket, C),
+}
+
+impl<C> Order<C> {
+    /// Its ticket's number.
+    pub fn number(&self) -> u64 {
+        match self {
+            Order::Connect(ticket) | Order::Knock(ticket) | Order::Look(ticket, _) | Order::Check(ticket, _) => {
+                ticket.0
+            }
+        }
+    }
 }
 
 /// What is to be done once the lock is released.
@@ -162,6 +197,8 @@ pub struct Effects<C, W> {
     pub orders: Vec<Order<C>>,
     /// Tickets nobody waits for any more: stop their connects, or more connections than `max_size` are open for a while.
     pub aborted: Vec<u64>,
+    /// How long the first of them was waited for, where it was time that ended it.
+    pub expired: Option<Duration>,
     /// Connections to close.
     pub close: Vec<C>,
     /// What changed, in order.
@@ -170,7 +207,14 @@ pub struct Effects<C, W> {
 
 impl<C, W> Effects<C, W> {
     fn none() -> Effects<C, W> {
-        Effects { wake: Vec::new(), orders: Vec::new(), aborted: Vec::new(), close: Vec::new(), events: Vec::new() }
+        Effects {
+            wake: Vec::new(),
+            orders: Vec::new(),
+            aborted: Vec::new(),
+            expired: None,
+            close: Vec::new(),
+            events: Vec::new(),
+        }
     }
 }
 
@@ -194,6 +238,7 @@ impl<C, W> Core<C, W> {
             out: Vec::new(),
             out_free: Vec::new(),
             pending: Vec::new(),
+            connects: Latencies::default(),
             waiters: VecDeque::new(),
             granted: BTreeMap::new(),
             next_number: 0,
@@ -262,15 +307,21 @@ impl<C, W> Core<C, W> {
         let Lease { connection, mut facts, slot, permit, taken } = lease;
         self.free(slot);
         let took = now.saturating_sub(taken);
+        // A connection that was last proven before the server came back says by breaking what is known already.
+        let is_news = facts.generation == self.generation && facts.era == self.era;
         match returned {
             Returned::Good => {
                 self.breaker.record(permit, Outcome::Success, took, now);
                 facts.era = self.era;
+                facts.proven = now;
                 self.put(connection, facts, now, &mut effects);
             }
-            Returned::Broken => {
-                self.breaker.record(permit, Outcome::Failure, took, now);
-                if facts.generation == self.generation && facts.era == self.era {
+            Returned::Broken | Returned::Stale => {
+                match returned {
+                    Returned::Broken if is_news => self.breaker.record(permit, Outcome::Failure, took, now),
+                    _ => self.breaker.release(permit),
+                }
+                if is_news {
                     self.recovery.call_failed(now);
                 }
                 self.close_one(connection, &mut effects);
@@ -287,13 +338,20 @@ impl<C, W> Core<C, W> {
     pub fn connected(&mut self, ticket: Ticket, connection: C, now: Duration) -> Effects<C, W> {
         let before = self.before();
         let mut effects = Effects::none();
-        match self.take_pending(ticket.0) {
-            None => self.close_one(connection, &mut effects),
-            Some(None) => {
+        let Some(pending) = self.take_pending(ticket.0) else {
+            self.close_one(connection, &mut effects);
+            return self.finish(before, effects, now);
+        };
+        if !matches!(pending.purpose, Purpose::Check(..)) {
+            self.connects.record(now.saturating_sub(pending.began));
+        }
+        match pending.purpose {
+            Purpose::Fill => {
                 self.totals.opened += 1;
                 self.put_new(connection, now, &mut effects);
             }
-            Some(Some(Look::Knock)) => {
+            Purpose::Check(facts, until) => self.put_checked(connection, facts, until, now, &mut effects),
+            Purpose::Look(Look::Knock) => {
                 self.recovery.knocked(true, &self.params, now);
                 if let Some(look @ (Look::Attempt | Look::Extra)) = self.recovery.due(now) {
                     let ticket = self.send_look(look, now);
@@ -302,9 +360,15 @@ impl<C, W> Core<C, W> {
                     self.close_one(connection, &mut effects);
                 }
             }
-            Some(Some(Look::Attempt | Look::Extra)) => {
+            Purpose::Look(Look::Attempt | Look::Extra) => {
+                self.totals.looks += 1;
+                let is_spare = self.can_spare_a_look();
                 self.look_succeeded(now);
-                self.put_new(connection, now, &mut effects);
+                if is_spare {
+                    self.close_one(connection, &mut effects);
+                } else {
+                    self.put_new(connection, now, &mut effects);
+                }
             }
         }
         self.finish(before, effects, now)
@@ -313,10 +377,18 @@ impl<C, W> Core<C, W> {
     /// An ordered connection could not be opened, or did not work.
     pub fn connect_failed(&mut self, ticket: Ticket, now: Duration) -> Effects<C, W> {
         let before = self.before();
-        if let Some(look) = self.take_pending(ticket.0) {
-            self.pending_failed(look, now);
+        if let Some(pending) = self.take_pending(ticket.0) {
+            self.pending_failed(pending.purpose, now);
         }
         self.finish(before, Effects::none(), now)
+    }
+
+    /// True when a connection has not worked since the last failure, or not within `validate_after`: it is to be asked for a
+    /// sign of life before it is used.
+    pub fn is_doubtful(&self, lease: &Lease<C>, now: Duration) -> bool {
+        let proven = lease.facts.proven;
+        let failed_since = self.recovery.last_failure.is_some_and(|failure| failure > proven);
+        failed_since || now.saturating_sub(proven) >= self.params.validate_after
     }
 
     /// Lets time do what is due.

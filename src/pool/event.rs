@@ -3,6 +3,7 @@
 use std::panic::Location;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::Serialize;
 
 use super::breaker::BreakerState;
@@ -21,6 +22,19 @@ pub enum State {
     Cooldown,
     /// Closed by hand.
     Closed,
+}
+
+impl State {
+    /// As it is written everywhere.
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Healthy => "healthy",
+            State::Degraded => "degraded",
+            State::Recovering => "recovering",
+            State::Cooldown => "cooldown",
+            State::Closed => "closed",
+        }
+    }
 }
 
 /// Something changed: each is one line of a log.
@@ -81,7 +95,9 @@ pub enum Refusal {
 
 /// The pool at one instant. Durations are milliseconds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Status {
+pub struct PoolStatus {
+    /// The pool's name.
+    pub pool: String,
     /// True in the state `healthy`.
     pub healthy: bool,
     /// The state.
@@ -96,6 +112,10 @@ pub struct Status {
     pub current_retry_delay_ms: Option<u64>,
     /// Time since the last failure, if there was one.
     pub since_last_failure_ms: Option<u64>,
+    /// When it was, by the wall clock.
+    pub last_failure_time: Option<Timestamp>,
+    /// What the server, or the way to it, last answered in place of a connection; forgotten when it is well again.
+    pub last_error: Option<String>,
     /// The breaker's state.
     pub breaker: BreakerState,
     /// Connections that are ready.
@@ -106,6 +126,8 @@ pub struct Status {
     pub opening: usize,
     /// How many connections may be open at present: `max_size`, or fewer after a failure.
     pub budget: u32,
+    /// How many may be open at most.
+    pub max_size: u32,
     /// Callers that wait.
     pub waiters: usize,
     /// Connections handed out since the start.
@@ -118,4 +140,18 @@ pub struct Status {
     pub closed_total: u64,
     /// Recoveries since the start: ways back to `healthy`.
     pub recoveries_total: u64,
+    /// Attempts at recovery since the start: looks at the server while it was not healthy, bare connects left out.
+    pub recovery_attempts_total: u64,
+    /// Looks at the server that failed, since the start, bare connects left out.
+    pub health_check_failures_total: u64,
+    /// Looks that failed since the last one that succeeded.
+    pub health_check_consecutive_failures: u32,
+    /// Connections that were held for longer than `leak_after`, since the start.
+    pub leaks_total: u64,
+    /// The 99th percentile of the times that the last connects took, once there are a few.
+    pub connect_p99_ms: Option<u64>,
+    /// How long a connect may take at present.
+    pub connect_limit_ms: u64,
+    /// The 99th percentile of the times that the last signs of life took that callers waited for, once there are a few.
+    pub validation_p99_ms: Option<u64>,
 }

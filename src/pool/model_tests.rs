@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::core::{Acquire, Core, Effects, Lease, Order, WaiterId};
+use super::event::Event;
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -40,7 +42,7 @@ enum Server {
 }
 
 fn act() -> impl Strategy<Value = Act> {
-    let returned = prop_oneof![6 => Just(Returned::Good), 3 => Just(Returned::Broken), 1 => Just(Returned::Retired)];
+    let returned = prop_oneof![6 => Just(Returned::Good), 3 => Just(Returned::Broken), 1 => Just(Returned::Stale), 1 => Just(Returned::Retired)];
     let server = prop_oneof![Just(Server::Up), Just(Server::Useless), Just(Server::Down)];
     prop_oneof![
         12 => Just(Act::Acquire),
@@ -98,7 +100,7 @@ impl World {
 
     fn open(&self) -> usize {
         self.alive.len()
-            + self.orders.values().filter(|order| !matches!(order, Order::Look(_, Some(_)))).count()
+            + self.orders.values().filter(|order| !matches!(order, Order::Look(_, Some(_)) | Order::Check(..))).count()
             + self.lost.len()
     }
 
@@ -106,7 +108,7 @@ impl World {
     fn carry_out(&mut self, effects: Effects<u64, u64>, open_before: usize) {
         for number in &effects.aborted {
             let order = self.orders.remove(number);
-            if let Some(Order::Look(_, Some(connection))) = &order {
+            if let Some(Order::Look(_, Some(connection)) | Order::Check(_, connection)) = &order {
                 self.alive.remove(connection);
             }
             assert!(self.lost.remove(number) || order.is_some(), "aborted what was not ordered");
@@ -116,7 +118,8 @@ impl World {
         }
         for order in effects.orders {
             let number = match &order {
-                Order::Connect(ticket) | Order::Knock(ticket) | Order::Look(ticket, _) => ticket.number(),
+                Order::Connect(ticket) | Order::Knock(ticket) => ticket.number(),
+                Order::Look(ticket, _) | Order::Check(ticket, _) => ticket.number(),
             };
             assert!(self.orders.insert(number, order).is_none());
         }
@@ -199,6 +202,7 @@ impl World {
         let (ticket, made, works) = match order {
             Order::Connect(ticket) | Order::Knock(ticket) => (ticket, None, self.server != Server::Down),
             Order::Look(ticket, made) => (ticket, made, self.server == Server::Up),
+            Order::Check(ticket, idle) => (ticket, Some(idle), self.server == Server::Up),
         };
         let effects = if works {
             let connection = made.unwrap_or_else(|| {
@@ -234,7 +238,9 @@ impl World {
             Act::Answer(which) => self.answer(which),
             Act::Lose(which) => {
                 if let Some(number) = nth(self.orders.keys(), which) {
-                    if let Some(Order::Look(_, Some(connection))) = self.orders.remove(&number) {
+                    if let Some(Order::Look(_, Some(connection)) | Order::Check(_, connection)) =
+                        self.orders.remove(&number)
+                    {
                         self.alive.remove(&connection);
                     }
                     self.lost.insert(number);

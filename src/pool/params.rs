@@ -16,9 +16,17 @@ pub struct Params {
     /// A connection of this age is closed when it is not in use; up to a tenth earlier, by chance, so that connections that
     /// were opened together do not end together.
     pub max_lifetime: Option<Duration>,
-    /// A connect or probe that has not ended by now counts as failed.
+    /// A caller that waits for longer is refused.
+    pub acquire_timeout: Duration,
+    /// A connect, probe or validation that has not ended by now counts as failed.
     pub connect_timeout: Duration,
-    /// Time between looks at a server that seems well, each on a fresh connection.
+    /// Gives up sooner than `connect_timeout` on a server that is known to answer fast; `None` for `connect_timeout` alone.
+    pub adaptive: Option<Adaptive>,
+    /// A connection that has worked within this span is handed out unseen; an older one is asked for a sign of life first, as
+    /// is every one that has not worked since the last failure.
+    pub validate_after: Duration,
+    /// Time between looks at a server that seems well, each on a fresh connection; and how long a connection may lie idle
+    /// before it is asked for a sign of life.
     pub health_interval: Duration,
     /// While the server is down: time between bare connects, which cut the wait short when they succeed.
     pub knock_interval: Duration,
@@ -38,7 +46,10 @@ impl Default for Params {
             max_waiters: 10_000,
             idle_timeout: Some(Duration::from_secs(600)),
             max_lifetime: Some(Duration::from_secs(1800)),
+            acquire_timeout: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(10),
+            adaptive: Some(Adaptive::default()),
+            validate_after: Duration::from_millis(500),
             health_interval: Duration::from_secs(30),
             knock_interval: Duration::from_secs(1),
             leak_after: Some(Duration::from_secs(60)),
@@ -49,21 +60,49 @@ impl Default for Params {
 }
 
 impl Params {
+    /// How long the server may take for what took it `p99` of late.
+    pub(super) fn limit(&self, p99: Option<Duration>) -> Duration {
+        let (Some(adaptive), Some(p99)) = (&self.adaptive, p99) else { return self.connect_timeout };
+        p99.saturating_mul(adaptive.factor).max(adaptive.least).min(self.connect_timeout)
+    }
+
     /// The same with every zero that would stop or spin the pool raised.
     pub(super) fn sane(mut self) -> Params {
         let least = Duration::from_millis(1);
         self.max_size = self.max_size.max(1);
         self.min_idle = self.min_idle.min(self.max_size);
         self.max_waiters = self.max_waiters.max(1);
-        for span in [&mut self.connect_timeout, &mut self.health_interval, &mut self.knock_interval] {
+        for span in
+            [&mut self.acquire_timeout, &mut self.connect_timeout, &mut self.health_interval, &mut self.knock_interval]
+        {
             *span = (*span).max(least);
         }
         for span in [&mut self.idle_timeout, &mut self.max_lifetime] {
             *span = span.map(|span| span.max(least));
         }
+        if let Some(adaptive) = &mut self.adaptive {
+            adaptive.least = adaptive.least.max(least);
+        }
         self.retry = self.retry.sane();
         self.breaker = self.breaker.sane();
         self
+    }
+}
+
+/// How the time that a connect may take follows from the times that connects took: a multiple of the 99th percentile, never
+/// less than `least`, never more than `connect_timeout`. Each failed attempt at recovery doubles it, so that a server that
+/// has become slow is reached all the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Adaptive {
+    /// The shortest time.
+    pub least: Duration,
+    /// The multiple.
+    pub factor: u32,
+}
+
+impl Default for Adaptive {
+    fn default() -> Adaptive {
+        Adaptive { least: Duration::from_secs(1), factor: 4 }
     }
 }
 

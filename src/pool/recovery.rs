@@ -34,6 +34,8 @@ pub(super) struct Recovery {
     /// Failed attempts of this round.
     pub(super) attempts: u32,
     pub(super) failures: u32,
+    /// Looks that failed since the last one that succeeded.
+    pub(super) looks_failed: u32,
     pub(super) last_failure: Option<Duration>,
     /// The wait that led to `next`.
     pub(super) delay: Option<Duration>,
@@ -52,6 +54,7 @@ impl Recovery {
             state: State::Healthy,
             attempts: 0,
             failures: 0,
+            looks_failed: 0,
             last_failure: None,
             delay: None,
             next: now.saturating_add(params.health_interval),
@@ -113,6 +116,11 @@ impl Recovery {
         self.extra |= self.state == State::Healthy;
     }
 
+    /// Somebody asks how the server is.
+    pub(super) fn wanted(&mut self) {
+        self.extra |= self.state != State::Closed;
+    }
+
     /// A caller's connection broke.
     pub(super) fn call_failed(&mut self, now: Duration) {
         self.count_failure(now);
@@ -123,6 +131,7 @@ impl Recovery {
 
     pub(super) fn attempt_failed(&mut self, look: Look, params: &Params, backoff: &mut Backoff, now: Duration) {
         self.count_failure(now);
+        self.looks_failed = self.looks_failed.saturating_add(1);
         self.next_knock = now.saturating_add(params.knock_interval);
         match self.state {
             State::Healthy => self.suspect(now),
@@ -144,6 +153,7 @@ impl Recovery {
         self.state = State::Healthy;
         self.attempts = 0;
         self.failures = 0;
+        self.looks_failed = 0;
         self.delay = None;
         self.extra = false;
         self.next = now.saturating_add(backoff.about(params.health_interval));

@@ -15,7 +15,8 @@ pub use events::{
     ApprovalAsked, ApprovalGiven, BackupBlocked, BackupFailed, BackupOutcome, BackupTaken, BackupsKnown, CheckDone,
     ConfigRefused, ConfigReloaded, ConfigWarning, ControlAsked, DatabaseMeasured, DeferReason, HealDeferred,
     IncidentClosed, IncidentEscalated, IncidentOpened, IncidentResumed, Notified, NotifyChannel, NotifyFailed,
-    NotifyGaveUp, NotifyOutcome, PlaybookBegan, PlaybookEnded, PlaybookOutcome, StepEnded, WorkerRestarted,
+    NotifyGaveUp, NotifyOutcome, PlaybookBegan, PlaybookEnded, PlaybookOutcome, PoolBreakerChanged, PoolBudgetChanged,
+    PoolLeak, PoolStateChanged, StepEnded, WorkerRestarted,
 };
 pub use logs::{LogFormat, LogLevel, start_logs};
 pub use metrics::Metrics;

@@ -1,6 +1,6 @@
 //! What an operator does with a pool, and what it tells about itself.
 
-use super::super::event::Status;
+use super::super::event::PoolStatus;
 use super::*;
 
 impl<C, W> Core<C, W> {
@@ -39,6 +39,18 @@ impl<C, W> Core<C, W> {
         self.recovery.close();
         self.refuse_waiters(Refusal::Closed, now, &mut effects);
         self.finish(before, effects, now)
+    }
+
+    /// Looks at the server as soon as there is room for a look; nothing while closed.
+    pub fn look_now(&mut self, now: Duration) -> Effects<C, W> {
+        let before = self.before();
+        self.recovery.wanted();
+        self.finish(before, Effects::none(), now)
+    }
+
+    /// How many looks at the server have ended, bare connects left out.
+    pub fn looks_ended(&self) -> u64 {
+        self.totals.looks
     }
 
     /// True when the pool is closed and every connection came back.
@@ -81,13 +93,15 @@ impl<C, W> Core<C, W> {
             let held = self.out.iter().flatten().filter(|out| !out.told);
             held.map(move |out| out.since.saturating_add(after))
         });
-        pending.chain(idle).chain(leaks).chain(look).chain(self.breaker.next_due()).min()
+        let check = self.next_check().map(|(_, due)| due);
+        pending.chain(idle).chain(leaks).chain(check).chain(look).chain(self.breaker.next_due()).min()
     }
 
     /// The pool at this instant.
-    pub fn status(&self, now: Duration) -> Status {
+    pub fn status(&self, now: Duration) -> PoolStatus {
         let ms = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-        Status {
+        PoolStatus {
+            pool: String::new(),
             healthy: self.recovery.state == State::Healthy,
             state: self.recovery.state,
             recovery_in_progress: matches!(self.recovery.state, State::Degraded | State::Recovering | State::Cooldown),
@@ -95,23 +109,34 @@ impl<C, W> Core<C, W> {
             recovery_attempts: self.recovery.attempts,
             current_retry_delay_ms: self.recovery.delay.map(ms),
             since_last_failure_ms: self.recovery.last_failure.map(|at| ms(now.saturating_sub(at))),
+            last_failure_time: None,
+            last_error: None,
             breaker: self.breaker.state(),
             idle: self.idle.len(),
             in_use: self.in_use(),
             opening: self.pending.len(),
             budget: self.budget,
+            max_size: self.params.max_size,
             waiters: self.waiters.len(),
             acquired_total: self.totals.acquired,
             refused_total: self.totals.refused,
             opened_total: self.totals.opened,
             closed_total: self.totals.closed,
             recoveries_total: self.totals.recoveries,
+            recovery_attempts_total: self.totals.recovery_attempts,
+            health_check_failures_total: self.totals.look_failures,
+            health_check_consecutive_failures: self.recovery.looks_failed,
+            leaks_total: self.totals.leaks,
+            connect_p99_ms: self.connects.p99().map(ms),
+            connect_limit_ms: ms(self.connect_limit()),
+            validation_p99_ms: None,
         }
     }
 
     fn discard(&mut self, effects: &mut Effects<C, W>) {
         self.generation += 1;
         effects.aborted.extend(self.pending.drain(..).map(|pending| pending.number));
+        // What is being checked is dropped with its check.
         while let Some(idle) = self.idle.pop_front() {
             self.close_one(idle.connection, effects);
         }

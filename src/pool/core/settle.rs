@@ -3,6 +3,9 @@
 
 use super::*;
 
+/// A bare connect has at least this long, however often one is tried.
+const KNOCK_LIMIT: Duration = Duration::from_secs(1);
+
 impl<C, W> Core<C, W> {
     /// A connection at once, or a place in the queue.
     pub(super) fn enter_queue(
@@ -50,6 +53,7 @@ impl<C, W> Core<C, W> {
         self.look(now, &mut effects);
         self.hand_out(now, &mut effects);
         self.order(now, &mut effects);
+        self.check_idle(now, &mut effects);
         self.turn_away(now, &mut effects);
         let after = self.before();
         if before.state != after.state {
@@ -94,8 +98,11 @@ impl<C, W> Core<C, W> {
     }
 
     pub(super) fn send_look(&mut self, look: Look, now: Duration) -> Ticket {
+        if look != Look::Knock && self.recovery.state != State::Healthy {
+            self.totals.recovery_attempts += 1;
+        }
         self.recovery.began(look, now);
-        self.pend(Some(look), now)
+        self.pend(Purpose::Look(look), now)
     }
 
     fn hand_out(&mut self, now: Duration, effects: &mut Effects<C, W>) {
@@ -115,16 +122,54 @@ impl<C, W> Core<C, W> {
         if self.recovery.state != State::Healthy {
             return;
         }
-        let fills = self.pending.iter().filter(|pending| pending.look.is_none()).count();
+        let coming = self.pending.iter().filter(|pending| !matches!(pending.purpose, Purpose::Look(_))).count();
         let needed = self.waiters.len().saturating_add(self.params.min_idle as usize);
-        let wanted = count(needed.saturating_sub(self.idle.len() + fills));
-        if wanted > 0 && self.pending.is_empty() && self.total() >= self.budget {
+        let wanted = count(needed.saturating_sub(self.idle.len() + coming));
+        let opening = self.pending.iter().any(|pending| !matches!(pending.purpose, Purpose::Check(..)));
+        if wanted > 0 && !opening && self.total() >= self.budget {
             // Looks are not held to the budget, so more than it may stand.
             self.budget = self.total().saturating_mul(2).clamp(self.budget, self.params.max_size);
         }
         for _ in 0..wanted.min(self.budget.saturating_sub(self.total())) {
-            let ticket = self.pend(None, now);
+            let ticket = self.pend(Purpose::Fill, now);
             effects.orders.push(Order::Connect(ticket));
+        }
+    }
+
+    /// The idle connection that is asked for a sign of life next, and when: one at a time, so that callers find the others.
+    pub(super) fn next_check(&self) -> Option<(usize, Duration)> {
+        if self.is_checking() || self.recovery.state != State::Healthy {
+            return None;
+        }
+        let (at, idle) = self.idle.iter().enumerate().min_by_key(|(_, idle)| idle.facts.proven)?;
+        Some((at, idle.facts.proven.saturating_add(self.params.health_interval)))
+    }
+
+    fn check_idle(&mut self, now: Duration, effects: &mut Effects<C, W>) {
+        if let Some((at, due)) = self.next_check()
+            && now >= due
+            && let Some(idle) = self.idle.remove(at)
+        {
+            let ticket = self.pend(Purpose::Check(idle.facts, idle.until), now);
+            effects.orders.push(Order::Check(ticket, idle.connection));
+        }
+    }
+
+    /// A connection that showed its sign of life lies idle on, as long as it may: a check is no use of it.
+    pub(super) fn put_checked(
+        &mut self,
+        connection: C,
+        mut facts: Facts,
+        until: Option<Duration>,
+        now: Duration,
+        effects: &mut Effects<C, W>,
+    ) {
+        facts.era = self.era;
+        facts.proven = now;
+        if self.may_keep(facts, now) {
+            self.idle.push_front(Idle { connection, facts, until });
+        } else {
+            self.close_one(connection, effects);
         }
     }
 
@@ -152,6 +197,15 @@ impl<C, W> Core<C, W> {
         }
     }
 
+    /// True when the connection of a look at a server that was well is not needed: kept, looks alone would fill the pool.
+    pub(super) fn can_spare_a_look(&self) -> bool {
+        // One that is being checked lies idle again in a moment.
+        let unused = self.idle.len() + usize::from(self.is_checking());
+        self.recovery.state == State::Healthy
+            && self.waiters.is_empty()
+            && unused >= self.params.min_idle.max(1) as usize
+    }
+
     pub(super) fn look_succeeded(&mut self, now: Duration) {
         let was = self.recovery.state;
         self.recovery.attempt_succeeded(&self.params, &mut self.backoff, now);
@@ -165,11 +219,18 @@ impl<C, W> Core<C, W> {
         }
     }
 
-    pub(super) fn pending_failed(&mut self, look: Option<Look>, now: Duration) {
-        match look {
-            None => self.recovery.call_failed(now),
-            Some(Look::Knock) => self.recovery.knocked(false, &self.params, now),
-            Some(look) => {
+    pub(super) fn pending_failed(&mut self, purpose: Purpose, now: Duration) {
+        match purpose {
+            Purpose::Fill => self.recovery.call_failed(now),
+            Purpose::Check(facts, _) => {
+                if facts.generation == self.generation && facts.era == self.era {
+                    self.recovery.call_failed(now);
+                }
+            }
+            Purpose::Look(Look::Knock) => self.recovery.knocked(false, &self.params, now),
+            Purpose::Look(look) => {
+                self.totals.looks += 1;
+                self.totals.look_failures += 1;
                 self.recovery.attempt_failed(look, &self.params, &mut self.backoff, now);
                 self.breaker.look_failed(now);
             }
@@ -180,7 +241,8 @@ impl<C, W> Core<C, W> {
         while let Some(at) = self.pending.iter().position(|pending| now >= pending.expires) {
             let pending = self.pending.swap_remove(at);
             effects.aborted.push(pending.number);
-            self.pending_failed(pending.look, now);
+            effects.expired.get_or_insert(now.saturating_sub(pending.began));
+            self.pending_failed(pending.purpose, now);
         }
     }
 
@@ -209,6 +271,7 @@ impl<C, W> Core<C, W> {
             let held = now.saturating_sub(out.since);
             if held >= after {
                 out.told = true;
+                self.totals.leaks += 1;
                 effects.events.push(Event::Leak { place: out.place, held });
             }
         }
@@ -216,19 +279,23 @@ impl<C, W> Core<C, W> {
 
     pub(super) fn put_new(&mut self, connection: C, now: Duration, effects: &mut Effects<C, W>) {
         let retire_at = self.params.max_lifetime.map(|limit| now.saturating_add(self.backoff.about(limit)));
-        let facts = Facts { generation: self.generation, era: self.era, retire_at };
+        let facts = Facts { generation: self.generation, era: self.era, proven: now, retire_at };
         self.put(connection, facts, now, effects);
     }
 
     /// Keeps a connection that nobody holds, if it may be kept.
     pub(super) fn put(&mut self, connection: C, facts: Facts, now: Duration, effects: &mut Effects<C, W>) {
-        let old = facts.retire_at.is_some_and(|at| now >= at);
-        if old || facts.generation != self.generation || self.total() >= self.params.max_size {
+        if !self.may_keep(facts, now) {
             self.close_one(connection, effects);
             return;
         }
         let until = self.params.idle_timeout.map(|limit| now.saturating_add(self.backoff.about(limit)));
         self.idle.push_back(Idle { connection, facts, until });
+    }
+
+    fn may_keep(&self, facts: Facts, now: Duration) -> bool {
+        let old = facts.retire_at.is_some_and(|at| now >= at);
+        !old && facts.generation == self.generation && self.total() < self.params.max_size
     }
 
     pub(super) fn take_idle(&mut self, now: Duration, effects: &mut Effects<C, W>) -> Option<Idle<C>> {
@@ -277,15 +344,27 @@ impl<C, W> Core<C, W> {
         effects.close.push(connection);
     }
 
-    pub(super) fn take_pending(&mut self, number: u64) -> Option<Option<Look>> {
+    pub(super) fn take_pending(&mut self, number: u64) -> Option<Pending> {
         let at = self.pending.iter().position(|pending| pending.number == number)?;
-        Some(self.pending.swap_remove(at).look)
+        Some(self.pending.swap_remove(at))
     }
 
-    fn pend(&mut self, look: Option<Look>, now: Duration) -> Ticket {
+    fn pend(&mut self, purpose: Purpose, now: Duration) -> Ticket {
         let number = self.number();
-        self.pending.push(Pending { number, look, expires: now.saturating_add(self.params.connect_timeout) });
+        let limit = match purpose {
+            // A bare connect that hangs must not keep the next one from being tried: a packet lost on a way that was cut is
+            // sent again seconds later, and a new connect gets through at once.
+            Purpose::Look(Look::Knock) => self.connect_limit().min(self.params.knock_interval.max(KNOCK_LIMIT)),
+            _ => self.connect_limit(),
+        };
+        self.pending.push(Pending { number, purpose, began: now, expires: now.saturating_add(limit) });
         Ticket(number)
+    }
+
+    /// How long a connect may take at present.
+    pub(super) fn connect_limit(&self) -> Duration {
+        let doubled = 1_u32.checked_shl(self.recovery.attempts).unwrap_or(u32::MAX);
+        self.params.limit(self.connects.p99()).saturating_mul(doubled).min(self.params.connect_timeout)
     }
 
     pub(super) fn number(&mut self) -> u64 {
@@ -293,8 +372,13 @@ impl<C, W> Core<C, W> {
         self.next_number
     }
 
-    pub(super) fn is_looking(&self) -> bool {
-        self.pending.iter().any(|pending| pending.look.is_some())
+    fn is_checking(&self) -> bool {
+        self.pending.iter().any(|pending| matches!(pending.purpose, Purpose::Check(..)))
+    }
+
+    /// True while a look at the server is out.
+    pub fn is_looking(&self) -> bool {
+        self.pending.iter().any(|pending| matches!(pending.purpose, Purpose::Look(_)))
     }
 
     pub(super) fn in_use(&self) -> usize {
@@ -311,7 +395,8 @@ impl<C, W> Core<C, W> {
     }
 
     pub(super) fn retry_after(&self, now: Duration) -> Duration {
-        let look = self.pending.iter().filter(|pending| pending.look.is_some()).map(|pending| pending.expires).min();
+        let looks = self.pending.iter().filter(|pending| matches!(pending.purpose, Purpose::Look(_)));
+        let look = looks.map(|pending| pending.expires).min();
         look.or(self.recovery.next_due()).unwrap_or(now).saturating_sub(now)
     }
 }

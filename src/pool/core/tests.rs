@@ -32,7 +32,7 @@ fn wait(pool: &mut Pool, now: Duration) -> (WaiterId, Effects<u32, u32>) {
 
 fn ticket(order: Order<u32>) -> Ticket {
     match order {
-        Order::Connect(ticket) | Order::Knock(ticket) | Order::Look(ticket, _) => ticket,
+        Order::Connect(ticket) | Order::Knock(ticket) | Order::Look(ticket, _) | Order::Check(ticket, _) => ticket,
     }
 }
 
@@ -276,6 +276,79 @@ fn parameters_change_without_dropping_what_is_in_use() {
         closed.extend(pool.give_back(lease, Returned::Good, ms(2)).close);
     }
     assert_eq!(closed, [1, 2]);
+}
+
+#[test]
+fn what_lay_idle_is_checked_in_its_turn_and_lies_idle_no_longer_for_it() {
+    let mut pool = pool(3);
+    let held = [lease(&mut pool, 1, ms(0)), lease(&mut pool, 2, ms(0))];
+    for held in held {
+        let _ = pool.give_back(held, Returned::Good, s(1));
+    }
+    let (mut checked, mut closed, mut now) = (Vec::new(), Vec::new(), ms(0));
+    while now < s(600) {
+        now = pool.next_due().unwrap();
+        let mut effects = pool.tick(now);
+        closed.append(&mut effects.close);
+        while let Some(order) = effects.orders.pop() {
+            effects = match order {
+                Order::Check(ticket, connection) => {
+                    checked.push(connection);
+                    pool.connected(ticket, connection, now)
+                }
+                look => pool.connected(ticket(look), 9, now),
+            };
+            closed.append(&mut effects.close);
+        }
+    }
+    closed.retain(|connection| *connection != 9);
+    assert!(checked.contains(&1) && checked.contains(&2), "{checked:?}");
+    closed.sort_unstable();
+    assert_eq!(closed, [1, 2]);
+}
+
+#[test]
+fn a_dead_connection_found_before_its_use_costs_a_look_and_is_no_failed_call() {
+    let breaker = BreakerParams { failures: 1, ..BreakerParams::default() };
+    let mut pool: Pool = Core::new(Params { max_size: 4, breaker, ..Params::default() }, 3, ms(0));
+    let held = lease(&mut pool, 1, ms(0));
+    assert!(!pool.is_doubtful(&held, ms(499)), "it has just worked");
+    assert!(pool.is_doubtful(&held, ms(500)));
+    let other = lease(&mut pool, 2, ms(0));
+    let look = only(pool.give_back(held, Returned::Stale, ms(600)));
+    assert_eq!((state(&pool), pool.status(ms(600)).breaker), (State::Degraded, BreakerState::Closed));
+    let _ = pool.connected(ticket(look), 3, ms(600));
+    // Nor is one that broke when the server went away, and is noticed after it came back.
+    let _ = pool.give_back(other, Returned::Broken, ms(700));
+    assert_eq!((state(&pool), pool.status(ms(700)).breaker), (State::Healthy, BreakerState::Closed));
+}
+
+#[test]
+fn a_connect_is_given_up_by_what_connects_took_and_more_patiently_after_each_failure() {
+    let mut pool = pool(10);
+    for connection in 0..5 {
+        let (_, effects) = wait(&mut pool, ms(0));
+        let _ = pool.connected(ticket(only(effects)), connection, ms(400));
+    }
+    let mut now = s(1);
+    let mut limits = Vec::new();
+    let mut order = only(pool.force_reopen(now));
+    while limits.len() < 6 {
+        let due = pool.pending[0].expires;
+        if !matches!(order, Order::Knock(_)) {
+            limits.push((due - now).as_millis());
+        }
+        now = due;
+        let mut effects = pool.tick(now);
+        while effects.orders.is_empty() {
+            now = pool.next_due().unwrap();
+            effects = pool.tick(now);
+        }
+        order = only(effects);
+    }
+    // An attempt out of turn has the patience of the last one.
+    limits.dedup();
+    assert_eq!(limits[..4], [1600, 3200, 6400, 10_000], "{limits:?}");
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod daemon;
 mod heal;
 mod incident;
 mod notify;
+mod pool;
 
 pub use backup::{BackupBlocked, BackupFailed, BackupOutcome, BackupTaken, BackupsKnown, DatabaseMeasured, RowsGone};
 pub use check::CheckDone;
@@ -15,6 +16,7 @@ pub use daemon::{ConfigRefused, ConfigReloaded, ConfigWarning, ControlAsked, Wor
 pub use heal::{DeferReason, HealDeferred, PlaybookBegan, PlaybookEnded, PlaybookOutcome, StepEnded};
 pub use incident::{ApprovalAsked, ApprovalGiven, IncidentClosed, IncidentEscalated, IncidentOpened, IncidentResumed};
 pub use notify::{Notified, NotifyChannel, NotifyFailed, NotifyGaveUp, NotifyOutcome};
+pub use pool::{PoolBreakerChanged, PoolBudgetChanged, PoolLeak, PoolStateChanged};
 
 /// Seconds since the epoch, with a fraction: what Prometheus takes for a time.
 fn epoch_seconds(at: jiff::Timestamp) -> f64 {
