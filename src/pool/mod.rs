@@ -81,6 +81,7 @@ mod latencies;
 mod params;
 mod recovery;
 mod shared;
+mod tcp;
 mod window;
 
 pub use self::backoff::Backoff;
@@ -93,6 +94,7 @@ pub use self::event::{PoolStatus, Refusal, State};
 pub use self::guard::Guard;
 pub use self::handle::Pool;
 pub use self::params::{Adaptive, BreakerParams, Params, RateParams, Retry};
+pub use self::tcp::{Ping, Tcp, TcpError};
 
 #[cfg(test)]
 mod model_tests;
