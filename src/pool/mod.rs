@@ -79,9 +79,11 @@ mod guard;
 mod handle;
 mod latencies;
 mod params;
+mod postgres;
 mod recovery;
 mod shared;
 mod tcp;
+mod trust;
 mod window;
 
 pub use self::backoff::Backoff;
@@ -94,6 +96,7 @@ pub use self::event::{PoolStatus, Refusal, State};
 pub use self::guard::Guard;
 pub use self::handle::Pool;
 pub use self::params::{Adaptive, BreakerParams, Params, RateParams, Retry};
+pub use self::postgres::{Postgres, PostgresConnection, PostgresError};
 pub use self::tcp::{Ping, Tcp, TcpError};
 
 #[cfg(test)]

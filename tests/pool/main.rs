@@ -3,7 +3,10 @@
 //! How soon is held on a clock without chance, beside the code; here a machine that is busy may take its time, and what must
 //! not be is that anything lasts.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // clippy knows a test by its attribute, not by its folder
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // clippy knows a test by its attribute, not by its folder
 
+mod callers;
 mod outages;
+mod postgres;
+mod postgres_server;
 mod server;

@@ -1,105 +1,17 @@
 //! Callers at work while the server fails, in every way that it can.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use guardian::pool::{BreakerState, Manager, Params, Ping, Pool, State, Tcp};
+use guardian::pool::{Manager, Params, Ping, Pool, State, Tcp};
 use tokio::time::{sleep, timeout};
 
+use crate::callers::Callers;
 use crate::server::{Manner, Server};
 
 const SIZE: u32 = 5;
-const CALLERS: usize = 20;
 
 fn pool(server: &Server) -> Pool<Tcp> {
     Pool::new("test", Tcp::new(&server.address(), Some(Ping::redis())), Params { max_size: SIZE, ..Params::default() })
-}
-
-/// Callers that ask again and again, each as a careful program does.
-struct Callers {
-    pool: Pool<Tcp>,
-    stopped: Arc<AtomicBool>,
-    /// Answers in a row, by caller.
-    in_a_row: Arc<Vec<AtomicUsize>>,
-    errors: Arc<AtomicUsize>,
-    tasks: Vec<tokio::task::JoinHandle<()>>,
-}
-
-impl Callers {
-    fn begin(pool: &Pool<Tcp>, manager: &Tcp) -> Callers {
-        let mut callers = Callers {
-            pool: pool.clone(),
-            stopped: Arc::default(),
-            in_a_row: Arc::new((0..CALLERS).map(|_| AtomicUsize::new(0)).collect()),
-            errors: Arc::default(),
-            tasks: Vec::new(),
-        };
-        for caller in 0..CALLERS {
-            let (pool, manager) = (pool.clone(), manager.clone());
-            let (stopped, rows, errors) =
-                (Arc::clone(&callers.stopped), Arc::clone(&callers.in_a_row), Arc::clone(&callers.errors));
-            callers.tasks.push(tokio::spawn(async move {
-                while !stopped.load(Ordering::SeqCst) {
-                    if call(&pool, &manager).await {
-                        rows[caller].fetch_add(1, Ordering::SeqCst);
-                    } else {
-                        rows[caller].store(0, Ordering::SeqCst);
-                        errors.fetch_add(1, Ordering::SeqCst);
-                    }
-                    sleep(Duration::from_millis(5)).await;
-                }
-            }));
-        }
-        callers
-    }
-
-    /// Waits until every caller was answered ten times in a row from now on.
-    async fn all_are_served(&self) {
-        for row in self.in_a_row.iter() {
-            row.store(0, Ordering::SeqCst);
-        }
-        let served = async {
-            while self.in_a_row.iter().any(|row| row.load(Ordering::SeqCst) < 10) {
-                sleep(Duration::from_millis(5)).await;
-            }
-        };
-        let in_time = timeout(Duration::from_secs(30), served).await;
-        assert!(in_time.is_ok(), "it lasts: {:?}", self.pool.status());
-    }
-
-    async fn some_fail(&self) {
-        let before = self.errors.load(Ordering::SeqCst);
-        let failed = async {
-            while self.errors.load(Ordering::SeqCst) == before {
-                sleep(Duration::from_millis(5)).await;
-            }
-        };
-        timeout(Duration::from_secs(30), failed).await.expect("nobody noticed that the server fails");
-    }
-
-    async fn end(self) {
-        self.stopped.store(true, Ordering::SeqCst);
-        for task in self.tasks {
-            task.await.unwrap();
-        }
-        let status = self.pool.status();
-        assert_eq!((status.in_use, status.waiters, status.leaks_total), (0, 0, 0), "{status:?}");
-        assert_eq!((status.state, status.breaker), (State::Healthy, BreakerState::Closed), "{status:?}");
-        assert!(self.pool.drain(Duration::from_secs(10)).await);
-    }
-}
-
-async fn call(pool: &Pool<Tcp>, manager: &Tcp) -> bool {
-    let Ok(mut connection) = pool.acquire_within(Duration::from_secs(1)).await else { return false };
-    // A question of a caller's own, with a caller's patience.
-    match timeout(Duration::from_millis(300), manager.is_valid(&mut connection)).await {
-        Ok(Ok(())) => true,
-        Ok(Err(_)) | Err(_) => {
-            connection.mark_broken();
-            false
-        }
-    }
 }
 
 /// One outage, from full service to full service.
