@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout)] // clippy knows a test by its attribute, not by its folder
 
 mod callers;
+mod http;
 mod outages;
 mod postgres;
 mod postgres_server;
