@@ -31,7 +31,7 @@ const IDLE: Duration = Duration::from_secs(3600);
 /// Messages that are taken in one round of the loop at most: the watchdog is fed once a round.
 const ROUND: usize = 256;
 /// How long what is under way has to end by itself once guardiand shall stop; a heal has until its next durable point.
-const GRACE: Duration = Duration::from_secs(2);
+const GRACE: Duration = Duration::from_secs(5);
 /// Between looks whether it has.
 const BREATH: Duration = Duration::from_millis(20);
 

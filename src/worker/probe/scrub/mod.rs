@@ -176,13 +176,13 @@ fn can_be_locked(site: &DatabaseSite, files: &Files) -> Result<(), String> {
 
 /// One look under SQLite's locks, with writers kept out for `block_max` at the most, unless they write to a WAL.
 fn look(job: &ScrubJob, patience: Duration) -> Result<Scrubbed, Stop> {
-    let files = Files::pinned(&job.site.path);
+    let mut files = Files::pinned(&job.site.path);
     can_be_locked(&job.site, &files)?;
     let held = view::hold(&files, patience).map_err(|error| format!("it could not be locked: {error}"))?;
     let since = Instant::now();
     // As they are under the locks: until they were had, programs wrote.
     let locked = files.main.state.file().map(|main| (main.dev, main.ino));
-    let files = Files::pinned(&job.site.path);
+    let before = std::mem::replace(&mut files, Files::pinned(&job.site.path));
     if files.main.state.file().map(|main| (main.dev, main.ino)) != locked {
         return Err(Stop::Changed("another file took its place while it was locked".to_owned()));
     }
@@ -214,7 +214,7 @@ fn look(job: &ScrubJob, patience: Duration) -> Result<Scrubbed, Stop> {
         Ok((scrubbed, left))
     });
     let is_still_so = files.main.is_still_so() && files.wal.again().state.size() >= files.wal.state.size();
-    drop(held);
+    held.let_go(&before);
     let (scrubbed, left) = result?;
     if !is_still_so {
         return Err(Stop::Changed("it was written while it was read, past the locks that SQLite takes".to_owned()));

@@ -12,13 +12,40 @@ use crate::format::header::HEADER_LEN;
 use crate::format::wal::{FRAME_HEADER_LEN, WAL_HEADER_LEN};
 use crate::format::{Header, PageSource};
 use crate::host::{AheadOfReaders, HostError, OfdLock, SqliteLock, fill, read_up_to};
-use crate::job::{WalFacts, WalState, WalUnread};
+use crate::job::{FileState, WalFacts, WalState, WalUnread};
+use crate::sqlite::{Access, Database, Deadline};
 use crate::worker::probe::booted_ns;
 
 /// What keeps it as it is: no program writes to the main file while these are held, and none writes over the frames.
 #[derive(Debug)]
 pub(super) struct Held {
     _locks: Vec<OfdLock>,
+}
+
+impl Held {
+    /// Gives the locks back, and takes away what they made others leave behind: of `files`, as they were before.
+    ///
+    /// Who ends in WAL mode while they are held takes them for another user's, and leaves its `-wal` and `-shm` to that one. That is
+    /// us, and no look after this one would take them away: a WAL that was there before it is not its own.
+    pub(super) fn let_go(self, files: &Files) {
+        drop(self);
+        if files.wal.state != FileState::Missing || files.shm.state != FileState::Missing {
+            return;
+        }
+        let now = Files::pinned(&files.main.path);
+        let main = |files: &Files| files.main.state.file().map(|main| (main.dev, main.ino));
+        let is_empty = now.wal.state.file().is_some_and(|wal| wal.size == 0) && now.shm.state.file().is_some();
+        // Frames that only the index knows of are damage, and it is their only witness.
+        let has_none = || {
+            let wal = raw::wal(&now, None, WalUnread::Nothing, booted_ns());
+            wal.is_ok_and(|wal| wal.facts.index_max_frame.is_none_or(|last| last == 0))
+        };
+        if main(&now) == main(files) && is_empty && has_none() {
+            // SQLite itself knows whether somebody else has it open now. What it cannot take away stays.
+            let database = Database::open(&files.main.path, Access::Repair, Duration::ZERO, Deadline::never());
+            let _ = database.and_then(|database| database.schema_version().and_then(|_| database.close()));
+        }
+    }
 }
 
 /// The pages.
