@@ -48,14 +48,6 @@ impl std::fmt::Debug for Transplant<'_> {
     }
 }
 
-/// A leaf by its rowids, and which piece it is.
-#[derive(Clone, Copy)]
-struct Leaf {
-    low: i64,
-    high: i64,
-    nth: u32,
-}
-
 /// A leaf, or a page of keys, that is sound to the byte.
 struct Sound {
     rows: u32,
@@ -100,7 +92,7 @@ impl<'a> Transplant<'a> {
         // The last one waits: if it stays alone, it is the root.
         let mut waiting: Option<(Vec<u8>, Sound)> = None;
         let mut leaves: Vec<(u32, i64)> = Vec::new();
-        for Leaf { nth, .. } in in_order {
+        for nth in in_order {
             let Some(piece) = pieces.get(nth as usize).copied() else { continue };
             let bytes = self.pages.page(piece.page);
             let sound = bytes.and_then(|bytes| Some((self.sound(&bytes, piece.page, columns)?, bytes)));
@@ -128,32 +120,34 @@ impl<'a> Transplant<'a> {
         Ok(moved)
     }
 
-    /// The leaves that can be moved, by their rowids. Of two with a rowid in common the first piece goes; and a row of a page that is in
-    /// its place and hurt is worth more than one of a page that nothing led to.
-    fn in_order(&self, pieces: &[Piece]) -> Vec<Leaf> {
+    /// The leaves that can be moved, by their rowids: their places among the pieces. Of two with a rowid in common the first piece goes;
+    /// and a row of a page that is in its place and hurt is worth more than one of a page that nothing led to.
+    fn in_order(&self, pieces: &[Piece]) -> Vec<u32> {
+        let page = |nth: u32| pieces.get(nth as usize).map_or(0, |piece| piece.page);
+        let ends = |nth: u32| {
+            let note = self.survey.note(page(nth));
+            (note.low, note.high)
+        };
         let (mut all, mut hurt) = (Vec::with_capacity(pieces.len()), Vec::new());
         for (nth, piece) in (0..).zip(pieces) {
             let note = self.survey.note(piece.page);
-            let leaf = Leaf { low: note.low, high: note.high, nth };
             if note.sound && note.kind == Some(PageKind::TableLeaf) && note.cells > 0 {
-                all.push(leaf);
+                all.push(nth);
             } else if !piece.orphan && note.low <= note.high {
-                hurt.push(leaf);
+                hurt.push((note.low, note.high));
             }
         }
-        all.sort_unstable_by_key(|leaf| (leaf.low, leaf.nth));
-        let mut kept: Vec<Leaf> = Vec::with_capacity(all.len());
-        for leaf in all {
-            match kept.last_mut().filter(|before| before.high >= leaf.low) {
-                Some(before) if before.nth > leaf.nth => *before = leaf,
-                Some(_) => {}
-                None => kept.push(leaf),
-            }
-        }
-        let is_orphan = |leaf: &Leaf| pieces.get(leaf.nth as usize).is_none_or(|piece| piece.orphan);
-        let meets = |leaf: &Leaf| hurt.iter().any(|hurt| leaf.low <= hurt.high && hurt.low <= leaf.high);
-        kept.retain(|leaf| !is_orphan(leaf) || hurt.len() < HURT && !meets(leaf));
-        kept
+        all.sort_unstable_by_key(|nth| (ends(*nth).0, *nth));
+        // What is dropped is the later one, which the earlier takes the place of.
+        all.dedup_by(|leaf, before| {
+            let is_apart = ends(*before).1 < ends(*leaf).0;
+            *before = if is_apart { *before } else { (*before).min(*leaf) };
+            !is_apart
+        });
+        let is_orphan = |nth: u32| pieces.get(nth as usize).is_none_or(|piece| piece.orphan);
+        let meets = |(low, high)| hurt.iter().any(|hurt: &(i64, i64)| low <= hurt.1 && hurt.0 <= high);
+        all.retain(|nth| !is_orphan(*nth) || hurt.len() < HURT && !meets(ends(*nth)));
+        all
     }
 
     /// Moves the tree of a table WITHOUT ROWID, or of an index, whole, in place of the empty one at `root`; so many rows or entries. `None`
