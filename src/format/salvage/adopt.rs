@@ -6,12 +6,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::page::{BtreePage, PageKind};
+use super::super::page::PageKind;
 use super::super::record::Record;
 use super::claim::{Claimed, Claims, Gap, KeyGap};
 use super::heard::{Has, pairs};
 use super::named::Sample;
 use super::recall::{Recalled, Was};
+use super::roots::right_roots;
 use super::{Pages, Profile, Survey, Tree, TreeUse};
 
 /// A page of a table, to be read.
@@ -83,89 +84,15 @@ pub fn assign(
     let in_use = claims.owners.iter().zip(&survey.notes).filter(|(owner, note)| **owner != 0 && note.free);
     let free_in_use = in_use.count() as u32;
     let mut assignment = Assignment { lost, repeated, free_in_use, ..Assignment::default() };
-    for (mine, adopted) in claimed.iter().zip(adopted) {
+    for (mine, adopted) in claimed.into_iter().zip(adopted) {
+        assignment.lacking.push(mine.lacks());
         let live = mine.live.iter().chain(&mine.doubtful).map(|page| Piece { page: *page, orphan: false });
         let orphans = adopted.into_iter().map(|page| Piece { page, orphan: true });
         assignment.pieces.push(live.chain(orphans).collect());
-        assignment.lacking.push(mine.lacks());
-        assignment.gaps.push(mine.gaps.clone());
-        assignment.key_gaps.push(mine.key_gaps.clone());
+        assignment.gaps.push(mine.gaps);
+        assignment.key_gaps.push(mine.key_gaps);
     }
     assignment
-}
-
-/// The trees' roots, without those that cannot be theirs: of another kind, or another tree's by what stands there.
-fn right_roots(claims: &Claims<'_>, trees: &[Tree]) -> Vec<u32> {
-    let mut roots: Vec<u32> = trees
-        .iter()
-        .map(|tree| {
-            let kind = claims.survey.note(tree.root).kind;
-            if kind.is_some_and(|kind| kind.is_table() == tree.shape.has_rowids) { tree.root } else { 0 }
-        })
-        .collect();
-    let mut sharing: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
-    for (at, root) in roots.iter().enumerate().filter(|(_, root)| **root != 0) {
-        sharing.entry(*root).or_default().push(at);
-    }
-    for (root, sharers) in sharing {
-        let rows = rows_below(claims, root);
-        let fit = |at: &usize| {
-            let shape = trees.get(*at).map(|tree| &tree.shape);
-            let records = rows.iter().filter_map(|row| Record::parse(row).ok());
-            let fitting = records.clone().filter(|record| shape.is_none_or(|shape| shape.fits(record))).count();
-            let profile = Profile::default();
-            let like: f64 = records.filter_map(|record| shape.map(|shape| profile.likeness(shape, &record))).sum();
-            (fitting, like)
-        };
-        let fits: Vec<(usize, f64)> = sharers.iter().map(fit).collect();
-        let best = (0..fits.len()).max_by(|a, b| {
-            let (a, b) = (fits[*a], fits[*b]);
-            a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))
-        });
-        for (at, sharer) in sharers.iter().enumerate() {
-            // Alone, it keeps a root of which at least some rows fit.
-            let misfit = !rows.is_empty() && fits[at].0 * 4 < rows.len();
-            if (Some(at) != best || misfit)
-                && let Some(slot) = roots.get_mut(*sharer)
-            {
-                *slot = 0;
-            }
-        }
-    }
-    roots
-}
-
-/// Some rows of the tree at `root`: down its left edge, and on over the children of the lowest interior page.
-fn rows_below(claims: &Claims<'_>, root: u32) -> Vec<Vec<u8>> {
-    let mut rows = Vec::new();
-    let mut waiting = vec![root];
-    let mut seen = BTreeSet::new();
-    while let Some(page) = waiting.pop() {
-        if seen.len() > 40 || rows.len() >= 60 || !seen.insert(page) {
-            continue;
-        }
-        match claims.survey.note(page).kind {
-            Some(PageKind::TableInterior) => waiting.extend(children_of(claims, page).into_iter().take(12)),
-            Some(kind) => {
-                claims.each_row(page, SAMPLE_ROWS, |record| rows.push(record.payload().to_vec()));
-                if !kind.is_leaf() {
-                    waiting.extend(children_of(claims, page).into_iter().take(6));
-                }
-            }
-            None => {}
-        }
-    }
-    rows
-}
-
-fn children_of(claims: &Claims<'_>, page: u32) -> Vec<u32> {
-    let Some(bytes) = claims.pages.page(page) else { return Vec::new() };
-    let Some(read) = BtreePage::lenient(&bytes, page, &claims.survey.geometry) else { return Vec::new() };
-    if read.kind().is_leaf() {
-        return Vec::new();
-    }
-    let left = read.cells().flatten().filter_map(|cell| cell.left_child);
-    left.chain(read.right_child()).collect()
 }
 
 /// Pages that hang together below one that nothing leads to.
@@ -180,9 +107,11 @@ struct Adoption<'a, 'b> {
     claims: &'a mut Claims<'b>,
     trees: &'a [Tree],
     claimed: &'a [Claimed],
-    /// Of each tree: the rowids of its leaves, from, to.
-    occupied: Vec<BTreeMap<i64, i64>>,
-    /// Contents that a tree has.
+    /// Of each tree of rowids: its leaves, by their lowest.
+    leaves: Vec<Vec<u32>>,
+    /// Of each tree: the rowids of leaves that it was given, from, to.
+    given: Vec<BTreeMap<i64, i64>>,
+    /// Contents that a tree has, of those that an orphan has.
     known: BTreeSet<u64>,
     recalled: Option<Recalled<'a>>,
     /// Of trees whose columns nobody knows: what stands on pages that are surely theirs.
@@ -208,8 +137,24 @@ impl<'a, 'b> Adoption<'a, 'b> {
         claimed: &'a [Claimed],
         recalled: Option<Recalled<'a>>,
     ) -> Adoption<'a, 'b> {
-        let (occupied, known, learned) = (Vec::new(), BTreeSet::new(), BTreeMap::new());
-        Adoption { claims, trees, claimed, occupied, known, recalled, learned }
+        let (leaves, given) = (Vec::new(), trees.iter().map(|_| BTreeMap::new()).collect());
+        let (known, learned) = (BTreeSet::new(), BTreeMap::new());
+        Adoption { claims, trees, claimed, leaves, given, known, recalled, learned }
+    }
+
+    /// Puts down where the trees' own rows stand, and which of them orphans repeat: a few bytes for a page, for there may be millions.
+    fn take_stock(&mut self, orphans: &[u32]) {
+        let survey = self.claims.survey;
+        let mut of_orphans: Vec<u64> = orphans.iter().map(|page| survey.note(*page).hash).collect();
+        of_orphans.sort_unstable();
+        for (mine, tree) in self.claimed.iter().zip(self.trees) {
+            let live = || mine.live.iter().copied().filter(|page| survey.note(*page).cells > 0);
+            let hashes = live().map(|page| survey.note(page).hash);
+            self.known.extend(hashes.filter(|hash| of_orphans.binary_search(hash).is_ok()));
+            let mut leaves: Vec<u32> = live().filter(|_| tree.shape.has_rowids).collect();
+            leaves.sort_by_key(|page| survey.note(*page).low);
+            self.leaves.push(leaves);
+        }
     }
 
     fn is_orphan(&self, page: u32) -> bool {
@@ -226,12 +171,7 @@ impl<'a, 'b> Adoption<'a, 'b> {
         if orphans.is_empty() {
             return (adopted, lost, repeated);
         }
-        let notes = |page: &u32| self.claims.survey.note(*page);
-        for mine in self.claimed {
-            let leaves = mine.live.iter().map(notes).filter(|note| note.cells > 0);
-            self.occupied.push(leaves.clone().map(|note| (note.low, note.high)).collect());
-            self.known.extend(leaves.map(|note| note.hash));
-        }
+        self.take_stock(&orphans);
         let components = self.components(&orphans);
         let was = |component: &Component| {
             self.recalled.and_then(|recalled| recalled.was(self.claims.pages, &component.pages))
@@ -274,8 +214,8 @@ impl<'a, 'b> Adoption<'a, 'b> {
                         let note = self.claims.survey.note(*page);
                         self.known.insert(note.hash);
                         self.claims.take(*page, tree);
-                        if let Some(occupied) = self.occupied.get_mut(tree) {
-                            occupied.insert(note.low, note.high);
+                        if let Some(given) = self.given.get_mut(tree) {
+                            given.insert(note.low, note.high);
                         }
                     }
                     adopted.get_mut(tree).into_iter().for_each(|pages| pages.extend(&fresh));
@@ -298,7 +238,9 @@ impl<'a, 'b> Adoption<'a, 'b> {
             if kind.is_none_or(|kind| kind.is_leaf()) {
                 continue;
             }
-            let mine: Vec<u32> = children_of(self.claims, *page)
+            let mine: Vec<u32> = self
+                .claims
+                .children_of(*page)
                 .into_iter()
                 .filter(|child| child != page && self.is_orphan(*child) && below.insert(*child))
                 .collect();
@@ -448,9 +390,13 @@ impl<'a, 'b> Adoption<'a, 'b> {
 
     /// Whether a tree has rowids of this page elsewhere.
     fn clashes(&self, tree: usize, page: u32) -> bool {
-        let note = self.claims.survey.note(page);
-        let Some(occupied) = self.occupied.get(tree) else { return false };
-        occupied.range(..=note.high).next_back().is_some_and(|(_, high)| *high >= note.low)
+        let survey = self.claims.survey;
+        let note = survey.note(page);
+        let leaves = self.leaves.get(tree).map(Vec::as_slice).unwrap_or_default();
+        let before = leaves.partition_point(|leaf| survey.note(*leaf).low <= note.high);
+        let own = before.checked_sub(1).and_then(|at| leaves.get(at)).map(|leaf| survey.note(*leaf).high);
+        let given = self.given.get(tree).and_then(|given| given.range(..=note.high).next_back()).map(|(_, high)| *high);
+        own.into_iter().chain(given).any(|high| high >= note.low)
     }
 
     fn is_in_a_gap(&self, mine: &Claimed, page: u32) -> bool {

@@ -213,6 +213,17 @@ impl Claims<'_> {
         waiting.extend(children.into_iter().rev());
     }
 
+    /// Pages that an interior page leads to, as far as they can be read.
+    pub fn children_of(&self, page: u32) -> Vec<u32> {
+        let Some(bytes) = self.pages.page(page) else { return Vec::new() };
+        let Some(read) = BtreePage::lenient(&bytes, page, &self.survey.geometry) else { return Vec::new() };
+        if read.kind().is_leaf() {
+            return Vec::new();
+        }
+        let left = read.cells().flatten().filter_map(|cell| cell.left_child);
+        left.chain(read.right_child()).collect()
+    }
+
     /// True for a page of which hardly a row can be this tree's.
     fn is_of_another(&self, page: u32, shape: &TableShape) -> bool {
         let columns = usize::from(self.survey.note(page).columns);

@@ -21,6 +21,7 @@ mod likeness;
 mod measure;
 mod named;
 mod recall;
+mod roots;
 mod stray;
 mod survey;
 mod transplant;
