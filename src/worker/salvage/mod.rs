@@ -5,6 +5,7 @@ mod check;
 mod fill;
 mod memory;
 mod moving;
+mod older;
 mod plan;
 mod progress;
 mod prove;
@@ -19,7 +20,7 @@ mod memory_tests;
 use std::ffi::OsStr;
 
 use crate::backup::side_name;
-use crate::format::salvage::{Assignment, Pages as _, Recall, Recalled, Survey, assign};
+use crate::format::salvage::{Pages as _, Recall, Recalled, Survey, assign};
 use crate::format::{Header, SCHEMA_FORMAT_MAX};
 use crate::host::{Folder, page_threads};
 use crate::job::{FailureKind, JobFailure, SalvageJob, Salvaged};
@@ -29,6 +30,7 @@ use crate::sqlite::{Contents, SqliteFault};
 pub(super) use beyond::beyond;
 use check::{Passed, SAID, check};
 use moving::{May, MovedTrees, Target};
+use older::Backup;
 use plan::Plan;
 use rebuild::Rebuild;
 use view::{Files, View};
@@ -75,7 +77,7 @@ pub(super) fn run(job: &SalvageJob) -> Result<Salvaged, JobFailure> {
     let survey = survey_of(&view);
     let recall = map.and_then(|map| Recall::of(map, &view, &survey));
     let backup_files = job.backup.as_deref().map(Files::open).transpose()?;
-    let backup = backup_files.as_ref().map(Source::of).transpose()?;
+    let backup = backup_files.as_ref().map(Backup::of).transpose()?;
     let known = (backup.as_ref(), recall.as_ref());
     let new = |may_move| build(job, (&view, &survey), known, &to, &temporary, may_move);
     // In a schema of an older format DESC means nothing, and in the new one it does.
@@ -108,25 +110,6 @@ pub(super) fn run(job: &SalvageJob) -> Result<Salvaged, JobFailure> {
     result
 }
 
-/// A database that is read, with all that is known of its pages.
-struct Source<'a> {
-    view: View<'a>,
-    survey: Survey,
-    plan: Plan,
-    assignment: Assignment,
-}
-
-impl<'a> Source<'a> {
-    fn of(files: &'a Files) -> Result<Source<'a>, JobFailure> {
-        let view = View::of(files).map_err(|error| failed(error.to_string()))?;
-        let view = view.ok_or_else(|| failed("nothing in the backup is a page of a database"))?;
-        let survey = survey_of(&view);
-        let plan = Plan::of(&view, &survey, None, (None, None)).map_err(failed)?;
-        let assignment = assign(&view, &survey, &plan.trees(&survey), &plan.schema_pages, None);
-        Ok(Source { view, survey, plan, assignment })
-    }
-}
-
 fn survey_of(view: &View<'_>) -> Survey {
     progress::part(progress::READING, view.count().into());
     Survey::of(view, view.geometry, view.encoding, view.header, page_threads())
@@ -136,7 +119,7 @@ fn survey_of(view: &View<'_>) -> Survey {
 fn build(
     job: &SalvageJob,
     (view, survey): (&View<'_>, &Survey),
-    (backup, recall): (Option<&Source<'_>>, Option<&Recall>),
+    (backup, recall): (Option<&Backup<'_>>, Option<&Recall>),
     to: &Folder,
     temporary: &str,
     may_move: May,

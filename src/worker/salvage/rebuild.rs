@@ -3,17 +3,20 @@
 //! An index's entry proves that its row was there. A row is only built where every stored column is known: a NULL in the place of what is
 //! not known would pass for the user's own. The others are counted, so that the loss is told even where no page tells it.
 
+mod gaps;
 mod keyed;
 mod known;
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 
+use gaps::Gaps;
 use known::Missing;
 
-use super::Source;
+use super::older::{Backup, RowPage};
 use super::plan::{Plan, Table};
 use crate::format::Value;
-use crate::format::salvage::{Assignment, Gap, Leaf, Pages as _, Piece, Survey, values_of};
+use crate::format::salvage::{Assignment, Gap, Leaf, Pages as _, Piece, Survey, Whole, values_of};
 use crate::job::SalvagedTable;
 use crate::sqlite::SqliteFault;
 use crate::sqlite::salvage::{IndexColumn, IndexLayout, Inserted, Inserter, Layout, Layouts};
@@ -34,7 +37,7 @@ pub(super) struct Rebuild<'a> {
     pub survey: &'a Survey,
     pub plan: &'a Plan,
     pub assignment: &'a Assignment,
-    pub backup: Option<&'a Source<'a>>,
+    pub backup: Option<&'a Backup<'a>>,
     /// Rowids that no column names may have been given out anew since the backup: a row of it with the same one is another.
     pub renumbered: bool,
 }
@@ -157,35 +160,19 @@ impl Rebuild<'_> {
         if self.renumbered && !layout.columns.iter().any(|column| column.is_rowid) {
             return Ok(());
         }
-        let theirs = backup.plan.tables.iter().position(|table| {
-            table.row.name.eq_ignore_ascii_case(&layout.name)
-                && table.layout.as_ref().is_some_and(|theirs| {
-                    theirs.has_rowids
-                        && theirs
-                            .columns
-                            .iter()
-                            .map(|column| &column.name)
-                            .eq(layout.columns.iter().map(|column| &column.name))
-                })
-        });
-        let Some(pieces) = theirs.and_then(|theirs| backup.assignment.pieces.get(theirs)) else { return Ok(()) };
+        let names = |layout: &Layout| layout.columns.iter().map(|column| column.name.clone()).collect::<Vec<_>>();
+        let pages = backup.pages_of(&layout.name, |theirs| theirs.has_rowids && names(theirs) == names(layout));
         let gaps = self.gaps(at);
-        let floor = if is_whole { i64::MAX } else { self.floor(at, &gaps, backup, pieces) };
-        for piece in pieces {
-            let note = backup.survey.note(piece.page);
-            let near = gaps
-                .iter()
-                .any(|gap| gap.low.is_none_or(|low| note.high > low) && gap.high.is_none_or(|high| note.low <= high));
-            if !near && !missing.has_any(note.low..=note.high.max(note.low)) {
+        let floor = if is_whole || pages.is_empty() { i64::MAX } else { self.floor(at, &gaps, backup, pages) };
+        for page in pages {
+            let rowids = page.rowids();
+            if !gaps.meets(&rowids) && !missing.has_any(rowids) {
                 continue;
             }
-            let Some(bytes) = backup.view.page(piece.page) else { continue };
-            let leaf = Leaf::read(&bytes, piece.page, &backup.survey.geometry, None);
-            for row in leaf.rows(&backup.view, &|page| backup.survey.note(page).kind.is_none()) {
-                let Some(rowid) = row.rowid.filter(|_| row.is_complete() && !row.uncertain) else { continue };
+            backup.each_row(page.number, &mut |row| {
+                let Some(rowid) = row.rowid.filter(|_| row.is_complete() && !row.uncertain) else { return Ok(()) };
                 let values = values_of(&row.payload);
-                let may_be_gone =
-                    || !is_whole && rowid >= floor && gaps.iter().any(|gap| gap.has(rowid)) && !has(covered, rowid);
+                let may_be_gone = || !is_whole && rowid >= floor && gaps.has(rowid) && !has(covered, rowid);
                 let is_it = match missing.get(rowid) {
                     Some(known) => known.agrees(&values),
                     None => missing.has_its_turn(rowid) && may_be_gone() && inserter.has(rowid)? == Some(false),
@@ -194,75 +181,68 @@ impl Rebuild<'_> {
                     told.unproven += u64::from(!missing.forget(rowid));
                     (told.kept, told.from_backup) = (told.kept + 1, told.from_backup + 1);
                 }
-            }
+                Ok::<_, SqliteFault>(())
+            })?;
         }
         Ok(())
     }
 
     /// The least rowid that is taken of the backup's rows below all that the wreck still has. There a queue forgets its oldest rows: of
     /// what the backup has of these, no more can be lost than the damaged pages had room for, and the last of them are.
-    fn floor(&self, at: usize, gaps: &[Gap], backup: &Source<'_>, pieces: &[Piece]) -> i64 {
+    fn floor(&self, at: usize, gaps: &Gaps, backup: &Backup<'_>, pages: &[RowPage]) -> i64 {
         let own = self.assignment.pieces.get(at).into_iter().flatten().map(|piece| self.survey.note(piece.page));
         let lowest = own.clone().filter(|note| note.cells > 0).map(|note| note.low).min().unwrap_or(i64::MAX);
         let hurt = own.filter(|note| !note.sound).count() as u64;
         // A page that was of a tree, and is nothing that can be told by now. Others of those are of chains.
         let is_gone = |page: &u32| {
             let now = self.survey.note(*page);
-            let was_of_a_tree = *page > backup.survey.pages() || backup.survey.note(*page).kind.is_some();
-            now.kind.is_none() && !now.free && was_of_a_tree
+            now.kind.is_none() && !now.free && backup.may_be_of_a_tree(*page)
         };
         let gone = (1..=self.survey.pages()).filter(is_gone).count() as u64;
         let usable = u64::from(self.view.geometry.usable());
         let room = (gone + hurt).max(1) * usable;
-        let mut below: Vec<&Piece> =
-            pieces.iter().filter(|piece| backup.survey.note(piece.page).low < lowest).collect();
-        below.sort_unstable_by_key(|piece| backup.survey.note(piece.page).low);
+        let mut below: Vec<&RowPage> = pages.iter().filter(|page| page.low < lowest).collect();
+        below.sort_unstable_by_key(|page| page.low);
         let (mut last, mut size, mut floor) = (VecDeque::new(), 0, i64::MIN);
-        for piece in below {
-            let Some(bytes) = backup.view.page(piece.page) else { continue };
-            let leaf = Leaf::read(&bytes, piece.page, &backup.survey.geometry, None);
-            for row in leaf.rows(&backup.view, &|page| backup.survey.note(page).kind.is_none()) {
-                let Some(rowid) = row.rowid.filter(|rowid| *rowid < lowest) else { continue };
-                if !gaps.iter().any(|gap| gap.has(rowid)) {
-                    continue;
-                }
-                // Of one with a chain so much stands in the tree at least (fileformat2.html, section 1.6).
-                let length = row.payload.len() as u64;
-                let length = if length > usable - 35 { (usable - 12) * 32 / 255 - 23 } else { length };
-                last.push_back((rowid, length));
-                size += length;
-                while size > room
-                    && let Some((rowid, length)) = last.pop_front()
-                {
-                    (size, floor) = (size - length, rowid.saturating_add(1));
-                }
+        let mut take = |row: &Whole| {
+            let Some(rowid) = row.rowid.filter(|rowid| *rowid < lowest) else { return };
+            if !gaps.has(rowid) {
+                return;
             }
+            // Of one with a chain so much stands in the tree at least (fileformat2.html, section 1.6).
+            let length = row.payload.len() as u64;
+            let length = if length > usable - 35 { (usable - 12) * 32 / 255 - 23 } else { length };
+            last.push_back((rowid, length));
+            size += length;
+            while size > room
+                && let Some((rowid, length)) = last.pop_front()
+            {
+                (size, floor) = (size - length, rowid.saturating_add(1));
+            }
+        };
+        for page in below {
+            let Ok(()) = backup.each_row(page.number, &mut |row| {
+                take(row);
+                Ok::<_, Infallible>(())
+            });
         }
         floor
     }
 
     /// Where rows may be missing: below pages that are gone, and between the neighbours of one that is hurt.
-    fn gaps(&self, at: usize) -> Vec<Gap> {
+    fn gaps(&self, at: usize) -> Gaps {
         let mut gaps = self.assignment.gaps.get(at).cloned().unwrap_or_default();
-        let mut notes: Vec<_> = self
-            .assignment
-            .pieces
-            .get(at)
-            .into_iter()
-            .flatten()
-            .map(|piece| self.survey.note(piece.page))
-            .filter(|note| note.cells > 0)
-            .collect();
-        notes.sort_unstable_by_key(|note| note.low);
-        for (at, note) in notes.iter().enumerate().filter(|(_, note)| !note.sound) {
-            let low = at
-                .checked_sub(1)
-                .and_then(|at| notes.get(at))
-                .map(|before| before.high.min(note.low.saturating_sub(1)));
-            let high = notes.get(at + 1).map(|behind| behind.low.saturating_sub(1));
+        let pieces = self.assignment.pieces.get(at).into_iter().flatten().map(|piece| piece.page);
+        let mut pages: Vec<u32> = pieces.filter(|page| self.survey.note(*page).cells > 0).collect();
+        pages.sort_unstable_by_key(|page| self.survey.note(*page).low);
+        let note = |at: Option<usize>| at.and_then(|at| pages.get(at)).map(|page| self.survey.note(*page));
+        for at in 0..pages.len() {
+            let Some(hurt) = note(Some(at)).filter(|note| !note.sound) else { continue };
+            let low = note(at.checked_sub(1)).map(|before| before.high.min(hurt.low.saturating_sub(1)));
+            let high = note(at.checked_add(1)).map(|behind| behind.low.saturating_sub(1));
             gaps.push(Gap { low, high });
         }
-        gaps
+        Gaps::of(gaps)
     }
 }
 

@@ -16,26 +16,57 @@ type KeyDigest = u128;
 /// Where keys may be missing.
 struct KeyGaps {
     parts: Vec<KeyPart>,
-    /// `None` for the beginning of the tree, or its end.
+    /// `None` for the beginning of the tree, or its end. In their order, and none meets another: each of millions of keys is asked for.
     between: Vec<(Option<Key>, Option<Key>)>,
-    /// The first key and the last of each leaf of which every row was read: what is not there was deleted. In their order.
+    /// The first key and the last of each leaf near these of which every row was read: what is not there was deleted. In their order.
     covered: Vec<(Key, Key)>,
 }
 
 type Key = Vec<Owned>;
 
 impl KeyGaps {
+    /// Of gaps that may lie in each other.
+    fn of(parts: Vec<KeyPart>, mut between: Vec<(Option<Key>, Option<Key>)>) -> KeyGaps {
+        // None is before all of the first ends, and behind all of the second.
+        between.sort_by(|(a, _), (b, _)| match (a, b) {
+            (Some(a), Some(b)) => by(a, b, &parts),
+            (a, b) => a.is_some().cmp(&b.is_some()),
+        });
+        between.dedup_by(|(after, before), (_, last)| {
+            let is_apart =
+                last.as_ref().zip(after.as_ref()).is_some_and(|(a, b)| by(a, b, &parts) != Ordering::Greater);
+            if !is_apart {
+                let ends = last.take().zip(before.take());
+                *last = ends.map(|(a, b)| if by(&a, &b, &parts) == Ordering::Less { b } else { a });
+            }
+            !is_apart
+        });
+        KeyGaps { parts, between, covered: Vec::new() }
+    }
+
     /// Whether a row with this key would stand there.
     fn has(&self, key: &[Value<'_>]) -> bool {
         let compared = |known: &Key| order(known, key, &self.parts);
-        let is_between = self.between.iter().any(|(after, before)| {
-            after.as_ref().map(compared).is_none_or(|order| order == Ordering::Less)
-                && before.as_ref().map(compared).is_none_or(|order| order == Ordering::Greater)
-        });
         let before = self.covered.partition_point(|(first, _)| compared(first) != Ordering::Greater).checked_sub(1);
         let covers = before.and_then(|at| self.covered.get(at)).map(|(_, last)| compared(last));
-        is_between && covers.is_none_or(|order| order == Ordering::Less)
+        self.meets(key, key) && covers.is_none_or(|order| order == Ordering::Less)
     }
+
+    /// Whether keys from the first to the last may stand there.
+    fn meets(&self, first: &[Value<'_>], last: &[Value<'_>]) -> bool {
+        let is_over = |before: &Key| order(before, first, &self.parts) != Ordering::Greater;
+        let at = self.between.partition_point(|(_, before)| before.as_ref().is_some_and(is_over));
+        let begins = |after: &Key| order(after, last, &self.parts) == Ordering::Less;
+        self.between.get(at).is_some_and(|(after, _)| after.as_ref().is_none_or(begins))
+    }
+}
+
+fn by(one: &Key, other: &Key, parts: &[KeyPart]) -> Ordering {
+    order(one, &values(other), parts)
+}
+
+fn values(key: &Key) -> Vec<Value<'_>> {
+    key.iter().map(Owned::value).collect()
 }
 
 fn order(known: &[Owned], key: &[Value<'_>], parts: &[KeyPart]) -> Ordering {
@@ -108,17 +139,12 @@ impl Rebuild<'_> {
             return Ok(());
         }
         let names = |layout: &Layout| layout.columns.iter().map(|column| column.name.clone()).collect::<Vec<_>>();
-        let theirs = backup.plan.tables.iter().position(|table| {
-            let same = |theirs: &Layout| theirs.key == layout.key && names(theirs) == names(layout);
-            table.row.name.eq_ignore_ascii_case(&layout.name) && table.layout.as_ref().is_some_and(same)
-        });
-        for piece in theirs.and_then(|theirs| backup.assignment.pieces.get(theirs)).into_iter().flatten() {
-            let Some(bytes) = backup.view.page(piece.page) else { continue };
-            let leaf = Leaf::read(&bytes, piece.page, &backup.survey.geometry, None);
-            for row in leaf.rows(&backup.view, &|page| backup.survey.note(page).kind.is_none()) {
+        let pages = backup.pages_of(&layout.name, |theirs| theirs.key == layout.key && names(theirs) == names(layout));
+        for page in pages {
+            backup.each_row(page.number, &mut |row| {
                 let values = values_of(&row.payload);
                 let Some(key) = values.get(..layout.key).filter(|_| row.is_complete() && !row.uncertain) else {
-                    continue;
+                    return Ok(());
                 };
                 let digest = digest(key);
                 let is_it = match missing.get(digest) {
@@ -134,7 +160,8 @@ impl Rebuild<'_> {
                     told.unproven += u64::from(!missing.forget(digest));
                     (told.kept, told.from_backup) = (told.kept + 1, told.from_backup + 1);
                 }
-            }
+                Ok::<_, SqliteFault>(())
+            })?;
         }
         Ok(())
     }
@@ -158,11 +185,15 @@ impl Rebuild<'_> {
         if between.is_empty() {
             return Ok(None);
         }
-        let covered = self.covered_keys(at, layout, &parts);
-        Ok(covered.map(|covered| KeyGaps { parts, between, covered }))
+        let mut gaps = KeyGaps::of(parts, between);
+        let covered = self.covered_keys(at, layout, &gaps);
+        Ok(covered.map(|covered| {
+            gaps.covered = covered;
+            gaps
+        }))
     }
 
-    fn covered_keys(&self, at: usize, layout: &Layout, parts: &[KeyPart]) -> Option<Vec<(Key, Key)>> {
+    fn covered_keys(&self, at: usize, layout: &Layout, gaps: &KeyGaps) -> Option<Vec<(Key, Key)>> {
         let (mut covered, mut size) = (Vec::new(), 0);
         for piece in self.assignment.pieces.get(at)? {
             let note = self.survey.note(piece.page);
@@ -177,13 +208,16 @@ impl Rebuild<'_> {
             else {
                 continue;
             };
+            if !gaps.meets(&values(&first), &values(&last)) {
+                continue;
+            }
             size += ROW + first.iter().chain(&last).map(Owned::len).sum::<usize>();
             if size > ROOM {
                 return None;
             }
             covered.push((first, last));
         }
-        covered.sort_by(|(a, _), (b, _)| order(a, &b.iter().map(Owned::value).collect::<Vec<_>>(), parts));
+        covered.sort_by(|(a, _), (b, _)| by(a, b, &gaps.parts));
         Some(covered)
     }
 

@@ -8,8 +8,9 @@ use crate::job::SalvagedTable;
 use crate::sqlite::SqliteFault;
 use crate::sqlite::salvage::{IndexColumn, IndexLayout, Inserted, Inserter, Layout, LayoutColumn};
 
-/// Bytes of rows that are put together at once; what goes beyond waits for the next pass over the indexes.
-pub(super) const ROOM: usize = 64 << 20;
+/// Bytes of rows that are put together at once; what goes beyond waits for the next pass over the indexes. With what is
+/// known of every page, and SQLite's cache, it is to stay below 256 MB for 10 GB.
+pub(super) const ROOM: usize = 24 << 20;
 /// What a row costs beside its values, in bytes.
 pub(super) const ROW: usize = 96;
 /// What a value costs beside its text or bytes, in bytes.
