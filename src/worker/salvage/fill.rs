@@ -23,13 +23,13 @@ struct Filling<'a> {
 }
 
 /// Creates the tables.
-pub(super) fn define_tables(new: &mut NewDatabase, plan: &mut Plan, report: &mut Salvaged) {
+pub(super) fn define_tables(new: &mut NewDatabase, plan: &Plan, report: &mut Salvaged) {
     for table in plan.tables.iter().filter(|table| table.layout.is_some()) {
         if let Err(fault) = new.define(SchemaKind::Table, &table.sql) {
             report.damage.push(format!("table {} could not be created: {fault}", table.row.name));
         }
     }
-    report.damage.append(&mut plan.damage);
+    report.damage.extend_from_slice(&plan.damage);
 }
 
 /// Fills all that pages were not `moved` for: row by row. Tells what is left of what was moved: of a table that cannot be what it is, all

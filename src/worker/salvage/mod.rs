@@ -20,7 +20,7 @@ mod memory_tests;
 use std::ffi::OsStr;
 
 use crate::backup::side_name;
-use crate::format::salvage::{Pages as _, Recall, Recalled, Survey, assign};
+use crate::format::salvage::{Assignment, Pages as _, Recall, Recalled, Survey, assign};
 use crate::format::{Header, SCHEMA_FORMAT_MAX};
 use crate::host::{Folder, page_threads};
 use crate::job::{FailureKind, JobFailure, SalvageJob, Salvaged};
@@ -78,8 +78,11 @@ pub(super) fn run(job: &SalvageJob) -> Result<Salvaged, JobFailure> {
     let recall = map.and_then(|map| Recall::of(map, &view, &survey));
     let backup_files = job.backup.as_deref().map(Files::open).transpose()?;
     let backup = backup_files.as_ref().map(Backup::of).transpose()?;
-    let known = (backup.as_ref(), recall.as_ref());
-    let new = |may_move| build(job, (&view, &survey), known, &to, &temporary, may_move);
+    // What is remembered has said what it knows by then, and takes 20 bytes for a page.
+    let (plan, assignment) = plan(job, (&view, &survey), (backup.as_ref(), recall))?;
+    let (backup, renumbered) = (backup.as_ref(), job.renumbered);
+    let source = Rebuild { view: &view, survey: &survey, plan: &plan, assignment: &assignment, backup, renumbered };
+    let new = |may_move| build(job, &source, &to, &temporary, may_move);
     // In a schema of an older format DESC means nothing, and in the new one it does.
     let is_older = view.header.is_some_and(|header| (1..SCHEMA_FORMAT_MAX).contains(&header.schema_format));
     let mut result = new(if is_older { May::Tables } else { May::All });
@@ -115,23 +118,31 @@ fn survey_of(view: &View<'_>) -> Survey {
     Survey::of(view, view.geometry, view.encoding, view.header, page_threads())
 }
 
+/// What the new database shall have, and which pages it is on.
+fn plan(
+    job: &SalvageJob,
+    (view, survey): (&View<'_>, &Survey),
+    (backup, recall): (Option<&Backup<'_>>, Option<Recall>),
+) -> Result<(Plan, Assignment), JobFailure> {
+    let known = (backup.map(|backup| &backup.plan), recall.as_ref());
+    let mut plan = Plan::of(view, survey, job.schema.as_deref(), known).map_err(failed)?;
+    let places = recall.as_ref().map(|recall| plan.places(recall));
+    let recalled = recall.as_ref().zip(places.as_deref()).map(|(recall, places)| Recalled { recall, places });
+    let assignment = assign(view, survey, &plan.trees(survey), &plan.schema_pages, recalled);
+    plan.make_up(view, survey, &assignment);
+    Ok((plan, assignment))
+}
+
 /// Builds the new database, into which sound pages go as they are where they may.
 fn build(
     job: &SalvageJob,
-    (view, survey): (&View<'_>, &Survey),
-    (backup, recall): (Option<&Backup<'_>>, Option<&Recall>),
+    source: &Rebuild<'_>,
     to: &Folder,
     temporary: &str,
     may_move: May,
 ) -> Result<(Salvaged, Passed), JobFailure> {
+    let Rebuild { view, survey, plan, assignment, .. } = *source;
     let path = to.path().join(temporary);
-    let known = (backup.map(|backup| &backup.plan), recall);
-    let mut plan = Plan::of(view, survey, job.schema.as_deref(), known).map_err(failed)?;
-    let places = recall.map(|recall| plan.places(recall));
-    let recalled = recall.zip(places.as_deref()).map(|(recall, places)| Recalled { recall, places });
-    let assignment = assign(view, survey, &plan.trees(survey), &plan.schema_pages, recalled);
-    plan.make_up(view, survey, &assignment);
-
     drop(to.create_in(temporary, 0o600).map_err(|error| failed(error.to_string()))?);
     let words = |fault: SqliteFault| failed(fault.to_string());
     let mut new = NewDatabase::create(&path, &options(view)).map_err(words)?;
@@ -147,24 +158,23 @@ fn build(
         size: 0,
     };
     let deleted = if job.deleted { survey.deleted() } else { Vec::new() };
-    fill::define_tables(&mut new, &mut plan, &mut report);
+    fill::define_tables(&mut new, plan, &mut report);
     let mut moved = MovedTrees::default();
     if may_move != May::Nothing {
         let contents = match may_move {
-            May::All => moving::define_indexes(&mut new, &plan, (view, survey), &assignment).map_err(words)?,
+            May::All => moving::define_indexes(&mut new, plan, (view, survey), assignment).map_err(words)?,
             _ => Contents::default(),
         };
         let (roots, count) = new.roots().map_err(words)?;
         new.close().map_err(words)?;
         let file = to.open_for_writing_in(temporary).map_err(|error| failed(error.to_string()))?;
         let target = Target { file: &file, roots: &roots, count, contents: &contents };
-        moved = moving::run(&target, &plan, view, survey, &assignment)?;
+        moved = moving::run(&target, plan, view, survey, assignment)?;
         drop(file);
         new = NewDatabase::reopen(&path, &options(view)).map_err(words)?;
         new.drop_indexes_but(&moved.indexes, None).map_err(words)?;
     }
-    let rebuild = Rebuild { view, survey, plan: &plan, assignment: &assignment, backup, renumbered: job.renumbered };
-    let moved = fill::fill(&mut new, &rebuild, moved, &deleted, &mut report).map_err(words)?;
+    let moved = fill::fill(&mut new, source, moved, &deleted, &mut report).map_err(words)?;
     let contents = if moved.is_empty() { Contents::default() } else { new.contents().map_err(words)? };
     new.close().map_err(words)?;
 
@@ -173,7 +183,7 @@ fn build(
     report.size = file.metadata().map_or(0, |meta| meta.len());
     let mut proof = None;
     if !moved.is_empty() {
-        let proven = prove::prove(&file, &plan, &moved, &contents, SAID);
+        let proven = prove::prove(&file, plan, &moved, &contents, SAID);
         let proven = proven.map_err(|error| failed(format!("the new database could not be checked: {error}")))?;
         if proven.is_of_indexes && (proven.is_open || !proven.said.is_empty()) {
             return Ok((report, Passed::NotIndexes(proven.said)));
