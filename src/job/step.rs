@@ -173,6 +173,9 @@ pub enum DatabaseStep {
         /// The incident whose heal is taken back, if it is stopped for that.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         rollback_of: Option<String>,
+        /// The other databases of its group: it may use one of these alone.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        members: Vec<Member>,
     },
     /// Start the program again, if [`DatabaseStep::StopApp`] of this incident stopped it.
     StartApp {
@@ -180,6 +183,9 @@ pub enum DatabaseStep {
         app: App,
         /// How long starting it may take, in milliseconds.
         limit_ms: u64,
+        /// As for `StopApp`.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        members: Vec<Member>,
     },
 }
 

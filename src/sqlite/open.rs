@@ -161,6 +161,15 @@ impl Database {
         Ok(())
     }
 
+    /// Leaves the WAL to whoever comes next, also when this is the last connection: closing copies nothing and deletes nothing.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn leave_wal(&self) -> Result<(), SqliteFault> {
+        let set = self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+        set.map(drop).map_err(|error| self.fault("leaving the WAL", &error))
+    }
+
     /// The path as it was given.
     pub fn path(&self) -> &Path {
         &self.path

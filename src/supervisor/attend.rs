@@ -8,10 +8,11 @@ use crate::model::{Check, IncidentState, Plan, Playbook, Policy, Resolution, Ris
 use crate::modes::{Look, Supervised};
 use crate::telemetry::{DeferReason, HealDeferred};
 
-use super::execute::{Ended, describe, is_mild, prove, run_playbook};
+use super::execute::{Ended, describe, finish, finishes, is_mild, prove, run_playbook};
 use super::keep_first::{keep_first, what_is_kept};
 use super::policy::{Admission, Candidate};
 use super::{Case, Context};
+use crate::job::Phase;
 
 /// When the second look could not tell, or the journal could not write, look again after this.
 const UNSURE_RETRY: Duration = Duration::from_secs(5);
@@ -398,6 +399,8 @@ impl Visit<'_> {
         let planned_for = self.check.verdict.findings().first().map(|finding| finding.kind.clone());
         let mut tried = Vec::new();
         case.held = false;
+        // The rung whose program is stopped still, for the next one.
+        let mut unfinished = None;
         for (index, playbook) in playbooks.iter().enumerate() {
             // What the last rung did not do somebody else may have done: a lossier one needs a look of its own.
             if index > 0 {
@@ -414,11 +417,17 @@ impl Visit<'_> {
                     {
                         self.planned_anew += 1;
                         self.nothing_done = true;
+                        let _told_by_its_step = end_of(self.cx, self.target, case, &mut unfinished).await?;
                         case.tell(self.cx, Entry::Interrupted).await?;
                         return Ok(Then::Again);
                     }
                     Verdict::Unhealthy(_) => {}
                     Verdict::Healthy => {
+                        if let Err(late) = end_of(self.cx, self.target, case, &mut unfinished).await? {
+                            case.held = true;
+                            case.escalate(self.cx, format!("it is healthy, but {late}")).await?;
+                            return Ok(Then::Done);
+                        }
                         recovered(self.cx, case).await?;
                         return Ok(Then::Done);
                     }
@@ -426,7 +435,10 @@ impl Visit<'_> {
                 }
             }
             self.harmless_so_far &= playbook.risk() <= Risk::Lossless;
-            match run_playbook(self.cx, self.target, case, index, playbook).await? {
+            let next = playbooks.get(index + 1);
+            // From here on it is this rung's to end what the last one left.
+            unfinished = None;
+            match run_playbook(self.cx, self.target, case, (index, playbook), next).await? {
                 Ended::Proved(check) => {
                     self.check = check;
                     case.close(self.cx, Resolution::Healed).await?;
@@ -447,7 +459,10 @@ impl Visit<'_> {
                     self.end_if_healthy().await?;
                     return Ok(Then::Done);
                 }
-                Ended::NotHealed(why) => tried.push(why),
+                Ended::NotHealed(why) => {
+                    tried.push(why);
+                    unfinished = next.filter(|next| finishes(next, playbook)).map(|_| (index, playbook));
+                }
                 Ended::Held(why) | Ended::Outdated(why) => {
                     tried.push(why);
                     case.held = true;
@@ -463,6 +478,9 @@ impl Visit<'_> {
                 }
                 Ended::Parked => return Ok(Then::Done),
             }
+        }
+        if let Err(late) = end_of(self.cx, self.target, case, &mut unfinished).await? {
+            tried.push(late);
         }
         let seen = describe(&self.check.verdict);
         let (tried, kept) = (tried.join("; "), kept(case));
@@ -516,4 +534,17 @@ async fn defer(cx: &Context, case: &mut Case, reason: DeferReason, words: String
 fn emit_deferred(case: &Case, reason: DeferReason, detail: &str) {
     let incident = case.incident();
     HealDeferred { incident: &incident.id, target: &incident.target, mode: &incident.mode, reason, detail }.emit();
+}
+
+/// Ends a rung that was left to a next one, which is not taken now. `Err` says what of that failed.
+async fn end_of(
+    cx: &Context,
+    target: &mut dyn Supervised,
+    case: &mut Case,
+    unfinished: &mut Option<(usize, &Playbook)>,
+) -> Result<Result<(), String>, JournalError> {
+    match unfinished.take() {
+        Some((index, playbook)) => finish(cx, target, case, index, playbook, Phase::Apply).await,
+        None => Ok(Ok(())),
+    }
 }

@@ -33,13 +33,14 @@ pub(super) enum Ended {
     Parked,
 }
 
-/// Runs `playbook`, which is number `index` of the incident's plan.
+/// Runs `playbook`, which is number `index` of the incident's plan. If a step of it fails and the `next` one is to be finished by the same
+/// steps, these are left to that one: its program is not started on what is damaged, to be stopped again in a moment.
 pub(super) async fn run_playbook(
     cx: &Context,
     target: &mut dyn Supervised,
     case: &mut Case,
-    index: usize,
-    playbook: &Playbook,
+    (index, playbook): (usize, &Playbook),
+    next: Option<&Playbook>,
 ) -> Result<Ended, JournalError> {
     let began = cx.now();
     case.tell(cx, Entry::PlaybookBegan { index, name: playbook.name.clone() }).await?;
@@ -52,7 +53,7 @@ pub(super) async fn run_playbook(
         why: &playbook.why,
     }
     .emit();
-    let ended = take_steps(cx, target, case, index, playbook).await?;
+    let ended = take_steps(cx, target, case, (index, playbook), next).await?;
     let outcome = match &ended {
         Ended::Proved(_) | Ended::Left(_) => PlaybookOutcome::Ok,
         Ended::NotHealed(_) | Ended::Outdated(_) | Ended::Held(_) | Ended::Stands(..) => PlaybookOutcome::Failed,
@@ -75,8 +76,8 @@ async fn take_steps(
     cx: &Context,
     target: &mut dyn Supervised,
     case: &mut Case,
-    index: usize,
-    playbook: &Playbook,
+    (index, playbook): (usize, &Playbook),
+    next: Option<&Playbook>,
 ) -> Result<Ended, JournalError> {
     let mut done = Vec::new();
     for (number, spec) in playbook.steps.iter().enumerate().filter(|(_, spec)| !spec.finally) {
@@ -96,6 +97,10 @@ async fn take_steps(
                 }
                 take_back(cx, target, case, index, &done).await?;
                 let why = format!("step `{}` of `{}`: {}", spec.name, playbook.name, result.detail);
+                let goes_on = !result.held && !result.outdated && next.is_some_and(|next| finishes(next, playbook));
+                if goes_on {
+                    return Ok(Ended::NotHealed(why));
+                }
                 return Ok(match finish(cx, target, case, index, playbook, Phase::Apply).await? {
                     Err(late) if result.held => Ended::Held(format!("{why}; and {late}")),
                     Err(late) => Ended::NotHealed(format!("{why}; and {late}")),
@@ -227,6 +232,13 @@ pub(super) async fn finish(
         take_step(cx, target, case, (index, number), spec, phase).await?;
     }
     Ok(left_undone(case, playbook))
+}
+
+/// Whether `next` ends with just those steps of `playbook`, and there are some.
+pub(super) fn finishes(next: &Playbook, playbook: &Playbook) -> bool {
+    let last = |playbook: &Playbook| playbook.steps.iter().filter(|step| step.finally).cloned().collect::<Vec<_>>();
+    let ends = last(playbook);
+    !ends.is_empty() && last(next) == ends
 }
 
 /// What of those steps failed when it was taken last, as the journal has it: known also after a restart.

@@ -538,6 +538,76 @@ fn databases_of_a_group_are_kept_and_restored_together() {
 }
 
 #[test]
+fn a_program_that_has_only_the_other_database_of_a_group_open_is_stopped_for_it() {
+    let mut scene = Scene::new();
+    let stock = scene.path("data/stock.db");
+    let service = Service::committing_to(&scene, stock.clone(), "wal", "forever", &PATIENT);
+    let lines = format!("group = \"shop\"\nwhen_in_use = \"stop-app\"\n{}\n{BACKUP}", service.app());
+    scene.database("app", "data/app.db", &lines);
+    scene.database("stock", "data/stock.db", &lines);
+    scene.commit("wal", 60, &["--rows-per-commit", "5"]);
+    scene.commit_to(&stock, "wal", 70, &[]);
+    let mut daemon = scene.daemon();
+    for name in ["app", "stock"] {
+        daemon.backed_up(name);
+        daemon.healthy(name);
+    }
+    service.start();
+    damage::leaf(&scene.db(), "rows", &mut Dice::new());
+
+    let incident = daemon.closed("app", 1);
+    assert_eq!(incident["outcome"], "healed", "{incident:#}");
+    let steps = incident["steps"].as_array().unwrap();
+    let of = |name: &str| steps.iter().filter(|step| step["step"] == name).collect::<Vec<_>>();
+    assert!(of("install").iter().all(|step| step["outcome"] == "ok"), "{incident:#}");
+    assert!(of("stop_app")[0]["detail"].as_str().unwrap().contains("stopped (it was process"), "{incident:#}");
+    // The rung before the one that healed failed: its program was not started on the damage meanwhile.
+    assert_eq!(
+        (of("stop_app").len(), of("build_from_salvage")[0]["outcome"].as_str()),
+        (2, Some("failed")),
+        "{incident:#}"
+    );
+    assert_eq!(of("start_app").len(), 1, "{incident:#}");
+    service.wait_for("it to run again", || service.has_it_open());
+    let tables = incident["loss"]["tables"].as_array().unwrap();
+    assert!(tables.iter().any(|table| table["table"] == "stock.commits"), "{incident:#}");
+    assert!(incident["loss"]["rows_lost"].is_null(), "what was not counted is not guessed: {incident:#}");
+    assert_eq!(scene.lost(), 0);
+    service.stop();
+    daemon.stop();
+}
+
+/// A program that ends in order deletes the WAL, which alone has what was committed since the backup.
+#[test]
+fn a_wal_that_a_heal_needs_outlives_the_end_of_its_program() {
+    let mut scene = Scene::new();
+    let flags = [&PATIENT[..], &["--no-checkpoint", "--rows-per-commit", "5"]].concat();
+    let service = Service::of(&scene, "wal", &flags);
+    let lines = format!("when_in_use = \"stop-app\"\n{}\n{BACKUP}", service.app());
+    scene.database("app", "data/app.db", &lines);
+    scene.commit("wal", 200, &["--rows-per-commit", "5"]);
+    service.start();
+    let commits = || truth::promised(&scene.log_of(&scene.db())).len();
+    let mut daemon = scene.daemon();
+    daemon.backed_up("app");
+    daemon.healthy("app");
+    let then = commits();
+    daemon.wait_for("commits since the backup", |_| (commits() > then + 20).then_some(()));
+    damage::first_leaf(&scene.db(), "rows", &mut Dice::new());
+
+    let incident = daemon.closed("app", 1);
+    assert_eq!(incident["outcome"], "healed", "{incident:#}");
+    service.wait_for("it to run again", || service.has_it_open());
+    assert_eq!(scene.lost(), 0, "{incident:#}");
+    assert_eq!(incident["playbook"], "restore_backup_and_wal", "{incident:#}");
+    assert_eq!(incident["loss"]["rows_lost"], 0, "{incident:#}");
+    let why = incident["plan"].to_string();
+    assert!(why.contains("killed for it, for in order it would delete the WAL"), "{incident:#}");
+    service.stop();
+    daemon.stop();
+}
+
+#[test]
 fn a_group_is_left_alone_while_a_program_has_one_of_it_open() {
     let mut scene = Scene::new();
     let lines = format!("group = \"shop\"\nwhen_in_use = \"in-place\"\n{BACKUP}");

@@ -22,11 +22,16 @@ impl Service {
 
     /// The same, with so many commits.
     pub fn committing(scene: &Scene, mode: &str, commits: &str, flags: &[&str]) -> Service {
+        Service::committing_to(scene, scene.db(), mode, commits, flags)
+    }
+
+    /// The same on another database.
+    pub fn committing_to(scene: &Scene, db: PathBuf, mode: &str, commits: &str, flags: &[&str]) -> Service {
         let folder = scene.path("service");
         std::fs::create_dir_all(&folder).unwrap();
         let shown = |path: &Path| format!("'{}'", path.display());
         let (run, pid) = (folder.join("run"), folder.join("pid"));
-        let (db, log) = (scene.db(), scene.log_of(&scene.db()));
+        let log = scene.log_of(&db);
         let start = format!(
             "touch {run}; echo $$ > {pid}.part; mv {pid}.part {pid}\nexec {} {} {mode} {commits} {} --while-there {run} {}\n",
             shown(&executable()),

@@ -99,7 +99,7 @@ pub(super) fn plan(
         steps: steps.iter().map(heal::spec).collect(),
     };
     let (playbook, meanwhile) = match stopped {
-        Some(app) => (heal::with_app_stopped(&playbook, app, false), ", with its program stopped meanwhile"),
+        Some(app) => (heal::with_app_stopped(&playbook, app, None), ", with its program stopped meanwhile"),
         None => (playbook, ""),
     };
     Ok(Rollback { playbook: Some(playbook), words: format!("{words} come back{meanwhile}"), facts })

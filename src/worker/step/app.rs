@@ -12,13 +12,14 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::evidence::{read_json, write_json};
-use super::in_use::{User, users};
+use super::in_use::{User, Users, users};
+use super::member::{MEMBER, job_on};
 use super::place::Place;
 use super::{done, failed, nothing, refused, undone, while_};
 use crate::host::{
     Folder, HostError, OfdLock, ProcessFacts, Starting, UnitState, boot_id, boot_ms, runs_since, start_app, stop_app,
 };
-use crate::job::{JobFailure, Phase, StepReport};
+use crate::job::{DatabaseStep, JobFailure, Member, Phase, StepReport};
 use crate::model::App;
 
 /// The record's name in evidence.
@@ -71,8 +72,38 @@ impl Was {
     }
 }
 
+/// The program that is stopped, and what it is stopped for.
+pub(super) struct GroupProgram<'a> {
+    pub app: &'a App,
+    /// The other databases of the group.
+    pub members: &'a [Member],
+}
+
+impl GroupProgram<'_> {
+    /// Who uses the database, or another of its group.
+    fn users(&self, place: &Place<'_>) -> Result<Users, JobFailure> {
+        let mut all = users(place)?;
+        for member in self.members {
+            let job = job_on(place.job, member, &DatabaseStep::Preserve);
+            let of_member = users(&Place::of(&job)?)?;
+            all.found.extend(of_member.found);
+            all.blind = all.blind.or(of_member.blind);
+        }
+        if !all.found.is_empty() {
+            all.blind = None;
+        }
+        Ok(all)
+    }
+}
+
 /// Stops it; with `kill` all that use the database are killed first, so that none of them closes the database in order.
-pub(super) fn stop(place: &Place<'_>, app: &App, limit: Duration, kill: bool) -> Result<StepReport, JobFailure> {
+pub(super) fn stop(
+    place: &Place<'_>,
+    program: &GroupProgram<'_>,
+    limit: Duration,
+    kill: bool,
+) -> Result<StepReport, JobFailure> {
+    let app = program.app;
     let register = Register::of(place, app)?;
     let _one_at_a_time = register.lock(limit)?;
     let mut record = match record(place)? {
@@ -81,13 +112,13 @@ pub(super) fn stop(place: &Place<'_>, app: &App, limit: Duration, kill: bool) ->
             if closed.is_some() {
                 archive(place)?;
             }
-            let record = look(place, app, &register)?;
+            let record = look(place, program, &register)?;
             write_json(&place.evidence, RECORD, &record)?;
             record
         }
     };
     if !record.ran {
-        return match users(place)?.found.first() {
+        return match program.users(place)?.found.first() {
             None => Ok(nothing(&format!("it does not run ({})", record.before))),
             Some(user) => Err(refused(format!(
                 "{}, and that is not the configured program, which does not run ({}): end it, then {}",
@@ -98,7 +129,7 @@ pub(super) fn stop(place: &Place<'_>, app: &App, limit: Duration, kill: bool) ->
         };
     }
     register.enter(place)?;
-    if record.stopped_at.is_some() && stands_still(place, app)? {
+    if record.stopped_at.is_some() && stands_still(place, program)? {
         return Ok(done(format!("its program is stopped still (it was {})", record.before)));
     }
     if kill {
@@ -111,7 +142,7 @@ pub(super) fn stop(place: &Place<'_>, app: &App, limit: Duration, kill: bool) ->
     }
     record.told = true;
     write_json(&place.evidence, RECORD, &record)?;
-    wait_until_let_go(place)?;
+    wait_until_let_go(place, program)?;
     record.stopped_at = Some(Timestamp::now());
     write_json(&place.evidence, RECORD, &record)?;
     let how = if kill { "killed" } else { "stopped" };
@@ -119,13 +150,13 @@ pub(super) fn stop(place: &Place<'_>, app: &App, limit: Duration, kill: bool) ->
 }
 
 /// Stopped by this incident before a restart of guardiand, and nobody started it since, as far as everybody can be seen.
-fn stands_still(place: &Place<'_>, app: &App) -> Result<bool, JobFailure> {
-    if let App::Unit(unit) = app
+fn stands_still(place: &Place<'_>, program: &GroupProgram<'_>) -> Result<bool, JobFailure> {
+    if let App::Unit(unit) = program.app
         && UnitState::of(unit).map_or(true, |state| state.runs)
     {
         return Ok(false);
     }
-    let users = users(place)?;
+    let users = program.users(place)?;
     Ok(users.found.is_empty() && users.blind.is_none())
 }
 
@@ -138,7 +169,13 @@ pub(super) fn resume_stop(place: &Place<'_>) -> Result<StepReport, JobFailure> {
 }
 
 /// Puts it back into the run state that it had.
-pub(super) fn start(place: &Place<'_>, app: &App, limit: Duration, phase: Phase) -> Result<StepReport, JobFailure> {
+pub(super) fn start(
+    place: &Place<'_>,
+    program: &GroupProgram<'_>,
+    limit: Duration,
+    phase: Phase,
+) -> Result<StepReport, JobFailure> {
+    let app = program.app;
     let register = Register::of(place, app)?;
     let _one_at_a_time = register.lock(limit)?;
     let Some(mut record) = record(place)?.filter(|record| record.started_at.is_none()) else {
@@ -155,7 +192,7 @@ pub(super) fn start(place: &Place<'_>, app: &App, limit: Duration, phase: Phase)
         register.leave(place)?;
         return Ok(report);
     }
-    if let (App::Commands { .. }, Some(why)) = (app, runs(place, &record)?) {
+    if let (App::Commands { .. }, Some(why)) = (app, runs(place, program, &record)?) {
         close(place, &mut record)?;
         register.leave(place)?;
         return Ok(done(why));
@@ -191,8 +228,8 @@ pub(super) fn start(place: &Place<'_>, app: &App, limit: Duration, phase: Phase)
 
 /// Why it need not be started, if so: a second one beside it is nobody's wish. Another program of its name may have had the files open
 /// all along, and is not it.
-fn runs(place: &Place<'_>, record: &Record) -> Result<Option<String>, JobFailure> {
-    let found = users(place)?.found;
+fn runs(place: &Place<'_>, program: &GroupProgram<'_>, record: &Record) -> Result<Option<String>, JobFailure> {
+    let found = program.users(place)?.found;
     let of_its_name = |user: &User| record.holders.iter().any(|was| was.comm == user.comm);
     let new = |user: &&User| user.started_boot_ms >= record.recorded_boot_ms && of_its_name(user);
     if let Some(user) = found.iter().find(new) {
@@ -244,16 +281,20 @@ fn must_not_run(place: &Place<'_>, app: &App) -> Result<Option<String>, JobFailu
     )))
 }
 
-/// True while this incident has it stopped: then who cannot be seen is not it.
+/// True while this incident has it stopped: then who cannot be seen is not it. Of a member's step the record is the incident's own.
 pub(super) fn is_stopped(place: &Place<'_>) -> bool {
-    let record = record(place).ok().flatten();
+    let of_group = || match place.evidence.path().file_name()?.to_string_lossy().starts_with(MEMBER) {
+        true => read_json(&Folder::open(place.evidence.path().parent()?).ok()?, RECORD).ok()?,
+        false => None,
+    };
+    let record: Option<Record> = record(place).ok().flatten().or_else(of_group);
     record.is_some_and(|record| record.stopped_at.is_some() && record.started_at.is_none())
 }
 
 /// What its state is before anything is done to it.
-fn look(place: &Place<'_>, app: &App, register: &Register) -> Result<Record, JobFailure> {
-    let users = users(place)?;
-    let (ran, before) = match (register.others(place)?.first(), app) {
+fn look(place: &Place<'_>, program: &GroupProgram<'_>, register: &Register) -> Result<Record, JobFailure> {
+    let users = program.users(place)?;
+    let (ran, before) = match (register.others(place)?.first(), program.app) {
         // Stopped by us already, so it ran.
         (Some(other), _) => (true, format!("stopped already for {other}")),
         (None, App::Unit(unit)) => {
@@ -283,10 +324,10 @@ fn look(place: &Place<'_>, app: &App, register: &Register) -> Result<Record, Job
     })
 }
 
-fn wait_until_let_go(place: &Place<'_>) -> Result<(), JobFailure> {
+fn wait_until_let_go(place: &Place<'_>, program: &GroupProgram<'_>) -> Result<(), JobFailure> {
     let until = Instant::now() + LET_GO;
     loop {
-        let users = users(place)?;
+        let users = program.users(place)?;
         let Some(user) = users.found.first() else { return Ok(()) };
         if Instant::now() >= until {
             return Err(refused(format!(

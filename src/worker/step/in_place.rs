@@ -59,7 +59,12 @@ pub(super) fn rebuild_indexes(place: &Place<'_>, indexes: &[String]) -> Result<S
 }
 
 fn rebuild(place: &Place<'_>, indexes: &[String], was_cut_off: bool) -> Result<StepReport, JobFailure> {
+    let had_wal = place.stat(&place.side("-wal"))?.is_some_and(|wal| wal.size > 0);
     let database = open(place)?;
+    if had_wal {
+        // If this does not heal it, the next rung may need what was committed since a backup, and it is nowhere else.
+        database.leave_wal().map_err(while_("leaving the WAL as it is"))?;
+    }
     let which = if indexes.is_empty() { Which::All } else { Which::Names(indexes.to_vec()) };
     let report = database.rebuild_indexes(&which).map_err(|fault| match fault.class {
         // Somebody is at it: waiting helps, and nothing lossier does.
@@ -97,7 +102,15 @@ fn rebuild(place: &Place<'_>, indexes: &[String], was_cut_off: bool) -> Result<S
             Ok(done(format!("{detail}; not checked here: it would keep writers out longer than {bound:?}")))
         }
         Some(fault) => Err(failed(format!("{detail}; and the check failed: {fault}"))),
-        None if check.ok => Ok(done(format!("{detail}; integrity_check ok"))),
+        None if check.ok => {
+            if had_wal {
+                // Nobody else may have it open, who would write the WAL back as he ends.
+                let database = open(place)?;
+                let _schema = database.schema_version().map_err(while_("opening it once more"))?;
+                database.close().map_err(while_("closing the database"))?;
+            }
+            Ok(done(format!("{detail}; integrity_check ok")))
+        }
         None => Err(failed(format!("{detail}; and still: {}", check.messages.join("; ")))),
     }
 }

@@ -186,11 +186,11 @@ fn program(scene: &Scene) -> App {
 }
 
 fn stop(app: &App) -> DatabaseStep {
-    DatabaseStep::StopApp { app: app.clone(), limit_ms: 30_000, kill: false, rollback_of: None }
+    DatabaseStep::StopApp { app: app.clone(), limit_ms: 30_000, kill: false, rollback_of: None, members: Vec::new() }
 }
 
 fn start(app: &App) -> DatabaseStep {
-    DatabaseStep::StartApp { app: app.clone(), limit_ms: 30_000 }
+    DatabaseStep::StartApp { app: app.clone(), limit_ms: 30_000, members: Vec::new() }
 }
 
 fn running(scene: &Scene) -> bool {
@@ -315,7 +315,8 @@ fn somebody_else_who_has_the_files_is_named_and_the_program_runs_on() {
     // What a person was doing is what is to be done again.
     let of = "20261122T010203.000Z-000001";
     let DatabaseStep::StopApp { app: same, limit_ms, kill, .. } = stop(&app) else { panic!("no stop") };
-    let for_rollback = DatabaseStep::StopApp { app: same, limit_ms, kill, rollback_of: Some(of.to_owned()) };
+    let for_rollback =
+        DatabaseStep::StopApp { app: same, limit_ms, kill, rollback_of: Some(of.to_owned()), members: Vec::new() };
     let refused = scene.run(for_rollback, Phase::Apply).unwrap_err();
     assert!(refused.message.contains(&format!("process {}", stranger.id())), "{}", refused.message);
     assert!(refused.message.contains(&format!("`guardiand rollback {of}` again")), "{}", refused.message);

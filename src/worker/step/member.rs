@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use super::{failed, run};
 use crate::job::{DatabaseSite, DatabaseStep, JobFailure, Member, StepJob, StepReport};
 
+/// How the name of a member's evidence begins, in the incident's.
+pub(super) const MEMBER: &str = "member-";
+
 /// Where a member's steps work, when the incident's own work on `site`.
 pub(super) struct Own {
     pub site: DatabaseSite,
@@ -21,7 +24,7 @@ impl Own {
         Own {
             site: DatabaseSite { path: member.path.clone(), user: member.user.clone(), ..site.clone() },
             incident: format!("{incident}.{short}"),
-            evidence: evidence.join(format!("member-{short}")),
+            evidence: evidence.join(format!("{MEMBER}{short}")),
         }
     }
 }
@@ -31,8 +34,18 @@ pub(super) fn run_on(job: &StepJob, member: &Member, step: &DatabaseStep) -> Res
     if matches!(step, DatabaseStep::OnMember { .. }) {
         return Err(failed("a member of a group has no members"));
     }
+    let job = job_on(job, member, step);
+    let named = |said: String| format!("{}: {said}", member.name);
+    match run(&job) {
+        Ok(report) => Ok(StepReport { detail: named(report.detail.clone()), ..report }),
+        Err(failure) => Err(JobFailure { message: named(failure.message), ..failure }),
+    }
+}
+
+/// The same step of the same incident, where `member` is.
+pub(super) fn job_on(job: &StepJob, member: &Member, step: &DatabaseStep) -> StepJob {
     let Own { site, incident, evidence } = Own::of(member, &job.site, &job.incident, &job.evidence);
-    let job = StepJob {
+    StepJob {
         site,
         incident,
         evidence,
@@ -41,10 +54,5 @@ pub(super) fn run_on(job: &StepJob, member: &Member, step: &DatabaseStep) -> Res
         last: None,
         basis: None,
         wal_verified: None,
-    };
-    let named = |said: String| format!("{}: {said}", member.name);
-    match run(&job) {
-        Ok(report) => Ok(StepReport { detail: named(report.detail.clone()), ..report }),
-        Err(failure) => Err(JobFailure { message: named(failure.message), ..failure }),
     }
 }

@@ -7,7 +7,7 @@ use super::header::{MEND_FREELIST, MEND_HEADER};
 use super::pages::MEND_PAGES;
 use super::salvage::SALVAGE;
 use super::{Site, playbook};
-use crate::job::{DatabaseStep, FileState, HeaderFacts, HolderFacts, JournalState, WalState};
+use crate::job::{DatabaseStep, FileState, HeaderFacts, HolderFacts, JournalState, Member, WalState};
 use crate::model::{Plan, Playbook, Program, StepRecord, StepSpec};
 use crate::modes::database::config::WhenInUse;
 
@@ -17,7 +17,8 @@ impl Site<'_> {
     /// # Errors
     /// Why nothing of it may be done, with the next command for a person.
     pub(super) fn fit(&self, ladder: Vec<Playbook>, taken: &[StepRecord]) -> Result<Plan, String> {
-        let Some(reason) = self.in_use().filter(|_| ladder.iter().any(swaps)) else { return Ok(Plan::of(ladder)) };
+        let in_use = self.in_use(needs_wal(&ladder));
+        let Some(reason) = in_use.filter(|_| ladder.iter().any(swaps)) else { return Ok(Plan::of(ladder)) };
         let (lossy, lossless): (Vec<_>, Vec<_>) = ladder.into_iter().partition(swaps);
         let fitted = self.fit_lossy(&lossy, &reason);
         // What costs nothing needs nobody's word, and comes first; what it leaves is asked about afterwards.
@@ -49,8 +50,7 @@ impl Site<'_> {
                 holder.pid
             ));
         }
-        // As it ends in order it would copy what is damaged into the main file, and delete the WAL that has the rest.
-        let kill = self.facts.wal.as_ref().is_some_and(|wal| wal.state == WalState::Damaged);
+        let kill = self.kill(lossy);
         let stopped = |app: &Program| Ok(lossy.iter().map(|playbook| with_app_stopped(playbook, app, kill)).collect());
         match (self.config.when_in_use, &self.config.app) {
             (Some(WhenInUse::Refuse), _) => Err(reason.to_owned()),
@@ -80,6 +80,14 @@ impl Site<'_> {
                 }
             }
         }
+    }
+
+    /// Why its programs may not end in order, if so: they would write what is damaged into the main file, or delete the WAL that has the rest.
+    fn kill(&self, lossy: &[Playbook]) -> Option<&'static str> {
+        if self.facts.wal.as_ref().is_some_and(|wal| wal.state == WalState::Damaged) {
+            return Some("for in order it would write the damage back");
+        }
+        needs_wal(lossy).then_some("for in order it would delete the WAL that has what was committed since")
     }
 
     /// Somebody who has a file open that is gone from its path.
@@ -169,14 +177,57 @@ fn only_alone(rungs: &[&str]) -> String {
     if named.is_empty() { named } else { format!(" (only for a file that nobody has open: {named})") }
 }
 
+/// What a program is stopped for.
+#[derive(Debug, Default)]
+pub(super) struct Around {
+    /// The incident whose heal is taken back, if it is for that.
+    rollback_of: Option<String>,
+    /// The other databases of the group, if it is for all of them.
+    members: Vec<Member>,
+}
+
+impl Around {
+    fn of(rung: &Playbook) -> Around {
+        let mut around = Around::default();
+        for step in rung.steps.iter().filter_map(step_of) {
+            let done = match step {
+                DatabaseStep::OnMember { member, does } => {
+                    if !around.members.contains(&member) {
+                        around.members.push(member);
+                    }
+                    *does
+                }
+                own => own,
+            };
+            if let DatabaseStep::RollBack { of, .. } = done {
+                around.rollback_of = Some(of);
+            }
+        }
+        around
+    }
+}
+
 /// The two steps between which `app` does not run; with `kill` it ends in no order.
-pub(super) fn stop_and_start(program: &Program, kill: bool, rollback_of: Option<String>) -> [DatabaseStep; 2] {
+pub(super) fn stop_and_start(program: &Program, kill: bool, around: Around) -> [DatabaseStep; 2] {
+    let Around { rollback_of, members } = around;
     let ms = |timeout: Duration| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
     let app = || program.app.clone();
     [
-        DatabaseStep::StopApp { app: app(), limit_ms: ms(program.stop_timeout), kill, rollback_of },
-        DatabaseStep::StartApp { app: app(), limit_ms: ms(program.start_timeout) },
+        DatabaseStep::StopApp {
+            app: app(),
+            limit_ms: ms(program.stop_timeout),
+            kill,
+            rollback_of,
+            members: members.clone(),
+        },
+        DatabaseStep::StartApp { app: app(), limit_ms: ms(program.start_timeout), members },
     ]
+}
+
+/// A rung of these builds from the WAL, which the last program that ends in order deletes.
+pub(super) fn needs_wal(rungs: &[Playbook]) -> bool {
+    let builds = |step: &StepSpec| matches!(step_of(step), Some(DatabaseStep::BuildFromWal { .. }));
+    rungs.iter().any(|rung| rung.steps.iter().any(builds))
 }
 
 /// It puts another file in the place of the database.
@@ -188,18 +239,14 @@ pub(super) fn step_of(spec: &StepSpec) -> Option<DatabaseStep> {
     serde_json::from_value(spec.args.clone()).ok()
 }
 
-/// The program is stopped for as short as can be (with `kill` in no order): what does not need the files as it leaves them is built
+/// The program is stopped for as short as can be (with `kill`, which says why, in no order): what does not need the files as it leaves them is built
 /// before. What it writes while it stops is preserved too.
-pub(in crate::modes::database) fn with_app_stopped(rung: &Playbook, app: &Program, kill: bool) -> Playbook {
+pub(in crate::modes::database) fn with_app_stopped(rung: &Playbook, app: &Program, kill: Option<&str>) -> Playbook {
     let done = |spec: &StepSpec| match step_of(spec) {
         Some(DatabaseStep::OnMember { does, .. }) => Some(*does),
         step => step,
     };
-    let taken_back = |spec: &StepSpec| match done(spec) {
-        Some(DatabaseStep::RollBack { of, .. }) => Some(of),
-        _ => None,
-    };
-    let [stop, start] = stop_and_start(app, kill, rung.steps.iter().find_map(taken_back));
+    let [stop, start] = stop_and_start(app, kill.is_some(), Around::of(rung));
     let before = |spec: &&StepSpec| {
         matches!(
             done(spec),
@@ -216,11 +263,8 @@ pub(in crate::modes::database) fn with_app_stopped(rung: &Playbook, app: &Progra
     Playbook {
         name: rung.name.clone(),
         why: match kill {
-            false => format!("{}; its program is stopped for it, and started again", rung.why),
-            true => format!(
-                "{}; its program is killed for it, for in order it would write the damage back, and started again",
-                rung.why
-            ),
+            None => format!("{}; its program is stopped for it, and started again", rung.why),
+            Some(because) => format!("{}; its program is killed for it, {because}, and started again", rung.why),
         },
         steps,
     }

@@ -110,7 +110,7 @@ fn ladder(kind: &Kind, site: &Site<'_>) -> Result<Vec<Playbook>, String> {
         ));
     }
     if kind_is(&[kinds::FILE_UNLINKED]) {
-        return Err(site.in_use().unwrap_or_else(|| format!("a person must look at {}", site.path())));
+        return Err(site.in_use(false).unwrap_or_else(|| format!("a person must look at {}", site.path())));
     }
     Ok(vec![wait()])
 }
@@ -250,21 +250,27 @@ impl Site<'_> {
         ))
     }
 
-    /// Why the file, or another of its group, may not be replaced, if so.
-    fn in_use(&self) -> Option<String> {
+    /// Why the file, or another of its group, may not be replaced, if so. `needs_wal`: what would replace it is built from its WAL.
+    fn in_use(&self, needs_wal: bool) -> Option<String> {
         let diagnosis = self.diagnosis?;
         let path = self.path();
         let there = !matches!(self.facts.main, FileState::Missing);
-        let own = self.used(&path, &diagnosis.holders, &diagnosis.blind, there);
+        let own = self.used(&path, &diagnosis.holders, &diagnosis.blind, (there, needs_wal));
         own.or_else(|| {
             self.members().iter().find_map(|one| {
                 let path = one.member.path.display().to_string();
-                self.used(&path, &one.users.holders, &one.users.blind, true)
+                self.used(&path, &one.users.holders, &one.users.blind, (true, false))
             })
         })
     }
 
-    fn used(&self, path: &str, holders: &[HolderFacts], blind: &[String], there: bool) -> Option<String> {
+    fn used(
+        &self,
+        path: &str,
+        holders: &[HolderFacts],
+        blind: &[String],
+        (there, needs_wal): (bool, bool),
+    ) -> Option<String> {
         if let Some(holder) = holders.first() {
             let others = match holders.len() - 1 {
                 0 => String::new(),
@@ -272,11 +278,16 @@ impl Site<'_> {
             };
             // As it ends in order, SQLite copies what it takes for the WAL into the database, and deletes the rest.
             let damaged = self.facts.wal.as_ref().is_some_and(|wal| wal.state == WalState::Damaged);
-            let end = match damaged {
-                true => {
-                    format!("end it with `kill -9 {}` and not in order, for that would copy the damage", holder.pid)
+            let not_in_order = match (damaged, needs_wal) {
+                (true, _) => Some("copy the damage"),
+                (false, true) => Some("delete the WAL that has what was committed since the last backup"),
+                (false, false) => None,
+            };
+            let end = match not_in_order {
+                Some(would) => {
+                    format!("end it with `kill -9 {}` and not in order, for that would {would}", holder.pid)
                 }
-                false => "stop it".to_owned(),
+                None => "stop it".to_owned(),
             };
             return Some(format!(
                 "{} (pid {}){others} has {path} open, and a file in use is not replaced; {end}, then run `guardiand heal {}`",

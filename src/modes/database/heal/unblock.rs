@@ -1,6 +1,6 @@
 //! Who keeps others waiting, and what may be done about it: never more than asking it to go on.
 
-use super::in_use::stop_and_start;
+use super::in_use::{Around, stop_and_start};
 use super::{Site, playbook, spec, wait, wait_step};
 use crate::job::{DatabaseStep, HeldLock, HolderFacts, WalFacts};
 use crate::model::{Playbook, Standstill};
@@ -15,7 +15,7 @@ impl Site<'_> {
     /// WAL-reset bug leaves is mended by SQLite's own recovery, once nobody has the index in memory any more (rule 16).
     pub(super) fn recovered_from_the_reset_bug(&self, wal: &WalFacts) -> Result<Vec<Playbook>, String> {
         if let (Some(WhenInUse::StopApp), Some(app)) = (self.config.when_in_use, &self.config.app) {
-            let [stop, start] = stop_and_start(app, true, None);
+            let [stop, start] = stop_and_start(app, true, Around::default());
             let why = "its programs are killed, so that none of them copies more of the WAL, and started again: SQLite then \
                        recovers, and nothing that was committed is lost";
             return Ok(vec![playbook("kill_app", why.to_owned(), &[DatabaseStep::Preserve, stop, start])]);
@@ -63,7 +63,7 @@ impl Site<'_> {
     /// A lock of the dotfile VFS that nobody has.
     pub(super) fn left_behind(&self) -> Result<Vec<Playbook>, String> {
         let Some(lock) = &self.facts.dotfile_lock else { return Ok(vec![wait()]) };
-        if let Some(reason) = self.in_use() {
+        if let Some(reason) = self.in_use(false) {
             return Err(reason);
         }
         let mut steps = Vec::new();
@@ -153,7 +153,7 @@ impl Site<'_> {
             return Err(format!("{named}; `on_lock` is \"restart-app\", and there is no `app`: restart it by hand"));
         };
         let why = format!("{named}; its program is restarted, and what it had not committed is rolled back");
-        Ok(vec![playbook("restart_app", why, &stop_and_start(app, false, None))])
+        Ok(vec![playbook("restart_app", why, &stop_and_start(app, false, Around::default()))])
     }
 
     /// The one that has the database open beside a lock of the dotfile VFS: whose lock it is, if there is no other.
