@@ -270,6 +270,41 @@ fn a_program_that_holds_on_is_restarted_where_that_is_wished() {
 }
 
 #[test]
+fn a_program_is_not_restarted_again_for_a_lock_that_another_one_holds() {
+    let mut scene = Scene::new();
+    scene.gates("cooldown = \"1s\"\nheals = { max = 100, per = \"1h\" }\nrepeat = { max = 100, within = \"10m\" }");
+    let (app, pidfile) = service(&scene);
+    scene.database("app", "data/app.db", &format!("{QUICK}\non_lock = \"restart-app\"\n{app}"));
+    scene.commit("wal", 40, &[]);
+    let mut daemon = scene.daemon();
+    daemon.healthy("app");
+    let own = scene.writer("wal", "0", &["--open-idle"]);
+    std::fs::write(&pidfile, own.pid().to_string()).unwrap();
+    let ended = std::thread::spawn(move || own.ended());
+    let holder = scene.writer("wal", "0", &["--hold-write", "3600"]);
+
+    let stops = |incident: &Value| steps(incident).iter().filter(|(step, _)| *step == "stop_app").count();
+    let incident = daemon.incident("app", 1, "tried twice", |incident| stops(incident) >= 2);
+    let stopped: Vec<&Value> =
+        incident["steps"].as_array().unwrap().iter().filter(|step| step["step"] == "stop_app").collect();
+    let detail = |step: &Value| step["detail"].as_str().unwrap().to_owned();
+    assert!(detail(stopped[0]).contains("was stopped, and process"), "{incident:#}");
+    let again = detail(stopped[1]);
+    assert!(again.contains(&format!("End process {} (writer)", holder.pid())), "{incident:#}");
+    ended.join().unwrap();
+    let first = || std::fs::read_to_string(&pidfile).unwrap();
+    let runs = first();
+    daemon.incident("app", 1, "tried once more", |incident| stops(incident) >= 3);
+    assert_eq!(first(), runs, "it was stopped and started again");
+    drop(holder);
+    assert_eq!(daemon.closed("app", 1)["kind"], "db_locked");
+    let pid = rustix::process::Pid::from_raw(runs.trim().parse().unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    daemon.wait_for("its end", |_| (!std::path::Path::new(&format!("/proc/{}", runs.trim())).exists()).then_some(()));
+    assert_eq!(scene.lost(), 0);
+}
+
+#[test]
 fn a_person_who_wishes_to_be_called_for_a_lock_is_called_once() {
     let (scene, mut daemon) = locked("lock_max_age = \"1s\"\non_lock = \"escalate\"", "wal");
     let holder = scene.writer("wal", "0", &["--hold-write", "3600"]);
@@ -452,7 +487,9 @@ fn the_trace_of_the_wal_reset_bug_calls_a_person_and_nothing_is_touched() {
     let reason = incident["reason"].as_str().unwrap();
     assert!(reason.contains("WAL-reset bug") && reason.contains(&format!("kill -9 {}", program.pid())), "{incident:#}");
     assert_eq!(std::fs::read(&wal).unwrap(), bytes);
-    assert_eq!(steps(&incident), []);
+    assert!(reason.contains("recovers all that the WAL still has"), "{incident:#}");
+    // What programs may yet destroy is kept, and nothing else is done.
+    assert_eq!(steps(&incident), [("preserve", "ok")], "{incident:#}");
     program.kill();
     let incident = daemon.closed("app", 1);
     assert_eq!(incident["loss"], Value::Null, "{incident:#}");

@@ -25,6 +25,9 @@ use crate::model::App;
 /// The record's name in evidence.
 const RECORD: &str = "app.json";
 
+/// How its name begins once another took its place.
+const ARCHIVED: &str = "app-";
+
 /// Once the program has stopped, its files are let go at once; what takes longer is somebody else.
 const LET_GO: Duration = Duration::from_secs(10);
 
@@ -112,6 +115,7 @@ pub(super) fn stop(
             if closed.is_some() {
                 archive(place)?;
             }
+            refuse_in_vain(place, program)?;
             let record = look(place, program, &register)?;
             write_json(&place.evidence, RECORD, &record)?;
             record
@@ -147,6 +151,32 @@ pub(super) fn stop(
     write_json(&place.evidence, RECORD, &record)?;
     let how = if kill { "killed" } else { "stopped" };
     Ok(done(format!("its program is {how} (it was {}), and nobody is seen to have the files", record.before)))
+}
+
+/// Refuses to stop it once more where that was of no use before: whoever had the files all the while is another program. Whether a process
+/// is the configured program's cannot be told beforehand (a unit may well start and stop what is in no cgroup of its own).
+fn refuse_in_vain(place: &Place<'_>, program: &GroupProgram<'_>) -> Result<(), JobFailure> {
+    let mut stayed = Vec::new();
+    for name in place.evidence.names().map_err(while_("listing the evidence"))? {
+        let name = name.to_string_lossy();
+        if name.starts_with(ARCHIVED) {
+            let earlier: Option<Record> = read_json(&place.evidence, &name)?;
+            stayed.extend(earlier.filter(|record| record.told).into_iter().flat_map(|record| record.holders));
+        }
+    }
+    let is_one =
+        |user: &&User| stayed.iter().any(|was| (was.pid, was.started_boot_ms) == (user.pid, user.started_boot_ms));
+    match program.users(place)?.found.iter().find(is_one) {
+        Some(user) => Err(refused(format!(
+            "{}, and had it before, when the configured program was stopped: it is another program, so that one is not stopped again. End \
+             process {} ({}), then {}",
+            user.words,
+            user.pid,
+            user.comm,
+            place.again()
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// Stopped by this incident before a restart of guardiand, and nobody started it since, as far as everybody can be seen.
@@ -352,7 +382,7 @@ fn close(place: &Place<'_>, record: &mut Record) -> Result<(), JobFailure> {
 
 /// An earlier playbook of the same incident stopped it, and it was started again since.
 fn archive(place: &Place<'_>) -> Result<(), JobFailure> {
-    let name = format!("app-{}.json", Timestamp::now().as_millisecond());
+    let name = format!("{ARCHIVED}{}.json", Timestamp::now().as_millisecond());
     place.evidence.rename(RECORD, &place.evidence, name).map_err(while_("putting the program's record away"))
 }
 

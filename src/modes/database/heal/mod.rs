@@ -116,9 +116,10 @@ fn ladder(kind: &Kind, site: &Site<'_>) -> Result<Vec<Playbook>, String> {
 }
 
 /// What its programs can destroy at any time: a checkpoint of theirs copies the damage in a WAL into the database and begins the WAL
-/// anew, and who opens it after their death throws away all that is behind the damage (SQLITE.md, section 7).
+/// anew, and who opens it after their death throws away all that is behind the damage (SQLITE.md, section 7). After the WAL-reset bug their
+/// next checkpoint tears the database, and several writers write over what others had committed.
 pub fn keep_first(facts: &DatabaseFacts) -> Option<Playbook> {
-    let damaged = facts.wal.as_ref().is_some_and(|wal| wal.state == WalState::Damaged && !wal.reset_bug);
+    let damaged = facts.wal.as_ref().is_some_and(|wal| wal.state == WalState::Damaged || wal.reset_bug);
     let in_use = facts.diagnosis.as_ref().is_some_and(|diagnosis| !diagnosis.holders.is_empty());
     let healable = facts.place.observe_only.is_none();
     (damaged && in_use && healable).then(|| {

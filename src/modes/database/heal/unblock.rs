@@ -17,7 +17,7 @@ impl Site<'_> {
         if let (Some(WhenInUse::StopApp), Some(app)) = (self.config.when_in_use, &self.config.app) {
             let [stop, start] = stop_and_start(app, true, Around::default());
             let why = "its programs are killed, so that none of them copies more of the WAL, and started again: SQLite then \
-                       recovers, and nothing that was committed is lost";
+                       recovers all that the WAL still has";
             return Ok(vec![playbook("kill_app", why.to_owned(), &[DatabaseStep::Preserve, stop, start])]);
         }
         let holders = self.diagnosis.map(|diagnosis| diagnosis.holders.as_slice()).unwrap_or_default();
@@ -28,11 +28,15 @@ impl Site<'_> {
         };
         Err(format!(
             "the WAL of {} shows the WAL-reset bug of SQLite before 3.51.3: its index says that {} frames are copied into the \
-             database, and it has {}. {kill}, at once and all of them: a graceful stop or a checkpoint would tear the database, \
-             and after a SIGKILL SQLite recovers everything. Then give its programs a newer SQLite",
+             database, and it has {}. {kill}, at once and all of them, and soon: a graceful stop or a checkpoint would tear the database, \
+             and after a SIGKILL SQLite recovers all that the WAL still has; {several}. Then give its programs a newer SQLite",
             self.path(),
             wal.index_backfill.unwrap_or(0),
             wal.index_max_frame.unwrap_or(0),
+            several = match pids.len() {
+                1 => "that is everything where nobody else wrote to it",
+                _ => "of several writers one can have written over what another had committed, and that is gone",
+            },
         ))
     }
 
