@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use jiff::Timestamp;
 
-use crate::model::{Incident, Resolution, Verdict};
+use crate::model::{Incident, Resolution, Verdict, shown};
 use crate::supervisor::status::{StatusBoard, TargetStatus};
 
 const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem;\
@@ -124,7 +124,7 @@ fn incidents(recent: &Result<Vec<Incident>, String>) -> String {
 }
 
 fn escape(text: &str) -> String {
-    text.chars().fold(String::with_capacity(text.len()), |mut escaped, c| {
+    shown(text).chars().fold(String::with_capacity(text.len()), |mut escaped, c| {
         match c {
             '&' => escaped.push_str("&amp;"),
             '<' => escaped.push_str("&lt;"),

@@ -7,7 +7,7 @@ use super::arguments::{Check as Asked, Common};
 use super::output::{INCONCLUSIVE, Output, table};
 use super::subject;
 use crate::daemon::one_pass::{self, Subject};
-use crate::model::{Check, Verdict};
+use crate::model::{Check, Verdict, shown};
 
 pub(super) fn run(common: &Common, asked: &Asked, output: Output) -> Done {
     let (scope, subjects) = subject::resolve(common, &asked.subjects, asked.state_dir.clone())?;
@@ -53,7 +53,7 @@ pub(super) fn text(checks: &[Check]) -> String {
             let holders = in_use.holders.iter().flatten().map(|holder| &holder.words);
             holders.chain(in_use.locks.iter().map(|lock| &lock.words))
         });
-        users.for_each(|words| advice.push_str(&format!("\n{}: {words}", check.target)));
+        users.for_each(|words| advice.push_str(&format!("\n{}: {}", shown(&check.target), shown(words))));
         let row = |kind: &str, detail: &str| {
             vec![check.target.clone(), check.verdict.name().to_owned(), kind.to_owned(), detail.to_owned()]
         };
@@ -63,7 +63,12 @@ pub(super) fn text(checks: &[Check]) -> String {
             Verdict::Unhealthy(findings) => {
                 for finding in findings {
                     rows.push(row(finding.kind.as_str(), &finding.detail));
-                    advice.push_str(&format!("\n{}: {}: {}", check.target, finding.kind, finding.remediation));
+                    advice.push_str(&format!(
+                        "\n{}: {}: {}",
+                        shown(&check.target),
+                        finding.kind,
+                        shown(&finding.remediation)
+                    ));
                 }
             }
         }

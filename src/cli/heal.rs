@@ -9,6 +9,7 @@ use super::output::{Failure, INCONCLUSIVE, Output, table};
 use super::{Done, socket, subject};
 use crate::api::control::ControlRequest;
 use crate::daemon::one_pass::{self, HealOutcome, Subject};
+use crate::model::shown;
 
 pub(super) fn run(common: &Common, asked: &Asked, output: Output) -> Done {
     let Some(typed) = &asked.subject else { return finish_interrupted(common, asked, output) };
@@ -36,8 +37,8 @@ fn finish_interrupted(common: &Common, asked: &Asked, output: Output) -> Done {
     let open = incidents.iter().any(|incident| incident.closed_at.is_none());
     output.facts(&json!({ "incidents": incidents }), || {
         let lines = incidents.iter().map(|incident| {
-            let reason = incident.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
-            format!("{} of {}: {}{reason}\n", incident.id, incident.target, incident.state.name())
+            let reason = incident.reason.as_ref().map(|reason| format!(": {}", shown(reason))).unwrap_or_default();
+            format!("{} of {}: {}{reason}\n", incident.id, shown(&incident.target), incident.state.name())
         });
         let lines = lines.collect::<String>();
         if lines.is_empty() { "no heal was interrupted".to_owned() } else { lines }
@@ -64,7 +65,7 @@ pub(super) fn exit(outcome: HealOutcome, nothing_planned: bool) -> ExitCode {
 
 /// The report in words: of this process's own heal, or of the daemon's.
 pub(super) fn text(report: &Value) -> String {
-    let word = |of: &Value, pointer: &str| socket::part::<String>(of, pointer);
+    let word = |of: &Value, pointer: &str| shown(&socket::part::<String>(of, pointer)).into_owned();
     let list = |pointer: &str| socket::part::<Vec<Value>>(report, pointer);
     let row =
         |kind: String, detail: String| vec![word(report, "/target"), word(report, "/check/verdict"), kind, detail];
@@ -98,14 +99,14 @@ pub(super) fn text(report: &Value) -> String {
             text.push_str(&format!("\nthe content is from {}; rows lost: {lost}", word(loss, "/source")));
         }
         if let Some(evidence) = socket::part::<Option<String>>(incident, "/evidence") {
-            text.push_str(&format!("\nthe files as they were: {evidence}"));
+            text.push_str(&format!("\nthe files as they were: {}", shown(&evidence)));
         }
         if let Some(seconds) = socket::part::<Option<f64>>(incident, "/mttr_seconds") {
             text.push_str(&format!("\nhealed and proven in {seconds:.3} s"));
         }
     }
     if let Some(reason) = socket::part::<Option<String>>(report, "/reason") {
-        text.push_str(&format!("\n{reason}"));
+        text.push_str(&format!("\n{}", shown(&reason)));
     }
     text
 }

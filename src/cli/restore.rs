@@ -7,6 +7,7 @@ use super::arguments::{Common, Restore as Asked};
 use super::output::{Failure, Output, table};
 use super::subject;
 use crate::daemon::one_pass::{self, RestoreFrom, Scope};
+use crate::model::shown;
 
 pub(super) fn run(common: &Common, asked: &Asked, output: Output) -> Done {
     let (scope, from) = match (&asked.from, &asked.subject) {
@@ -24,7 +25,8 @@ pub(super) fn run(common: &Common, asked: &Asked, output: Output) -> Done {
     let restored = one_pass::restore(&scope, &from, &asked.to)?;
     output.facts(&restored, || {
         let rows = restored.tables.iter().map(|table| vec![table.table.clone(), table.rows.to_string()]);
-        format!("{} is as of {:.0}\n{}", restored.path.display(), restored.taken_at, table(&["TABLE", "ROWS"], rows))
+        let path = restored.path.display().to_string();
+        format!("{} is as of {:.0}\n{}", shown(&path), restored.taken_at, table(&["TABLE", "ROWS"], rows))
     });
     Ok(ExitCode::SUCCESS)
 }

@@ -4,6 +4,7 @@ use super::arguments::{Common, Resume as Asked};
 use super::output::Output;
 use super::{Done, socket};
 use crate::api::control::ControlRequest;
+use crate::model::shown;
 
 pub(super) fn run(common: &Common, asked: &Asked, output: Output) -> Done {
     let (exit, answer) = socket::daemon(common, &ControlRequest::Resume { target: asked.target.clone() })?;
@@ -15,7 +16,9 @@ pub(super) fn run(common: &Common, asked: &Asked, output: Output) -> Done {
             (false, false, true) => "what was held together is let go",
             (false, false, false) => "it was not paused",
         };
-        let names = |pointer| socket::part::<Vec<String>>(&answer, pointer);
+        let names = |pointer| -> Vec<String> {
+            socket::part::<Vec<String>>(&answer, pointer).iter().map(|name| shown(name).into_owned()).collect()
+        };
         let left = match names("/rolled_back").as_slice() {
             [] => String::new(),
             left @ [first, ..] => format!(

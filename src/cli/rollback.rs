@@ -9,6 +9,7 @@ use super::output::Output;
 use super::{Done, socket, subject};
 use crate::api::control::ControlRequest;
 use crate::daemon::one_pass::{self, Scope};
+use crate::model::shown;
 
 pub(super) fn run(common: &Common, asked: &Asked, output: Output) -> Done {
     // A state directory says all; a configuration that was merely found is then not this command's business.
@@ -30,7 +31,7 @@ pub(super) fn run(common: &Common, asked: &Asked, output: Output) -> Done {
 }
 
 fn text(report: &Value) -> String {
-    let word = |pointer: &str| report.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let word = |pointer: &str| shown(report.pointer(pointer).and_then(Value::as_str).unwrap_or_default());
     let mut text = format!("{}: {}", word("/outcome"), word("/detail"));
     let (id, evidence) = (word("/incident/id"), word("/incident/evidence"));
     if !id.is_empty() {

@@ -8,6 +8,7 @@ use super::output::{Failure, Output, table};
 use super::progress::ProgressLine;
 use crate::daemon::one_pass;
 use crate::job::SalvagedTable;
+use crate::model::shown;
 
 pub(super) fn run(asked: &Asked, output: Output) -> Done {
     let read = |file: &std::path::PathBuf| {
@@ -29,9 +30,9 @@ pub(super) fn run(asked: &Asked, output: Output) -> Done {
         let mut text = table(&header, salvaged.tables.iter().map(row));
         for line in &salvaged.damage {
             text.push('\n');
-            text.push_str(line);
+            text.push_str(&shown(line));
         }
-        format!("{}\n{text}", salvaged.path.display())
+        format!("{}\n{text}", shown(&salvaged.path.display().to_string()))
     });
     Ok(if salvaged.clean { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }

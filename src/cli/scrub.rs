@@ -8,6 +8,7 @@ use super::output::{Failure, INCONCLUSIVE, Output, table};
 use super::subject;
 use crate::daemon::one_pass;
 use crate::job::{ScrubVerdict, Scrubbed};
+use crate::model::shown;
 
 pub(super) fn run(common: &Common, asked: &Asked, output: Output) -> Done {
     let typed = std::slice::from_ref(&asked.subject);
@@ -28,9 +29,9 @@ fn text(found: &Scrubbed, full: bool) -> String {
         ScrubVerdict::Damaged => "damaged",
         ScrubVerdict::Unknown => "could not be told",
     };
-    let mut text = format!("{}: {verdict}", found.path.display());
+    let mut text = format!("{}: {verdict}", shown(&found.path.display().to_string()));
     if let Some(reason) = &found.reason {
-        text += &format!("; {reason}");
+        text += &format!("; {}", shown(reason));
     }
     if found.pages > 0 {
         let (pages, size) = (found.pages, found.page_size);
@@ -56,8 +57,8 @@ fn text(found: &Scrubbed, full: bool) -> String {
         text += &format!("\n{}", table(&["TABLE", "HAS", "SO"], rows));
     }
     if !found.content.is_empty() {
-        text +=
-            &format!("\nRows that break a rule of their table, which is no damage:\n  {}", found.content.join("\n  "));
+        text += "\nRows that break a rule of their table, which is no damage:";
+        found.content.iter().for_each(|row| text += &format!("\n  {}", shown(row)));
     }
     if found.verdict == ScrubVerdict::Clean && !full {
         text += "\nThe structure, that is: `--full` also looks at what indexes hold, and at rules such as NOT NULL and CHECK.";

@@ -13,6 +13,7 @@ use crate::api::control::{AskError, ControlReply, ControlRequest, ask};
 use crate::config::{Config, Environment};
 use crate::daemon::one_pass::Scope;
 use crate::journal::announced;
+use crate::model::shown_json;
 
 /// The socket that `--socket` names, else the configuration's, else the default place.
 fn path(common: &Common, config: Option<&Config>) -> PathBuf {
@@ -77,5 +78,5 @@ pub(super) fn part<T: DeserializeOwned + Default>(document: &Value, pointer: &st
 
 /// A document as lines, where there is no table for it.
 pub(super) fn plain(document: &Value) -> String {
-    serde_json::to_string_pretty(document).unwrap_or_default()
+    serde_json::to_string_pretty(document).map(|text| shown_json(&text).into_owned()).unwrap_or_default()
 }

@@ -6,6 +6,7 @@ use super::arguments::{Common, Status};
 use super::output::{Output, table};
 use super::{Done, socket};
 use crate::api::control::ControlRequest;
+use crate::model::shown;
 
 pub(super) fn run(common: &Common, asked: &Status, output: Output) -> Done {
     let (exit, status) = socket::daemon(common, &ControlRequest::Status { target: asked.target.clone() })?;
@@ -45,18 +46,18 @@ fn one(target: &Value) -> String {
     let found: Vec<Value> = socket::part(target, "/last_check/findings");
     for one in &found {
         let word = |pointer| socket::part::<String>(one, pointer);
-        text += &format!("\nfound: {}: {}", word("/kind"), word("/detail"));
+        text += &format!("\nfound: {}: {}", word("/kind"), shown(&word("/detail")));
     }
     for (title, pointer) in [("cannot tell", "/last_check/reason"), ("incident", "/incident/reason")] {
         if let Some(why) = socket::part::<Option<String>>(target, pointer) {
-            text += &format!("\n{title}: {why}");
+            text += &format!("\n{title}: {}", shown(&why));
         }
     }
     for (title, lines) in
         [("open", words("/holders")), ("locks", words("/locks")), ("cannot be seen", words("/unseen"))]
     {
         for line in lines {
-            text += &format!("\n{title}: {line}");
+            text += &format!("\n{title}: {}", shown(&line));
         }
     }
     if target.pointer("/holders").is_some_and(|holders| holders.as_array().is_some_and(Vec::is_empty)) {

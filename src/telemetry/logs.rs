@@ -9,6 +9,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use super::TelemetryError;
+use super::log_fields::TextFields;
 
 /// The shape of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -60,6 +61,7 @@ pub fn start_logs(format: LogFormat, level: LogLevel) -> Result<(), TelemetryErr
     let registry = tracing_subscriber::registry().with(LevelFilter::from(level));
     let text = || {
         tracing_subscriber::fmt::layer()
+            .fmt_fields(TextFields)
             .with_writer(std::io::stderr)
             .with_ansi(std::io::stderr().is_terminal())
             .with_target(false)

@@ -5,6 +5,7 @@
 
 mod buckets;
 pub mod events;
+mod log_fields;
 mod logs;
 mod metrics;
 mod process;

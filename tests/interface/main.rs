@@ -7,6 +7,7 @@ mod command_line;
 mod delegation;
 mod documents;
 mod endpoints;
+mod hostile_names;
 mod promised;
 mod reload;
 mod scrape;
