@@ -11,6 +11,9 @@ pub(super) fn run(common: &Common, asked: &Asked, output: Output) -> Done {
     output.facts(&answer, || {
         let yes = |pointer| socket::part::<bool>(&answer, pointer);
         let was = match (yes("/was_rolled_back"), yes("/was_paused"), yes("/was_held")) {
+            (false, false, false) if yes("/was_refilled") => {
+                "heals of before are no longer held against it: its budget of heals is full again, and no cooldown runs"
+            }
             (true, ..) => "a heal of it was taken back, and it is healed like any other again",
             (false, true, _) => "the pause is over",
             (false, false, true) => "what was held together is let go",

@@ -10,7 +10,7 @@ use crate::clock::{Clock, Moment};
 use crate::job::{Client, ClientOptions, WorkerEvents};
 use crate::journal::{History, Journal, LeftOpen, Remembered, StateLock};
 use crate::model::{Resolution, RestartReason};
-use crate::supervisor::{Context, Gates, GatesConfig, Notices, PAUSES, Pauses};
+use crate::supervisor::{Context, FORGIVEN, Forgiven, Gates, GatesConfig, Notices, PAUSES, Pauses};
 use crate::telemetry;
 
 use super::DaemonError;
@@ -59,7 +59,7 @@ impl Foundation {
     }
 
     /// What earlier processes left: memories, open incidents, attempts that still count against the budget, heals that did
-    /// not last, and what a person paused.
+    /// not last, and what a person paused or forgave.
     pub(super) async fn recall(&self, limits: GatesConfig) -> (Vec<Remembered>, Vec<LeftOpen>) {
         let journal = &self.cx.journal;
         let left_open = journal.open_incidents().await.unwrap_or_else(|error| {
@@ -73,11 +73,13 @@ impl Foundation {
         let span = limits.heals_per.max(limits.repeat_within.saturating_add(open_for)).min(RECALLED_MAX);
         let hours = u32::try_from(span.as_secs().div_ceil(3600)).unwrap_or(u32::MAX);
         let pauses = journal.kept(PAUSES).await.map_err(|error| error.to_string());
+        let forgiven = journal.kept(FORGIVEN).await.map_err(|error| error.to_string());
+        let words = (Pauses::recall(pauses, now), Forgiven::recall(forgiven));
         let history = journal.stats(hours).await.unwrap_or_else(|error| {
             tracing::warn!(%error, "earlier heals cannot be read: the budget starts afresh");
             Vec::new()
         });
-        self.recall_gates(&history, Pauses::recall(pauses, now), now);
+        self.recall_gates(&history, words, now);
         let remembered = journal.load_memory().await.unwrap_or_else(|error| {
             tracing::warn!(%error, "what was remembered of the targets cannot be read: it is learnt again");
             Vec::new()
@@ -85,16 +87,21 @@ impl Foundation {
         (remembered, left_open)
     }
 
-    fn recall_gates(&self, history: &[History], pauses: Pauses, now: Moment) {
+    fn recall_gates(&self, history: &[History], (pauses, forgiven): (Pauses, Forgiven), now: Moment) {
         let mut gates = self.cx.gates.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        gates.recall_pauses(pauses);
+        gates.recall_words(pauses, forgiven);
         for past in history {
             let incident = &past.incident;
+            let (target, mode) = (&incident.target, &incident.mode);
             for run in &past.runs {
-                gates.recall(&incident.target, &incident.mode, at(now, run.began_at));
+                if !gates.is_forgiven(target, run.began_at, now.wall) {
+                    gates.recall(target, mode, at(now, run.began_at));
+                }
             }
-            if let (Some(Resolution::Healed), Some(closed_at)) = (incident.outcome, incident.closed_at) {
-                gates.healed(&incident.target, &incident.mode, &incident.kind, closed_at);
+            if let (Some(Resolution::Healed), Some(closed_at)) = (incident.outcome, incident.closed_at)
+                && !gates.is_forgiven(target, closed_at, now.wall)
+            {
+                gates.healed(target, mode, &incident.kind, closed_at);
             }
         }
     }

@@ -11,6 +11,7 @@ use crate::clock::Moment;
 use crate::model::Kind;
 use crate::telemetry::DeferReason;
 
+use super::forgiven::Forgiven;
 use super::mass::MassLimits;
 use super::pause::{Pauses, is_below};
 
@@ -99,13 +100,16 @@ pub struct Gates {
     healed: HashMap<Key, Vec<(Kind, Timestamp)>>,
     /// What a person paused.
     pub(super) pauses: Pauses,
+    /// Whose earlier attempts a person forgave.
+    pub(super) forgiven: Forgiven,
     pub(super) mass: Option<MassHold>,
 }
 
 impl Gates {
     /// Gates that have seen no attempt.
     pub fn new(config: GatesConfig) -> Gates {
-        Gates { config, attempts: HashMap::new(), healed: HashMap::new(), pauses: Pauses::default(), mass: None }
+        let (attempts, healed) = (HashMap::new(), HashMap::new());
+        Gates { config, attempts, healed, pauses: Pauses::default(), forgiven: Forgiven::default(), mass: None }
     }
 
     /// Other limits from now on; attempts stay counted.
@@ -125,9 +129,14 @@ impl Gates {
         attempts.sort_by_key(|at| at.boot_ms);
     }
 
-    /// What a person paused in the time of an earlier process.
-    pub fn recall_pauses(&mut self, pauses: Pauses) {
-        self.pauses = pauses;
+    /// What a person paused and forgave in the time of an earlier process.
+    pub fn recall_words(&mut self, pauses: Pauses, forgiven: Forgiven) {
+        (self.pauses, self.forgiven) = (pauses, forgiven);
+    }
+
+    /// A person has looked after `target` since `at`: what was attempted then is not held against it.
+    pub fn is_forgiven(&self, target: &str, at: Timestamp, now: Timestamp) -> bool {
+        self.forgiven.covers(target, at, now)
     }
 
     /// Healed and proven, by this process or an earlier one.
@@ -140,11 +149,14 @@ impl Gates {
     }
 
     /// A person looked after it (a target, all targets of a glob, or all): heals that did not last are no longer held against
-    /// it, nor are the attempts that they were.
-    pub(super) fn forgive(&mut self, target: Option<&str>) {
+    /// it, nor are the attempts that they were. True where something was held against it.
+    pub(super) fn forgive(&mut self, target: Option<&str>, now: Timestamp) -> bool {
+        self.forgiven.note(target, now);
+        let before = (self.healed.len(), self.attempts.len());
         let is_other = |name: &str| target.is_some_and(|target| name != target && !is_below(name, target));
         self.healed.retain(|(name, _), _| is_other(name));
         self.attempts.retain(|(name, _), _| is_other(name));
+        before != (self.healed.len(), self.attempts.len())
     }
 
     /// The last attempt was none: it came too early, and touched nothing.
@@ -276,7 +288,7 @@ mod tests {
         assert_eq!(of(&mut gates, 300), given_up);
         assert_eq!(of(&mut gates, 9_000), given_up, "that incident is not tried again by waiting");
         assert_eq!(admit(&mut gates, "app", 9_000), Admission::Go, "a later one is another matter");
-        gates.forgive(Some("app"));
+        assert!(gates.forgive(Some("app"), at(9_050).wall) && !gates.forgive(Some("app"), at(9_060).wall));
         assert_eq!(of(&mut gates, 9_100), Admission::Go);
     }
 
@@ -286,8 +298,8 @@ mod tests {
         for target in ["app", "shop/a", "other"] {
             [0, 40, 80].into_iter().for_each(|at| assert_eq!(admit(&mut gates, target, at), Admission::Go));
         }
-        gates.forgive(Some("app"));
-        gates.forgive(Some("shop"));
+        gates.forgive(Some("app"), at(81).wall);
+        gates.forgive(Some("shop"), at(81).wall);
         assert_eq!(admit(&mut gates, "app", 81), Admission::Go);
         assert_eq!(admit(&mut gates, "shop/a", 81), Admission::Go);
         assert!(matches!(admit(&mut gates, "app", 82), Admission::Hold { reason: DeferReason::Cooldown, .. }));

@@ -6,6 +6,7 @@ use tokio::sync::oneshot;
 
 use crate::model::{IncidentId, IncidentState};
 
+use super::forgiven::FORGIVEN;
 use super::inbox::SlotId;
 use super::pause::PAUSES;
 use super::slot::Slot;
@@ -99,7 +100,7 @@ impl Supervisor {
             Err(error) => return drop(reply.send(Err(error))),
         };
         let was_held = name.is_none() && self.explained(now);
-        self.cx.with_gates(|gates| gates.forgive(name.as_deref()));
+        let was_refilled = self.cx.with_gates(|gates| gates.forgive(name.as_deref(), now.wall));
         let (mut targets, mut rolled_back, mut own) = (Vec::new(), Vec::new(), None);
         for (id, slot) in &mut self.slots {
             let named = |name: &String| slot.name == *name || slot.origin.as_ref() == Some(name);
@@ -115,10 +116,11 @@ impl Supervisor {
             }
         }
         let lifted = own.and_then(|id| self.lift(id, by));
-        let resumed = Resumed { targets, was_paused, was_held, was_rolled_back: lifted.is_some(), rolled_back };
+        let resumed =
+            Resumed { targets, was_paused, was_held, was_refilled, was_rolled_back: lifted.is_some(), rolled_back };
         self.show_pauses();
         let (tell, kept) = oneshot::channel();
-        self.keep_pauses(move |result| drop(tell.send(result)));
+        self.keep_words(move |result| drop(tell.send(result)));
         tokio::spawn(async move {
             let kept = kept.await.unwrap_or_else(|_| Err("guardiand is stopping".to_owned()));
             let lifted = match lifted {
@@ -127,7 +129,7 @@ impl Supervisor {
             };
             let kept = kept.map_err(|error| {
                 format!(
-                    "it goes on, but a restart would find it paused, because that could not be made durable: {error}"
+                    "it goes on, but a restart would find it as it was before, because that could not be made durable: {error}"
                 )
             });
             let lifted = lifted.map_err(|error| {
@@ -203,11 +205,29 @@ impl Supervisor {
 
     /// Makes what is paused durable, in the order of the commands, and tells `done` how that went.
     fn keep_pauses(&self, done: impl FnOnce(Result<(), String>) + Send + 'static) {
-        let (journal, document) = (self.cx.journal.clone(), self.cx.with_gates(|gates| gates.pauses.document()));
+        self.keep(vec![(PAUSES, self.cx.with_gates(|gates| gates.pauses.document()))], done);
+    }
+
+    /// The same, and whose earlier heals are forgiven.
+    fn keep_words(&self, done: impl FnOnce(Result<(), String>) + Send + 'static) {
+        let words =
+            self.cx.with_gates(|gates| vec![(PAUSES, gates.pauses.document()), (FORGIVEN, gates.forgiven.document())]);
+        self.keep(words, done);
+    }
+
+    fn keep(
+        &self,
+        documents: Vec<(&'static str, serde_json::Value)>,
+        done: impl FnOnce(Result<(), String>) + Send + 'static,
+    ) {
+        let journal = self.cx.journal.clone();
         tokio::spawn(async move {
-            let kept = journal.keep(PAUSES, document).await.map_err(|error| error.to_string());
+            let mut kept = Ok(());
+            for (name, document) in documents {
+                kept = kept.and(journal.keep(name, document).await.map_err(|error| error.to_string()));
+            }
             if let Err(error) = &kept {
-                tracing::error!(error, "what a person paused could not be made durable");
+                tracing::error!(error, "what a person said could not be made durable");
             }
             done(kept);
         });

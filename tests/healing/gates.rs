@@ -286,9 +286,42 @@ fn a_heal_that_does_not_last_is_given_up_until_a_person_looked() {
     two_more_looks(&mut daemon, "app");
     assert_eq!(daemon.escalated("app", 3)["id"], incident["id"]);
     assert!(!scene.db().exists());
-    asked(&scene, &["resume", "app"]).json_of(0);
+    let words = guardiand(&scene.path(""), &["--config", "guardian.toml", "resume", "app"]).stdout;
+    assert!(words.contains("budget of heals is full again") && !words.contains("not paused"), "{words}");
     assert_eq!(daemon.closed("app", 3)["outcome"], "healed");
     scene.assert_whole("wal");
+    let words = guardiand(&scene.path(""), &["--config", "guardian.toml", "resume", "app"]).stdout;
+    assert!(words.contains("budget of heals is full again"), "the heal since then: {words}");
+    let words = guardiand(&scene.path(""), &["--config", "guardian.toml", "resume", "app"]).stdout;
+    assert!(words.contains("it was not paused"), "{words}");
+}
+
+/// What a person forgave stays forgiven: the attempts are read back from the incidents' logs, which know nothing of it.
+#[test]
+fn a_budget_that_a_person_refilled_is_full_after_a_restart_too() {
+    let mut scene = Scene::of(BACKUP);
+    scene.gates("cooldown = \"0s\"\nheals = { max = 2, per = \"24h\" }\nrepeat = { max = 1, within = \"10m\" }");
+    scene.commit("wal", 50, &[]);
+    let mut daemon = scene.daemon();
+    daemon.backed_up("app");
+    daemon.healthy("app");
+    fs::remove_file(scene.db()).unwrap();
+    assert_eq!(daemon.closed("app", 1)["outcome"], "healed");
+    daemon.healthy("app");
+    let resumed = asked(&scene, &["resume", "app"]).json_of(0);
+    assert_eq!((&resumed["was_refilled"], &resumed["was_paused"]), (&true.into(), &false.into()), "{resumed:#}");
+    daemon.kill();
+    let mut daemon = scene.daemon();
+    daemon.healthy("app");
+    fs::remove_file(scene.db()).unwrap();
+    assert_eq!(daemon.closed("app", 2)["outcome"], "healed");
+    // What came after the word counts, and does so after a restart.
+    daemon.healthy("app");
+    daemon.kill();
+    let mut daemon = scene.daemon();
+    daemon.healthy("app");
+    fs::remove_file(scene.db()).unwrap();
+    assert!(text(&daemon.escalated("app", 3), "reason").starts_with("repeat"));
 }
 
 /// Eight databases with a backup each.
