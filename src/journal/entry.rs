@@ -58,6 +58,9 @@ pub enum Entry {
         of: IncidentId,
         /// Who asked, in words.
         by: String,
+        /// What was committed since that heal, and goes with it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        loss: Option<Loss>,
     },
     /// A person lets it be healed like any other again, although a heal of it was taken back.
     HoldLifted {

@@ -93,6 +93,10 @@ pub struct Replayed {
     pub taken: Vec<(usize, StepOutcome)>,
     /// The plan takes back the heal of this incident, as somebody asked.
     pub rolling_back: Option<(IncidentId, String)>,
+    /// What the last rollback took out of the database: whatever heals it afterwards, that is lost, unless it is put back.
+    pub dropped: Option<Loss>,
+    /// The same of the rollback that is under way.
+    dropping: Option<Loss>,
     /// So many runs of playbooks are of no account when it is asked what was tried in vain: a person let it go on since.
     pub let_go: usize,
     /// Entries of a newer version, which were skipped.
@@ -162,6 +166,8 @@ impl Replayed {
             closed: false,
             taken: Vec::new(),
             rolling_back: None,
+            dropped: None,
+            dropping: None,
             let_go: 0,
             skipped: Vec::new(),
             run_began_ms: at.boot_ms,
@@ -226,7 +232,8 @@ impl Replayed {
                 self.rolling_back = None;
                 Ok(())
             }
-            (S::Open | S::AwaitingApproval | S::Escalated, Entry::RollingBack { of, by }) => {
+            (S::Open | S::AwaitingApproval | S::Escalated, Entry::RollingBack { of, by, loss }) => {
+                self.dropping.clone_from(loss);
                 self.rolling_back = Some((of.clone(), by.clone()));
                 Ok(())
             }
@@ -263,11 +270,19 @@ impl Replayed {
                 Entry::StepEnded { playbook, index, record, loss }
                 | Entry::StepResumed { playbook, index, record, loss },
             ) => self.step_ended(*playbook, *index, record, loss.as_ref()),
-            (_, Entry::Verifying) => self.advance(E::StepsDone),
+            (_, Entry::Verifying) => {
+                self.advance(E::StepsDone)?;
+                if self.rolling_back.is_some() {
+                    // The heal that it takes back costs nothing any more.
+                    (self.loss, self.dropped) = (None, self.dropping.take());
+                    self.incident.loss.clone_from(&self.dropped);
+                }
+                Ok(())
+            }
             (_, Entry::Proved { .. }) => {
                 self.advance(E::Proved)?;
                 self.end_run(at, true);
-                self.incident.loss.clone_from(&self.loss);
+                self.incident.loss = self.cost();
                 Ok(())
             }
             (_, Entry::Disproved { .. }) => {
@@ -298,7 +313,7 @@ impl Replayed {
                 self.advance(E::Recovered)?;
                 self.end_run(at, false);
                 if self.replaced {
-                    self.incident.loss.clone_from(&self.loss);
+                    self.incident.loss = self.cost();
                 }
                 Ok(())
             }
@@ -379,6 +394,18 @@ impl Replayed {
         self.incident.steps.push(record.clone());
         self.taken.push((index, record.outcome));
         Ok(())
+    }
+
+    /// What the present content costs: what was put in its place, and what a rollback before it took out of the database.
+    fn cost(&self) -> Option<Loss> {
+        match (&self.loss, &self.dropped) {
+            (Some(loss), Some(dropped)) => Some(Loss {
+                source: format!("{}; before it {}", loss.source, dropped.source),
+                rows_lost: None,
+                ..loss.clone()
+            }),
+            (loss, dropped) => loss.as_ref().or(dropped.as_ref()).cloned(),
+        }
     }
 
     /// Step `index` of the present run was applied.

@@ -74,6 +74,8 @@ pub struct Rollback {
     pub playbook: Option<Playbook>,
     /// What it brings back and what it costs, in words.
     pub words: String,
+    /// What was committed since, and goes with the heal.
+    pub loss: Option<Loss>,
     /// The same for programs.
     pub facts: serde_json::Value,
 }

@@ -159,7 +159,7 @@ async fn try_it(
     };
     target.take_up(case.incident(), &cx.journal.evidence(case.id()));
     case.tell(cx, Entry::Planned { playbooks: vec![playbook.clone()], approval: None }).await?;
-    case.tell(cx, Entry::RollingBack { of: of.id.clone(), by: ask.by.clone() }).await?;
+    case.tell(cx, Entry::RollingBack { of: of.id.clone(), by: ask.by.clone(), loss: plan.loss }).await?;
     case.tell(cx, Entry::PlaybookBegan { index: 0, name: playbook.name.clone() }).await?;
     let incident = case.incident();
     PlaybookBegan {

@@ -230,7 +230,36 @@ fn commits_made_since_are_counted_and_never_taken_without_a_word() {
         assert_eq!(content(&scene), before);
         let second = daemon.escalated("app", 2);
         assert_eq!(digest(&kept(&second, "main")), now[0].as_deref().map(digest_of), "the commits are not kept");
+        let source = second["loss"]["source"].as_str().unwrap();
+        assert!(source.contains("commits 60 → 67") && source.contains("evidence alone"), "{second:#}");
+        assert!(second["loss"]["rows_lost"].is_null(), "what came and went is in no count: {second:#}");
+
+        daemon.kill();
+        let mut daemon = scene.daemon();
+        assert_eq!(daemon.escalated("app", 2)["loss"], second["loss"], "a restart has forgotten what was lost");
+        let report = rollback(&scene, &id(&second), &[]).json_of(0);
+        assert_eq!(report["outcome"], "rolled_back", "{report:#}");
+        let second = daemon.closed("app", 2);
+        assert!(second["loss"].is_null(), "what is back is not lost: {second:#}");
+        assert_eq!(content(&scene)[0], now[0]);
     }
+}
+
+/// A heal after it has a loss of its own, which is not all.
+#[test]
+fn what_a_rollback_dropped_is_still_said_when_it_is_healed_again() {
+    let (scene, mut daemon, _, incident) = healed("wal", smash);
+    scene.commit("wal", 7, &["--rows-per-commit", "5"]);
+    daemon.caught_up("app");
+    rollback(&scene, &id(&incident), &["--accept-loss"]).json_of(0);
+    daemon.escalated("app", 2);
+    let all = ["--config", "guardian.toml", "--json", "heal", "app"];
+    guardiand(&scene.path(""), &all).json_of(0);
+    let second = daemon.closed("app", 2);
+    assert_eq!(second["outcome"], "healed", "{second:#}");
+    let loss = &second["loss"];
+    assert!(loss["source"].as_str().unwrap().contains("commits 60 → 67"), "{second:#}");
+    assert!(loss["rows_lost"].is_null(), "{second:#}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::config::{DatabaseConfig, WhenInUse};
 use super::{Database, heal};
 use crate::job::{DatabaseStep, Job, Member, Outcome, Since, TableRows, WeighRollback, Weighed};
-use crate::model::{Incident, Playbook};
+use crate::model::{Incident, Loss, Playbook};
 use crate::modes::{Answer, Refusal, Rollback};
 
 /// The playbook's name in incidents and metrics.
@@ -47,7 +47,7 @@ pub(super) fn plan(
     let to_come = || weighed.all().filter(|(_, one)| !one.already);
     if to_come().next().is_none() {
         let words = format!("nothing to do: {words} are there as they were kept");
-        return Ok(Rollback { playbook: None, words, facts });
+        return Ok(Rollback { playbook: None, words, loss: None, facts });
     }
     // A rollback is of several files, which SQLite cannot put under a program in one transaction: it is stopped, or left alone.
     let in_use = to_come().find_map(|(_, one)| one.in_use.clone());
@@ -102,7 +102,14 @@ pub(super) fn plan(
         Some(app) => (heal::with_app_stopped(&playbook, app, None), ", with its program stopped meanwhile"),
         None => (playbook, ""),
     };
-    Ok(Rollback { playbook: Some(playbook), words: format!("{words} come back{meanwhile}"), facts })
+    let loss = (!costs.is_empty()).then(|| dropped(&costs));
+    Ok(Rollback { playbook: Some(playbook), words: format!("{words} come back{meanwhile}"), loss, facts })
+}
+
+/// What goes with the heal. Rows that were changed, or came and went, are in no count: how many are lost cannot be known.
+fn dropped(costs: &str) -> Loss {
+    let source = format!("the files as they were before a heal; {costs}: that is in this incident's evidence alone");
+    Loss { source, rows_kept: None, rows_lost: None, tables: Vec::new() }
 }
 
 /// What comes back.
