@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::clock::{Clock, Moment};
 use crate::job::{Client, ClientOptions, WorkerEvents};
@@ -14,6 +14,7 @@ use crate::supervisor::{Context, FORGIVEN, Forgiven, Gates, GatesConfig, Notices
 use crate::telemetry;
 
 use super::DaemonError;
+use super::scratch::Rousing;
 
 /// The kernel's own link to this executable: children are of the same version also after an upgrade replaced the file.
 const OURSELVES: &str = "/proc/self/exe";
@@ -25,6 +26,8 @@ const RECALLED_MAX: Duration = Duration::from_secs(31 * 24 * 3600);
 pub(super) struct Foundation {
     pub(super) cx: Context,
     pub(super) stop: watch::Sender<bool>,
+    /// Told of each child that ended early: it may have left something behind.
+    pub(super) ended: Arc<Notify>,
     /// One guardiand per state directory, for as long as this lives.
     lock: StateLock,
 }
@@ -49,8 +52,10 @@ impl Foundation {
         let workers = workers.max(2);
         let errands = Arc::new(Semaphore::new(workers - 1));
         let board = Arc::default();
-        let cx = Context { clock, jobs: client(workers), errands, journal, gates, notices, board, stopping };
-        Ok(Foundation { cx, stop, lock })
+        let ended = Arc::new(Notify::new());
+        let jobs = client_heard_by(workers, Arc::new(Rousing(Arc::clone(&ended))));
+        let cx = Context { clock, jobs, errands, journal, gates, notices, board, stopping };
+        Ok(Foundation { cx, stop, ended, lock })
     }
 
     /// Says where this process can be asked.

@@ -3,6 +3,7 @@
 mod foundation;
 pub mod one_pass;
 mod reload;
+mod scratch;
 mod serve;
 mod systemd;
 mod targets;
@@ -96,6 +97,8 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
     foundation.announce(&config.guardian.control);
     tokio::spawn(watching::watch_files(watches, outbox.clone()));
     tokio::spawn(expire(foundation.cx.journal.clone()));
+    let (jobs, ended) = (foundation.cx.jobs.clone(), Arc::clone(&foundation.ended));
+    tokio::spawn(scratch::sweep_out(jobs, config.guardian.state_dir.join("scratch"), ended));
     let (journal, clock) = (foundation.cx.journal.clone(), foundation.cx.clock.clone());
     tokio::spawn(notify::tell(journal, clock, channels_now, to_tell));
     tokio::spawn(signals);

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use super::process::ProcessFacts;
+
 /// What the name of every temporary file of guardiand begins with.
 pub const OUR_PREFIX: &str = ".guardiand-";
 
@@ -10,6 +12,22 @@ pub const OUR_PREFIX: &str = ".guardiand-";
 /// SQLite's sidecars of such a file (`.guardiand-1.db-wal`) begin the same way, and so are ours too.
 pub fn is_ours(file_name: impl AsRef<[u8]>) -> bool {
     file_name.as_ref().starts_with(OUR_PREFIX.as_bytes())
+}
+
+/// Removes from `folder`, which is guardiand's own, what processes of ours left there that were killed before they could: a name is
+/// `prefix`, the pid of its maker, `-`, and whatever else. That of a process which lives stays: it may be its maker. What cannot be
+/// removed is left to the next time.
+pub fn sweep_out(folder: &Path, prefix: &str) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let maker = name.to_str().and_then(|name| name.strip_prefix(prefix)?.split('-').next()?.parse().ok());
+        if maker.is_some_and(|pid| ProcessFacts::of(pid).is_err_and(|error| error.is_absent())) {
+            let _best_effort = match entry.file_type() {
+                Ok(kind) if kind.is_dir() => std::fs::remove_dir_all(entry.path()),
+                _ => std::fs::remove_file(entry.path()),
+            };
+        }
+    }
 }
 
 /// What guardiand keeps in its state directory, by the beginnings of the names.
@@ -30,6 +48,23 @@ pub fn is_our_state(state_dir: &Path, path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_dead_left_is_swept_out_and_what_the_living_work_on_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let (dead, living) = (child.id(), std::process::id());
+        child.wait().unwrap();
+        let left = [format!("{OUR_PREFIX}{dead}-0.tmp"), format!("{OUR_PREFIX}{dead}-1.tmp")];
+        let stays = [format!("{OUR_PREFIX}{living}-0.tmp"), format!("{dead}-0.tmp"), format!("{OUR_PREFIX}x-0.tmp")];
+        std::fs::create_dir(folder.path().join(&left[1])).unwrap();
+        for name in left[..1].iter().chain(&stays) {
+            std::fs::write(folder.path().join(name), "x").unwrap();
+        }
+        sweep_out(folder.path(), OUR_PREFIX);
+        let there = |name: &String| folder.path().join(name).exists();
+        assert!(!left.iter().any(there) && stays.iter().all(there));
+    }
 
     #[test]
     fn the_state_directory_s_own_files_are_ours_and_others_in_it_are_not() {

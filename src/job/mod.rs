@@ -70,6 +70,11 @@ pub enum Job {
         /// The folder.
         folder: PathBuf,
     },
+    /// Remove the private copies of children that were killed.
+    SweepOut {
+        /// The folder that they are in.
+        scratch: PathBuf,
+    },
     /// Resolve a glob to the files that match it now.
     Expand {
         /// The pattern, absolute.
@@ -130,6 +135,8 @@ pub enum Outcome {
         /// Every complete preservation.
         kept: Vec<KeptFiles>,
     },
+    /// Of [`Job::SweepOut`].
+    SweptOut,
     /// Of [`Job::Expand`].
     Expanded {
         /// Each match with what its wildcards matched, joined by `/`.

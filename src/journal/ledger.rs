@@ -14,7 +14,11 @@ use super::index::{Filter, Index};
 use super::log::{self, Contents, Doubt, LOG_NAME, LogWriter};
 use super::replay::{Replayed, replay};
 use crate::clock::{Clock, Moment};
+use crate::host::{OUR_PREFIX, sweep_out};
 use crate::model::{Incident, IncidentId};
+
+/// So deep are the folders with papers in an incident's evidence: that of another database of the group, and in it a later preservation.
+const PAPER_FOLDERS: u32 = 3;
 
 /// The folder of an incident's files as they were, inside its own.
 const EVIDENCE: &str = "evidence";
@@ -108,6 +112,7 @@ impl Ledger {
             let _ = std::fs::remove_dir(&folder);
             return Ok(());
         }
+        sweep_papers(&evidence(&self.root, id), PAPER_FOLDERS);
         let contents = log::read(&path)?;
         if contents.records.is_empty() && contents.doubt.is_none() && is_alone(&folder) {
             take_back(&folder);
@@ -294,6 +299,14 @@ pub(super) fn incidents(root: &Path) -> PathBuf {
 }
 
 /// Where the files of an incident are kept as they were.
+/// What was to become a paper of the evidence, and whose writer was killed before it had its name.
+fn sweep_papers(folder: &Path, deeper: u32) {
+    sweep_out(folder, OUR_PREFIX);
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let folders = entries.filter(|entry| deeper > 0 && entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    folders.for_each(|entry| sweep_papers(&entry.path(), deeper - 1));
+}
+
 pub(super) fn evidence(root: &Path, id: &IncidentId) -> PathBuf {
     incidents(root).join(&id.0).join(EVIDENCE)
 }

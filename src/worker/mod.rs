@@ -136,6 +136,10 @@ fn dispatch(job: Job, sweep: &Sweep) -> Result<Outcome, JobFailure> {
         Job::Prune(job) => backup::prune(&job).map(|deleted| Outcome::Pruned { deleted }),
         Job::ListBackups { folder } => backup::list(&folder),
         Job::Restore(job) => backup::restore(&job).map(Outcome::Restored),
+        Job::SweepOut { scratch } => {
+            probe::sweep_out(&scratch);
+            Ok(Outcome::SweptOut)
+        }
         Job::Scrub(job) => probe::scrub(&job).map(|found| Outcome::Scrubbed(Box::new(found))),
         Job::Salvage(job) => salvage::run_and_tell(&job).map(|salvaged| Outcome::Salvaged(Box::new(salvaged))),
     }

@@ -27,6 +27,32 @@ fn healed() -> (Scene, Daemon) {
     (scene, daemon)
 }
 
+/// Nobody would know what it is, and it would stay for as long as the evidence.
+#[test]
+fn what_was_to_become_a_paper_of_the_evidence_goes_at_the_next_start() {
+    let scene = Scene::of(&format!("policy = \"approve\"\n{BACKUP}"));
+    scene.commit("wal", 60, &[]);
+    let mut daemon = scene.daemon();
+    daemon.backed_up("app");
+    daemon.healthy("app");
+    fs::write(scene.db(), vec![7; 8192]).unwrap();
+    let incident = daemon.incident("app", 1, "asked about", |incident| incident["state"] == "awaiting_approval");
+    daemon.kill();
+    let mut dead = std::process::Command::new("true").spawn().unwrap();
+    dead.wait().unwrap();
+    let evidence = scene.path(&format!("state/incidents/{}/evidence", incident["id"].as_str().unwrap()));
+    fs::create_dir_all(evidence.join("2")).unwrap();
+    let left = ["", "2"].map(|folder| evidence.join(folder).join(format!(".guardiand-{}-0.tmp", dead.id())));
+    for file in &left {
+        fs::write(file, "{").unwrap();
+    }
+    let before = names(&evidence);
+    let mut daemon = scene.daemon();
+    daemon.incident("app", 1, "asked about", |incident| incident["state"] == "awaiting_approval");
+    assert!(!left.iter().any(|file| file.exists()), "{:?}", names(&evidence));
+    assert!(before.iter().filter(|name| !name.starts_with('.')).all(|name| evidence.join(name).exists()));
+}
+
 #[test]
 fn a_damaged_or_missing_index_is_rebuilt_from_the_folders() {
     for damage in ["overwritten", "truncated", "missing", "not a file", "a pipe", "a pipe for a journal"] {

@@ -50,6 +50,31 @@ fn a_canary_that_never_ends_is_a_finding_and_the_others_go_on() {
     assert!(daemon.stop().success());
 }
 
+/// Whole copies of databases would fill the disk up: who was killed could not delete its own.
+#[test]
+fn what_killed_workers_left_goes_at_the_start_and_after_a_kill() {
+    let scene = scene("");
+    let left_by = |pid: u32| {
+        let folder = scene.path(&format!("state/scratch/probe-{pid}-abc"));
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("copy.db"), "x").unwrap();
+        folder
+    };
+    let mut dead = std::process::Command::new("true").spawn().unwrap();
+    dead.wait().unwrap();
+    let (left, living) = (left_by(dead.id()), left_by(std::process::id()));
+    let mut daemon = scene.daemon();
+    daemon.wait_for("the copy of a dead worker to go", |_| (!left.exists()).then_some(()));
+    let later = left_by(dead.id());
+    daemon.wait_for("a worker to be killed in the middle", |daemon| {
+        let worker = children(daemon).into_iter().find_map(rustix::process::Pid::from_raw)?;
+        rustix::process::kill_process(worker, rustix::process::Signal::KILL).ok()?;
+        (!later.exists()).then_some(())
+    });
+    assert!(living.join("copy.db").exists(), "that of a living process is its own");
+    assert!(daemon.stop().success());
+}
+
 #[test]
 fn a_canary_that_eats_memory_is_a_finding_and_the_others_go_on() {
     let scene = scene(HUNGRY);

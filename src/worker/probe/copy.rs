@@ -13,7 +13,7 @@ use super::files::{Files, Looked, open_raw, with_suffix};
 use super::raw;
 use crate::format::header::HEADER_LEN;
 use crate::format::{Header, SCHEMA_FORMAT_MAX, versions_put_right};
-use crate::host::{HostError, LockMode, OfdLock, ProcessFacts, Space, SqliteLock, ask_lock};
+use crate::host::{HostError, LockMode, OfdLock, Space, SqliteLock, ask_lock};
 use crate::job::{DatabaseSite, FileState, JournalState};
 use crate::sqlite::sqlite_version_number;
 
@@ -114,15 +114,8 @@ pub(super) fn begin(site: &DatabaseSite, files: &Files) -> io::Result<PrivateCop
 }
 
 /// Removes the copies of workers that were killed before they could: their pid is in the name.
-fn sweep_out(scratch: &Path) {
-    for entry in std::fs::read_dir(scratch).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let owner = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next()?.parse().ok());
-        if owner.is_some_and(|pid| ProcessFacts::of(pid).is_err_and(|error| error.is_absent())) {
-            // What cannot be removed now is tried again with the next copy.
-            let _ = std::fs::remove_dir_all(entry.path());
-        }
-    }
+pub(in crate::worker) fn sweep_out(scratch: &Path) {
+    crate::host::sweep_out(scratch, PREFIX);
 }
 
 /// SQLite's SHARED, as SQLite takes it: not past a waiting writer's PENDING.

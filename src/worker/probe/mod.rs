@@ -24,7 +24,7 @@ use std::time::Instant;
 use jiff::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
 
-pub(super) use self::copy::{of_all as private_copy, put_versions_right};
+pub(super) use self::copy::{of_all as private_copy, put_versions_right, sweep_out};
 pub(super) use self::files::with_suffix;
 use self::files::{Files, Looked};
 use self::opening::{Before, Opening};

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::place::{Place, SIDES};
 use super::{failed, while_};
-use crate::host::{Folder, Ownership};
+use crate::host::{Folder, OUR_PREFIX, Ownership, sweep_out};
 use crate::job::{FileFacts, JobFailure};
 
 /// The paper's name. Written last, atomically: what is there without it is not complete, and counts for nothing.
@@ -151,6 +151,8 @@ pub(super) fn read_json<T: serde::de::DeserializeOwned>(folder: &Folder, name: &
 
 /// Writes a small JSON file of ours, durably.
 pub(super) fn write_json<T: Serialize>(folder: &Folder, name: &str, value: &T) -> Result<(), JobFailure> {
+    // What a killed process was about to name is nobody's: it would lie here for as long as the evidence does.
+    sweep_out(folder.path(), OUR_PREFIX);
     let text = serde_json::to_vec_pretty(value).map_err(while_("encoding a paper for evidence"))?;
     folder.write_atomically(name, &text, 0o600).map_err(while_("writing a paper into evidence"))
 }
