@@ -133,18 +133,20 @@ pub enum Entry {
     },
     /// Healthy again by itself.
     Recovered,
-    /// The last of a log, but for [`Entry::RolledBack`].
+    /// The last of a log, but for [`Entry::RolledBack`] and [`Entry::EvidenceExpired`].
     Closed {
         /// As it was closed.
         incident: Box<Incident>,
     },
-    /// The one thing that can follow: the heal of this incident was taken back.
+    /// What can follow: the heal of this incident was taken back…
     RolledBack {
         /// By which incident.
         within: IncidentId,
         /// Who asked, in words.
         by: String,
     },
+    /// … and the files as they were are kept no longer.
+    EvidenceExpired,
 }
 
 fn apply() -> Phase {
@@ -174,6 +176,7 @@ impl Entry {
             Entry::Recovered => "recovered",
             Entry::Closed { .. } => "closed",
             Entry::RolledBack { .. } => "rolled_back",
+            Entry::EvidenceExpired => "evidence_expired",
         }
     }
 }

@@ -91,7 +91,7 @@ fn held(ledger: &Ledger) -> Result<Vec<Held>, JournalError> {
     for id in ids(ledger.root()) {
         let going = incidents(ledger.root()).join(&id.0).join(GOING);
         if going.exists() {
-            remove(&going)?;
+            finish(ledger, &id, &going)?;
         }
         let closed = if ledger.is_open(&id) { None } else { ledger.index.incident(&id)? };
         let closed = closed.filter(|incident| incident.closed_at.is_some());
@@ -168,10 +168,24 @@ fn let_go(ledger: &Ledger, held: &mut Held, expired: &mut Expired) -> Result<(),
     let folder = evidence(ledger.root(), &held.id);
     let going = incidents(ledger.root()).join(&held.id.0).join(GOING);
     std::fs::rename(&folder, &going).map_err(|source| JournalError::Expire { path: folder, source })?;
-    remove(&going)?;
+    finish(ledger, &held.id, &going)?;
     expired.bytes += std::mem::take(&mut held.bytes);
     expired.evidence.push(held.id.clone());
     Ok(())
+}
+
+/// What is in the folder goes first: on a full disk the log has no room for a word before that. The folder goes last: while it is there, a
+/// start after a crash knows that the word may be missing.
+fn finish(ledger: &Ledger, id: &IncidentId, going: &Path) -> Result<(), JournalError> {
+    let failed = |source| JournalError::Expire { path: going.to_owned(), source };
+    for entry in std::fs::read_dir(going).map_err(failed)?.filter_map(Result::ok) {
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if is_folder { remove(&entry.path())? } else { std::fs::remove_file(entry.path()).map_err(failed)? }
+    }
+    if let Err(error) = ledger.evidence_expired(id) {
+        tracing::warn!(incident = %id, %error, "its log does not say that its evidence has expired");
+    }
+    remove(going)
 }
 
 /// Bytes below a folder, links not followed.

@@ -230,19 +230,27 @@ impl Ledger {
 
     /// Writes down in a closed incident's log that its heal was taken back. Twice is once.
     pub(super) fn rolled_back(&mut self, id: &IncidentId, within: &IncidentId, by: &str) -> Result<(), JournalError> {
+        self.add_to_closed(id, &Entry::RolledBack { within: within.clone(), by: by.to_owned() })
+    }
+
+    /// Writes down in a closed incident's log that the files as they were are gone. Twice is once.
+    pub(super) fn evidence_expired(&self, id: &IncidentId) -> Result<(), JournalError> {
+        self.add_to_closed(id, &Entry::EvidenceExpired)
+    }
+
+    fn add_to_closed(&self, id: &IncidentId, entry: &Entry) -> Result<(), JournalError> {
         let folder = incidents(&self.root).join(&id.0);
         if self.open.contains_key(id) || !is_id(&id.0) {
             return Err(JournalError::Unknown(id.clone()));
         }
         let contents = log::read(&folder.join(LOG_NAME))?;
         let mut replayed = replay(&contents.records)?;
-        let entry = Entry::RolledBack { within: within.clone(), by: by.to_owned() };
         let known = contents.records.last().is_some_and(|last| last.entry == Read::Known(entry.clone()));
         if !known {
             let at = self.clock.now();
             let mut log = LogWriter::carry_on(&folder, &contents)?;
-            replayed.apply(log.next_seq(), at, &entry)?;
-            log.append(at, &entry)?;
+            replayed.apply(log.next_seq(), at, entry)?;
+            log.append(at, entry)?;
         }
         self.index.put(&replayed, contents.records.len() as u64 + u64::from(!known))
     }

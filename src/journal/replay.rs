@@ -214,6 +214,10 @@ impl Replayed {
                     self.incident.outcome = Some(Resolution::RolledBack);
                     Ok(())
                 }
+                Entry::EvidenceExpired => {
+                    self.evidence_expired(at);
+                    Ok(())
+                }
                 _ => Err("the log has ended".into()),
             };
         }
@@ -406,6 +410,13 @@ impl Replayed {
             }),
             (loss, dropped) => loss.as_ref().or(dropped.as_ref()).cloned(),
         }
+    }
+
+    /// Nobody shall be sent to a folder that is gone.
+    fn evidence_expired(&mut self, at: Moment) {
+        self.incident.evidence = None;
+        self.incident.steps.iter_mut().for_each(|step| step.evidence = None);
+        self.incident.evidence_expired_at = Some(at.wall);
     }
 
     /// Step `index` of the present run was applied.

@@ -27,6 +27,7 @@ fn incident(id: &str) -> Incident {
         steps: Vec::new(),
         loss: None,
         evidence: None,
+        evidence_expired_at: None,
         reason: None,
         plan: Vec::new(),
         approved_by: None,
@@ -357,6 +358,9 @@ async fn the_age_rule_takes_the_copies_and_leaves_the_log_for_a_year() {
     let expired = journal.expire().await.unwrap();
     assert_eq!((expired.evidence.len(), expired.folders.len()), (1, 0));
     assert!(dir.path().join("incidents").join(ID).join(LOG_NAME).exists());
+    let told = journal.incident(&IncidentId(ID.into())).await.unwrap().unwrap();
+    assert_eq!((told.evidence_expired_at, told.evidence), (Some(clock.now().wall), None));
+    assert_eq!(told.outcome, Some(Resolution::Healed), "the rest stays as it was");
     assert_eq!(journal.expire().await.unwrap(), Expired::default());
 }
 

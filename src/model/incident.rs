@@ -227,6 +227,9 @@ pub struct Incident {
     /// The folder with the files as they were.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub evidence: Option<String>,
+    /// When these files were deleted, because they were older than `evidence.keep` or others needed their room: then `evidence` is absent.
+    #[serde(with = "millis_option", skip_serializing_if = "Option::is_none", default)]
+    pub evidence_expired_at: Option<Timestamp>,
     /// Why a person is needed and what to type next, or what holds the heal back.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub reason: Option<String>,

@@ -132,6 +132,7 @@ impl Case {
             steps: Vec::new(),
             loss: None,
             evidence: None,
+            evidence_expired_at: None,
             reason: None,
             plan: Vec::new(),
             approved_by: None,

@@ -127,6 +127,15 @@ async fn try_it(
     ask: &RollbackAsk,
     answer: &mut RollbackAnswer,
 ) -> Result<(), JournalError> {
+    if let Some(at) = of.evidence_expired_at {
+        answer.outcome = RollbackOutcome::Refused;
+        answer.detail = format!(
+            "the files as they were before incident {} was healed are kept no longer: they expired at {at:.0} (`evidence` in [guardian] says \
+             how long, and how much, is kept). Older content: `guardiand backups {}`",
+            of.id, of.target
+        );
+        return Ok(());
+    }
     let evidence = cx.journal.evidence(&of.id);
     let job = match target.weigh_rollback(of, &evidence, ask.generation) {
         Ok(job) => job,

@@ -50,6 +50,37 @@ fn a_backup_is_taken_listed_and_restored_to_a_new_path_only() {
     assert_eq!(Content::of(&scene.path("second.db")).commits.len(), 10);
 }
 
+/// Nobody is sent to a folder that is gone.
+#[test]
+fn an_incident_whose_evidence_has_expired_says_so() {
+    let mut scene = scene();
+    let mut daemon = scene.daemon();
+    daemon.backed_up("app");
+    daemon.healthy("app");
+    std::fs::write(scene.db(), vec![7; 8192]).unwrap();
+    let incident = daemon.closed("app", 1);
+    let (id, folder) = (incident["id"].as_str().unwrap(), incident["evidence"].as_str().unwrap());
+    assert!(Path::new(folder).exists() && incident["evidence_expired_at"].is_null(), "{incident:#}");
+    assert!(daemon.stop().success());
+    scene.guardian("evidence = { keep = \"1ms\", max = \"1GB\" }");
+    let mut daemon = scene.daemon();
+    let expired = daemon.incident("app", 1, "expired", |incident| incident["evidence_expired_at"].is_string());
+    promised::time(&expired["evidence_expired_at"]);
+    assert!(!Path::new(folder).exists());
+    let steps = expired["steps"].as_array().unwrap();
+    assert!(expired["evidence"].is_null() && steps.iter().all(|step| step["evidence"].is_null()), "{expired:#}");
+    assert_eq!((&expired["outcome"], &expired["mttr_seconds"]), (&incident["outcome"], &incident["mttr_seconds"]));
+    let told = asked(&scene, &["incident", id]).json_of(0);
+    assert_eq!(told["evidence_expired_at"], expired["evidence_expired_at"], "{told:#}");
+    let refused = asked(&scene, &["rollback", id]).json_of(1);
+    assert!(refused["detail"].as_str().unwrap().contains("expired at 20"), "{refused:#}");
+    daemon.kill();
+    std::fs::remove_file(scene.path("state/state.db")).unwrap();
+    let mut daemon = scene.daemon();
+    let again = daemon.incident("app", 1, "told by its log alone", |_| true);
+    assert_eq!(again["evidence_expired_at"], expired["evidence_expired_at"], "{again:#}");
+}
+
 /// From cron, say: the disk would fill up.
 #[test]
 fn what_is_not_to_be_kept_goes_without_a_daemon_too() {

@@ -182,6 +182,7 @@ mod tests {
                 tables: Vec::new(),
             }),
             evidence: None,
+            evidence_expired_at: None,
             reason: None,
             plan: Vec::new(),
             approved_by: None,
