@@ -29,6 +29,12 @@ pub(super) fn run(common: &Common, asked: &Asked, output: Output) -> Done {
                 left.join(", ")
             ),
         };
+        let left = match yes("/still_held") {
+            true => format!(
+                "{left}\nheld still, together with others that failed at once: `guardiand resume --all` lets all of them be healed"
+            ),
+            false => left,
+        };
         format!("{was}; looked at again now: {}{left}", names("/targets").join(", "))
     });
     Ok(exit)

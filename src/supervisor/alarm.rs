@@ -197,6 +197,18 @@ impl Supervisor {
         held
     }
 
+    /// What to do instead, where a person names what many have in common: it is no target, and has no plan.
+    pub(super) fn is_the_cause(&self, target_or_incident: &str) -> Option<String> {
+        let case = self.alarm.case.as_ref().filter(|case| case.is_open())?;
+        (target_or_incident == GUARDIAN || target_or_incident == case.id().0).then(|| {
+            format!(
+                "incident {} is what many targets have in common, and there is nothing to heal in it: `guardiand resume --all` lets each of \
+                 them be healed, `guardiand heal TARGET` heals one",
+                case.id()
+            )
+        })
+    }
+
     fn close_cause(&mut self) {
         let Some(mut case) = self.alarm.case.take() else { return };
         let cx = self.cx.clone();

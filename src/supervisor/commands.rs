@@ -16,6 +16,11 @@ use super::{
     rollback_on_demand,
 };
 
+/// What a name that nobody has is answered.
+pub(super) fn no_target(name: &str) -> String {
+    format!("there is no target named `{name}`: `guardiand status` lists them")
+}
+
 /// A target that left its slot, with its open incident.
 type Borrowed = (SlotId, Box<dyn Supervised>, Option<Case>);
 
@@ -56,8 +61,7 @@ impl Supervisor {
         };
         let named = self.slots.iter().find(|(_, slot)| slot.name == name);
         let found = named.or_else(|| self.slots.iter().find(|(_, slot)| watches(slot)));
-        let (id, slot) =
-            found.ok_or_else(|| format!("there is no target named `{name}`: `guardiand status` lists them"))?;
+        let (id, slot) = found.ok_or_else(|| self.is_the_cause(name).unwrap_or_else(|| no_target(name)))?;
         match slot.target {
             Some(_) => Ok(*id),
             None => Err(format!("`{name}` is being attended to right now; see its incident")),

@@ -150,6 +150,8 @@ pub struct Resumed {
     pub was_held: bool,
     /// Heals that had been made of them no longer count: the budget is full again, and no cooldown runs.
     pub was_refilled: bool,
+    /// Some of them are held still, because too many failed at once: it takes a word about all.
+    pub still_held: bool,
     /// It was left alone because a heal of it had been taken back, and is healed like any other again.
     pub was_rolled_back: bool,
     /// Targets that are left alone for that still: it takes the name of each.

@@ -5,14 +5,28 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::model::{IncidentId, IncidentState};
+use crate::telemetry::DeferReason;
 
+use super::commands::no_target;
 use super::forgiven::FORGIVEN;
 use super::inbox::SlotId;
 use super::pause::PAUSES;
 use super::slot::Slot;
 use super::status::StatusBoard;
 use super::sweep::Supervisor;
-use super::{Case, Command, HealAnswer, Message, Pause, Resumed, approve_on_demand, lift_hold};
+use super::{Case, Command, Context, HealAnswer, Message, Pause, Resumed, approve_on_demand, lift_hold};
+
+/// Why a word about one target does not let it go on.
+const WITH_OTHERS: &str =
+    "it is held together with others that failed at once: `guardiand resume --all` lets all of them be healed";
+
+impl Slot {
+    /// Too many failed at once, and it is one of those on their ground.
+    fn is_held_with_others(&self, cx: &Context) -> bool {
+        let ground = self.target.as_ref().and_then(|target| target.ground());
+        cx.with_gates(|gates| matches!(gates.hold(&self.name, ground), Some((DeferReason::Mass, _))))
+    }
+}
 
 impl Supervisor {
     pub(super) fn approve(
@@ -31,7 +45,8 @@ impl Supervisor {
         let here = |slot: &Slot| slot.open_case().is_some_and(|case| *case.id() == incident);
         let found = self.slots.iter().find(|(_, slot)| here(slot) || slot.target.is_none() && shown(slot));
         let Some(id) = found.map(|(id, _)| *id) else {
-            return drop(reply.send(Err(format!("there is no open incident {incident}"))));
+            let why = self.is_the_cause(&incident.0).unwrap_or_else(|| format!("there is no open incident {incident}"));
+            return drop(reply.send(Err(why)));
         };
         let Some(slot) = self.slots.get_mut(&id) else { return };
         if slot.target.is_none() {
@@ -42,7 +57,10 @@ impl Supervisor {
             Some(case) if case.state() == IncidentState::AwaitingApproval => self.run_approved(id, case, by, reply),
             case => {
                 let state = case.as_ref().map_or(IncidentState::Closed, Case::state).name();
-                let next = format!("see `guardiand incident {incident}`, or run `guardiand heal {}`", slot.name);
+                let next = match slot.is_held_with_others(&self.cx) {
+                    true => format!("{WITH_OTHERS}; `guardiand heal {}` heals this one", slot.name),
+                    false => format!("see `guardiand incident {incident}`, or run `guardiand heal {}`", slot.name),
+                };
                 slot.case = case;
                 drop(reply.send(Err(format!("incident {incident} is `{state}` and waits for no approval; {next}"))));
             }
@@ -101,12 +119,13 @@ impl Supervisor {
         };
         let was_held = name.is_none() && self.explained(now);
         let was_refilled = self.cx.with_gates(|gates| gates.forgive(name.as_deref(), now.wall));
-        let (mut targets, mut rolled_back, mut own) = (Vec::new(), Vec::new(), None);
+        let (mut targets, mut rolled_back, mut own, mut still_held) = (Vec::new(), Vec::new(), None, false);
         for (id, slot) in &mut self.slots {
             let named = |name: &String| slot.name == *name || slot.origin.as_ref() == Some(name);
             if name.as_ref().is_none_or(named) {
                 slot.recheck(now);
                 targets.push(slot.name.clone());
+                still_held |= slot.is_held_with_others(&self.cx);
                 // A word about one of them, not about many: nobody who lets all go on thinks of a heal that was taken back.
                 match slot.open_case().is_some_and(|case| case.story().is_rolled_back()) {
                     true if name.as_ref() == Some(&slot.name) => own = Some(*id),
@@ -116,8 +135,15 @@ impl Supervisor {
             }
         }
         let lifted = own.and_then(|id| self.lift(id, by));
-        let resumed =
-            Resumed { targets, was_paused, was_held, was_refilled, was_rolled_back: lifted.is_some(), rolled_back };
+        let resumed = Resumed {
+            targets,
+            was_paused,
+            was_held,
+            was_refilled,
+            still_held,
+            was_rolled_back: lifted.is_some(),
+            rolled_back,
+        };
         self.show_pauses();
         let (tell, kept) = oneshot::channel();
         self.keep_words(move |result| drop(tell.send(result)));
@@ -166,7 +192,7 @@ impl Supervisor {
         match found {
             Some(slot) => Ok(slot.name.clone()),
             None if glob => Ok(name.to_owned()),
-            None => Err(format!("there is no target named `{name}`: `guardiand status` lists them")),
+            None => Err(self.is_the_cause(name).unwrap_or_else(|| no_target(name))),
         }
     }
 

@@ -404,8 +404,29 @@ fn five_of_eight_at_once_are_one_incident_and_no_heal_until_the_share_falls() {
 #[test]
 fn a_person_who_knows_why_lets_each_be_healed() {
     let (scene, mut daemon, files) = eight();
-    five_held(&mut daemon, &files);
+    let cause = five_held(&mut daemon, &files);
+    let one = daemon.incident("t0", 1, "held", |incident| incident["reason"].is_string());
+    for (command, exit) in [
+        (["approve", text(&cause, "id")], 1),
+        (["approve", text(&one, "id")], 1),
+        (["heal", "guardian"], 2),
+        (["resume", "guardian"], 1),
+        (["pause", "guardian"], 1),
+        (["resume", "t0"], 0),
+    ] {
+        let all = ["--config", "guardian.toml", command[0], command[1]];
+        let said = guardiand(&scene.path(""), &all);
+        assert_eq!(said.status, exit, "{said:#?}");
+        if exit != 2 {
+            assert!(
+                format!("{}{}", said.stdout, said.stderr).contains("guardiand resume --all"),
+                "{command:?}: {said:#?}"
+            );
+        }
+    }
+    assert!(!files[0].exists(), "a word about one let it go");
     let resumed = asked(&scene, &["resume", "--all"]).json_of(0);
+    assert_eq!(resumed["still_held"], false, "{resumed:#}");
     assert_eq!(resumed["was_held"], true, "{resumed:#}");
     for number in 0..5 {
         assert_eq!(daemon.closed(&format!("t{number}"), 1)["outcome"], "healed");
