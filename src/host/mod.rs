@@ -66,7 +66,7 @@ pub use keeper::{fork_keeper, open_descriptor_of};
 pub use lock_table::{Lock, LockKind, LockMode, LockTable};
 pub use mounts::{Locality, Mount, Mounts};
 pub use ofd::{Bytes, Conflict, OfdLock, ask_lock};
-pub use ours::{OUR_PREFIX, is_our_state, is_ours, sweep_out};
+pub use ours::{OUR_PREFIX, SALVAGE_PREFIX, is_our_state, is_ours, sweep_out};
 pub use ownership::Ownership;
 pub use process::{
     ProcessFacts, ProcessHandle, die_with_parent, limit_memory, no_core_dumps, resident_bytes, runs_since,

@@ -14,13 +14,13 @@ pub fn is_ours(file_name: impl AsRef<[u8]>) -> bool {
     file_name.as_ref().starts_with(OUR_PREFIX.as_bytes())
 }
 
-/// Removes from `folder`, which is guardiand's own, what processes of ours left there that were killed before they could: a name is
-/// `prefix`, the pid of its maker, `-`, and whatever else. That of a process which lives stays: it may be its maker. What cannot be
+/// Removes from `folder` what processes of ours left there that were killed before they could: a name is
+/// `prefix`, the pid of its maker, `-` or `.`, and whatever else. That of a process which lives stays: it may be its maker. What cannot be
 /// removed is left to the next time.
 pub fn sweep_out(folder: &Path, prefix: &str) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let maker = name.to_str().and_then(|name| name.strip_prefix(prefix)?.split('-').next()?.parse().ok());
+        let maker = name.to_str().and_then(|name| name.strip_prefix(prefix)?.split(['-', '.']).next()?.parse().ok());
         if maker.is_some_and(|pid| ProcessFacts::of(pid).is_err_and(|error| error.is_absent())) {
             let _best_effort = match entry.file_type() {
                 Ok(kind) if kind.is_dir() => std::fs::remove_dir_all(entry.path()),
@@ -29,6 +29,9 @@ pub fn sweep_out(folder: &Path, prefix: &str) {
         }
     }
 }
+
+/// What the name of a salvaged database begins with while it is made, before the pid.
+pub const SALVAGE_PREFIX: &str = ".guardiand-salvage-";
 
 /// What guardiand keeps in its state directory, by the beginnings of the names.
 const OUR_STATE: [&str; 4] = ["state.db", "incidents", "backups", "scratch"];

@@ -1,12 +1,17 @@
 //! What `guardiand salvage` reads: an incident's evidence, and never what is no file.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use rustix::fs::{CWD, FileType, mknodat};
 
 use super::support::command::guardiand;
+use super::support::daemon::PATIENCE;
 use super::support::damage::{self, Dice};
+use super::support::guardiand as guardiand_binary;
 use super::support::scene::Scene;
 use super::support::truth;
 use super::support::truth::beside;
@@ -70,4 +75,35 @@ fn what_is_no_file_is_refused_and_keeps_nobody_waiting() {
         refused("app.db", "no regular file");
         fs::remove_file(at(name.to_str().unwrap())).unwrap();
     }
+}
+
+/// What it had made so far is of no use to anybody, and may be as large as the database.
+#[test]
+fn a_salvage_that_is_stopped_leaves_nothing_beside_its_destination() {
+    let scene = Scene::of("");
+    scene.commit("delete", 60, &["--rows-per-commit", "500", "--row-bytes", "1000"]);
+    let bytes = damage::leaf(&scene.db(), "rows", &mut Dice::new());
+    fs::create_dir(scene.path("to")).unwrap();
+    // Of one that was killed outright.
+    let mut dead = Command::new("true").spawn().unwrap();
+    dead.wait().unwrap();
+    fs::write(scene.path(&format!("to/.guardiand-salvage-{}.new", dead.id())), "x").unwrap();
+    let stopped = Command::new(guardiand_binary())
+        .args([OsStr::new("salvage"), scene.db().as_os_str(), scene.path("to/new.db").as_os_str()])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let old = format!(".guardiand-salvage-{}.new", dead.id());
+    let until = Instant::now() + PATIENCE;
+    while !truth::names(&scene.path("to")).iter().any(|name| name.starts_with(".guardiand-salvage-") && *name != old) {
+        assert!(Instant::now() < until && !scene.path("to/new.db").exists(), "it was never seen at work");
+    }
+    rustix::process::kill_process(rustix::process::Pid::from_child(&stopped), rustix::process::Signal::TERM).unwrap();
+    let ended = stopped.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(1), "{said}");
+    assert!(said.contains("stopped by SIGTERM"), "{said}");
+    assert!(truth::names(&scene.path("to")).is_empty(), "{:?}", truth::names(&scene.path("to")));
+    assert_eq!(fs::read(scene.db()).unwrap(), bytes.to_vec(), "the source was changed");
 }

@@ -22,7 +22,7 @@ use std::ffi::OsStr;
 use crate::backup::side_name;
 use crate::format::salvage::{Assignment, Pages as _, Recall, Recalled, Survey, assign};
 use crate::format::{Header, SCHEMA_FORMAT_MAX};
-use crate::host::{Folder, page_threads};
+use crate::host::{Folder, SALVAGE_PREFIX, page_threads, sweep_out};
 use crate::job::{FailureKind, JobFailure, SalvageJob, Salvaged};
 use crate::sqlite::salvage::{NewDatabase, NewDatabaseOptions};
 use crate::sqlite::{Contents, SqliteFault};
@@ -66,7 +66,9 @@ pub(super) fn run(job: &SalvageJob) -> Result<Salvaged, JobFailure> {
     let Some(view) = view else {
         return Err(refused(format!("nothing in {} is a page of a database", job.source.display())));
     };
-    let temporary = format!(".guardiand-salvage-{}.new", std::process::id());
+    // Of one that was killed: a whole database's worth of bytes.
+    sweep_out(to.path(), SALVAGE_PREFIX);
+    let temporary = format!("{SALVAGE_PREFIX}{}.new", std::process::id());
     let clean = || {
         for suffix in ["", "-journal", "-wal"] {
             let _ = to.unlink(side_name(OsStr::new(&temporary), suffix));

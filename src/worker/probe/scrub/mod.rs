@@ -364,7 +364,12 @@ fn through_copy(job: &ScrubJob, copy: &PrivateCopy, why: &str) -> Result<Scrubbe
 /// A copy is made faster than the pass, by far where the file system shares its blocks.
 fn on_short_copy(job: &ScrubJob) -> Result<Scrubbed, String> {
     let why = format!("it would keep its programs from writing for longer than {} ms", job.site.block_max_ms);
-    let copy = under_shared_lock(&job.site).map_err(|error| format!("{why}, and so would a copy: {error}"))?;
+    let copy = under_shared_lock(&job.site).map_err(|error| {
+        format!(
+            "{why}, and so would a copy: {error}. Scrub it while its programs are stopped, or let them wait longer (`block_max` in its \
+             `backup` table), or scrub its newest backup, whose file `guardiand backups` names"
+        )
+    })?;
     through_copy(job, &copy, &why)
 }
 
