@@ -83,6 +83,7 @@ mod params;
 mod postgres;
 mod recovery;
 mod shared;
+mod sqlite;
 mod tcp;
 mod trust;
 mod window;
@@ -99,6 +100,7 @@ pub use self::handle::Pool;
 pub use self::http::{Http, HttpConnection, HttpError};
 pub use self::params::{Adaptive, BreakerParams, Params, RateParams, Retry};
 pub use self::postgres::{Postgres, PostgresConnection, PostgresError};
+pub use self::sqlite::{Sqlite, SqliteConnection, SqliteError};
 pub use self::tcp::{Ping, Tcp, TcpError};
 
 #[cfg(test)]

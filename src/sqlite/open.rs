@@ -251,7 +251,7 @@ pub(super) fn side_file(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn refuse_orphaned_side_files(path: &Path, access: Access, operation: &str) -> Result<(), SqliteFault> {
+pub(super) fn refuse_orphaned_side_files(path: &Path, access: Access, operation: &str) -> Result<(), SqliteFault> {
     if access == Access::Immutable {
         return Ok(());
     }

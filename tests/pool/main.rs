@@ -11,3 +11,6 @@ mod outages;
 mod postgres;
 mod postgres_server;
 mod server;
+mod sqlite;
+#[path = "../support/mod.rs"]
+mod support;
