@@ -21,14 +21,18 @@ pub struct Callers<M: Manager> {
 
 impl<M: Manager + Clone> Callers<M> {
     pub fn begin(pool: &Pool<M>, manager: &M) -> Callers<M> {
+        Callers::begin_so_many(CALLERS, pool, manager)
+    }
+
+    pub fn begin_so_many(count: usize, pool: &Pool<M>, manager: &M) -> Callers<M> {
         let mut callers = Callers {
             pool: pool.clone(),
             stopped: Arc::default(),
-            in_a_row: Arc::new((0..CALLERS).map(|_| AtomicUsize::new(0)).collect()),
+            in_a_row: Arc::new((0..count).map(|_| AtomicUsize::new(0)).collect()),
             errors: Arc::default(),
             tasks: Vec::new(),
         };
-        for caller in 0..CALLERS {
+        for caller in 0..count {
             let (pool, manager) = (pool.clone(), manager.clone());
             let (stopped, rows, errors) =
                 (Arc::clone(&callers.stopped), Arc::clone(&callers.in_a_row), Arc::clone(&callers.errors));

@@ -9,7 +9,9 @@ mod callers;
 mod http;
 mod outages;
 mod postgres;
+mod postgres_proxied;
 mod postgres_server;
+mod proxy;
 mod server;
 mod sqlite;
 #[path = "../support/mod.rs"]
