@@ -517,6 +517,12 @@ fn databases_of_a_group_are_kept_and_restored_together() {
         daemon.backed_up(name);
         daemon.healthy(name);
     }
+    // Another round of backups: the other one's is taken a moment after that of the one that will fail.
+    for (name, db) in [("app", scene.db()), ("stock", stock.clone())] {
+        commit(&db, 20);
+        let taken = guardiand(&scene.path(""), &["--config", "guardian.toml", "backup", name]);
+        assert_eq!(taken.status, 0, "{}", taken.stderr);
+    }
     commit(&stock, 10);
     daemon.caught_up("stock");
     let kept = Bytes(fs::read(&stock).unwrap());

@@ -85,11 +85,11 @@ impl Site<'_> {
     }
 }
 
-/// The member's backup of that moment: the newest that is not after it, else the first after it.
+/// The member's backup of that moment: the nearest to it. Those of a group are taken one after the other, and the one that was taken a
+/// moment later is of the same round; the one before that is a whole period older.
 fn of_moment(member: &MemberFacts, moment: Timestamp) -> Option<&BackupEntry> {
-    let not_after = |entry: &&BackupEntry| entry.manifest.taken_at <= moment;
-    let before = member.backups.iter().filter(not_after).max_by_key(|entry| entry.manifest.taken_at);
-    before.or_else(|| member.backups.iter().min_by_key(|entry| entry.manifest.taken_at))
+    let distance = |entry: &&BackupEntry| (entry.manifest.taken_at.as_nanosecond() - moment.as_nanosecond()).abs();
+    member.backups.iter().min_by_key(distance)
 }
 
 fn build_from(backup: &BackupEntry) -> DatabaseStep {
