@@ -107,3 +107,15 @@ fn a_salvage_that_is_stopped_leaves_nothing_beside_its_destination() {
     assert!(truth::names(&scene.path("to")).is_empty(), "{:?}", truth::names(&scene.path("to")));
     assert_eq!(fs::read(scene.db()).unwrap(), bytes.to_vec(), "the source was changed");
 }
+
+/// A hole costs nothing on the disk, and 32 bytes of memory for each of its pages.
+#[test]
+fn a_file_of_more_pages_than_memory_has_room_for_is_refused() {
+    let scene = Scene::of("");
+    scene.commit("delete", 20, &[]);
+    fs::File::options().write(true).open(scene.db()).unwrap().set_len(1 << 40).unwrap();
+    let ran = guardiand(&scene.path(""), &["salvage", scene.db().to_str().unwrap(), "new.db"]);
+    assert_eq!(ran.status, 1, "{}", ran.stderr);
+    assert!(ran.stderr.contains("268435456 pages") && ran.stderr.contains("too much memory"), "{}", ran.stderr);
+    assert!(!scene.path("new.db").exists());
+}

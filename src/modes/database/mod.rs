@@ -46,8 +46,8 @@ const WRITTEN_CHECK_EVERY: Duration = Duration::from_secs(60);
 const BUSY_LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// A probe that has no large file to check is done in microseconds; this is for stuck disks and slow canaries.
 const SWEEP_PATIENCE: Duration = Duration::from_secs(10);
-/// For jobs on files whose size nobody knows before they are opened: evidence.
-const ROLLBACK_PATIENCE: Duration = Duration::from_secs(3600);
+/// For jobs on files whose size nobody knows before they are opened: evidence, and what was not looked at yet.
+const UNSEEN_PATIENCE: Duration = Duration::from_secs(3600);
 /// Slower than any disk worth supervising: for deadlines of jobs that read a whole file several times.
 const SLOWEST_BYTES_PER_SECOND: u64 = 5_000_000;
 
@@ -269,7 +269,9 @@ impl Database {
     fn whole_file_patience(&self) -> Duration {
         let bytes = self.facts.as_ref().map_or(0, |facts| facts.main.size() + facts.wal_file.size());
         let backup = self.memory.backup.as_ref().map_or(0, |backup| backup.size);
-        Duration::from_secs(60 + bytes.max(backup) / SLOWEST_BYTES_PER_SECOND)
+        let patience = Duration::from_secs(60 + bytes.max(backup) / SLOWEST_BYTES_PER_SECOND);
+        // A command that looks at nothing before, a step that goes on after a restart: nobody has seen how large it is.
+        if self.facts.is_none() { patience.max(UNSEEN_PATIENCE) } else { patience }
     }
 
     fn judge_facts(&self, look: Look, facts: &DatabaseFacts, now: Moment) -> Verdict {

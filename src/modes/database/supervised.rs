@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::errands::DOUBT_RETRY;
 use super::memory::Memory;
-use super::{BUSY_LOOK_AGAIN, Database, ROLLBACK_PATIENCE, SWEEP_PATIENCE, doubt, heal, kinds, rollback, steps};
+use super::{BUSY_LOOK_AGAIN, Database, SWEEP_PATIENCE, UNSEEN_PATIENCE, doubt, heal, kinds, rollback, steps};
 use crate::clock::Moment;
 use crate::host::Mounts;
 use crate::job::{FileState, Job, Phase, WalState};
@@ -178,7 +178,7 @@ impl Supervised for Database {
         }
         match steps::brings_back(step) {
             // What comes back may be far larger than what is there now.
-            true => self.whole_file_patience().max(ROLLBACK_PATIENCE),
+            true => self.whole_file_patience().max(UNSEEN_PATIENCE),
             false => self.whole_file_patience(),
         }
     }

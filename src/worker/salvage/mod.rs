@@ -62,7 +62,7 @@ pub(super) fn run(job: &SalvageJob) -> Result<Salvaged, JobFailure> {
         }
     }
     let files = Files::open(&job.source)?;
-    let view = View::of(&files).map_err(|error| failed(error.to_string()))?;
+    let view = View::of(&files).map_err(|error| failed(format!("{}: {error}", job.source.display())))?;
     let Some(view) = view else {
         return Err(refused(format!("nothing in {} is a page of a database", job.source.display())));
     };

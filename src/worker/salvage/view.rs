@@ -110,6 +110,9 @@ struct Last {
     bytes: Vec<u8>,
 }
 
+/// What is known of a page takes 32 bytes of memory: 4 GiB, of a database of 512 GiB with pages of 4 KiB.
+const PAGES_MAX: u32 = 128 << 20;
+
 /// Bytes that are read ahead.
 const AHEAD: usize = 256 << 10;
 
@@ -165,6 +168,13 @@ impl<'a> View<'a> {
         let Some(geometry) = geometry else { return Ok(None) };
         // A damaged count must not make us look at pages that are nowhere.
         let most = pages_of(&geometry).max(overlay.keys().next_back().copied().unwrap_or(0));
+        if count.min(most) > PAGES_MAX {
+            return Err(io::Error::other(format!(
+                "it has {} pages, and what is to be known of more than {PAGES_MAX} takes too much memory: if its end is a hole, salvage a \
+                 copy that is cut there",
+                count.min(most)
+            )));
+        }
         let header = measured.and_then(|measured| measured.header);
         let mut view = View {
             files,
