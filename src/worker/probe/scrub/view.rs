@@ -12,7 +12,7 @@ use crate::format::header::HEADER_LEN;
 use crate::format::wal::{FRAME_HEADER_LEN, WAL_HEADER_LEN};
 use crate::format::{Header, PageSource};
 use crate::host::{AheadOfReaders, HostError, OfdLock, SqliteLock, fill, read_up_to};
-use crate::job::{FileState, WalFacts, WalState, WalUnread};
+use crate::job::{WalFacts, WalState, WalUnread};
 use crate::sqlite::{Access, Database, Deadline};
 use crate::worker::probe::booted_ns;
 
@@ -23,15 +23,12 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// Gives the locks back, and takes away what they made others leave behind: of `files`, as they were before.
+    /// Gives the locks back, and takes away what they made others leave behind beside the main file of `files`.
     ///
     /// Who ends in WAL mode while they are held takes them for another user's, and leaves its `-wal` and `-shm` to that one. That is
     /// us, and no look after this one would take them away: a WAL that was there before it is not its own.
     pub(super) fn let_go(self, files: &Files) {
         drop(self);
-        if files.wal.state != FileState::Missing || files.shm.state != FileState::Missing {
-            return;
-        }
         let now = Files::pinned(&files.main.path);
         let main = |files: &Files| files.main.state.file().map(|main| (main.dev, main.ino));
         let is_empty = now.wal.state.file().is_some_and(|wal| wal.size == 0) && now.shm.state.file().is_some();
