@@ -9,7 +9,8 @@ use super::support::daemon::Daemon;
 use super::support::scene::Scene;
 use super::support::truth::beside;
 
-/// Puts it there, as soon as nothing else is: a look of the daemon's makes and removes side files. False until then.
+/// Puts it there, as soon as nothing else is: a look of the daemon's makes and removes side files, and of two that close the database at
+/// one moment each leaves them to the other. False until then.
 fn put(what: &str, at: &Path) -> bool {
     let put = match what {
         "a directory" => fs::create_dir(at),
@@ -18,7 +19,13 @@ fn put(what: &str, at: &Path) -> bool {
     };
     match put {
         Ok(()) => true,
-        Err(error) if [ErrorKind::AlreadyExists, ErrorKind::AddrInUse].contains(&error.kind()) => false,
+        Err(error) if [ErrorKind::AlreadyExists, ErrorKind::AddrInUse].contains(&error.kind()) => {
+            // No program uses the database, and what SQLite has made there has nothing in it.
+            if fs::symlink_metadata(at).is_ok_and(|there| there.is_file()) {
+                let _gone_by_itself = fs::remove_file(at);
+            }
+            false
+        }
         Err(error) => panic!("{}: {error}", at.display()),
     }
 }

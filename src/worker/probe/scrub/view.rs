@@ -22,6 +22,11 @@ pub(super) struct Held {
     _locks: Vec<OfdLock>,
 }
 
+/// So often it is closed once more while somebody else's empty WAL is there: a program that has it open keeps it.
+const CLOSES: u32 = 4;
+/// A look of ours that has it open ends in less.
+const BETWEEN_CLOSES: Duration = Duration::from_millis(15);
+
 impl Held {
     /// Gives the locks back, and takes away what they made others leave behind beside the main file of `files`.
     ///
@@ -29,18 +34,22 @@ impl Held {
     /// us, and no look after this one would take them away: a WAL that was there before it is not its own.
     pub(super) fn let_go(self, files: &Files) {
         drop(self);
-        let now = Files::pinned(&files.main.path);
-        let main = |files: &Files| files.main.state.file().map(|main| (main.dev, main.ino));
-        let is_empty = now.wal.state.file().is_some_and(|wal| wal.size == 0) && now.shm.state.file().is_some();
-        // Frames that only the index knows of are damage, and it is their only witness.
-        let has_none = || {
-            let wal = raw::wal(&now, None, WalUnread::Nothing, booted_ns());
-            wal.is_ok_and(|wal| wal.facts.index_max_frame.is_none_or(|last| last == 0))
-        };
-        if main(&now) == main(files) && is_empty && has_none() {
-            // SQLite itself knows whether somebody else has it open now. What it cannot take away stays.
+        for _ in 0..CLOSES {
+            let now = Files::pinned(&files.main.path);
+            let main = |files: &Files| files.main.state.file().map(|main| (main.dev, main.ino));
+            let is_empty = now.wal.state.file().is_some_and(|wal| wal.size == 0) && now.shm.state.file().is_some();
+            // Frames that only the index knows of are damage, and it is their only witness.
+            let has_none = || {
+                let wal = raw::wal(&now, None, WalUnread::Nothing, booted_ns());
+                wal.is_ok_and(|wal| wal.facts.index_max_frame.is_none_or(|last| last == 0))
+            };
+            if main(&now) != main(files) || !is_empty || !has_none() {
+                return;
+            }
+            // SQLite itself knows whether somebody else has it open now. Of two that close it at one moment each leaves it to the other.
             let database = Database::open(&files.main.path, Access::Repair, Duration::ZERO, Deadline::never());
             let _ = database.and_then(|database| database.schema_version().and_then(|_| database.close()));
+            std::thread::sleep(BETWEEN_CLOSES);
         }
     }
 }
