@@ -34,7 +34,9 @@ pub use progress::PartDone;
 pub use rollback::{KeptFile, KeptFiles, RowsSince, Since, WeighRollback, Weighed, WeighedMember};
 pub use salvage::{SalvageJob, Salvaged, SalvagedTable};
 pub use scrub::{ScrubJob, ScrubVerdict, Scrubbed, ScrubbedBySqlite, ScrubbedFault, ScrubbedTable};
-pub use step::{Candidate, DatabaseStep, KnownPageOne, Phase, Progress, RowOrigins, StepJob, StepReport, WalBase};
+pub use step::{
+    Candidate, DatabaseStep, Ending, KnownPageOne, Phase, Progress, RowOrigins, StepJob, StepReport, WalBase,
+};
 
 use std::path::PathBuf;
 

@@ -167,9 +167,9 @@ pub enum DatabaseStep {
         app: App,
         /// How long stopping it may take, in milliseconds.
         limit_ms: u64,
-        /// Whoever uses it is killed first: where what programs do as they end in order would tear the database.
+        /// How whoever uses it is made to end.
         #[serde(default)]
-        kill: bool,
+        ending: Ending,
         /// The incident whose heal is taken back, if it is stopped for that.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         rollback_of: Option<String>,
@@ -187,6 +187,19 @@ pub enum DatabaseStep {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         members: Vec<Member>,
     },
+}
+
+/// How programs end that are stopped for a heal.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    /// In order, as they are asked to. The last one copies the WAL into the database and deletes it.
+    #[default]
+    InOrder,
+    /// In order, under locks that keep the WAL as it is and out of the main file; killed, where these cannot be had.
+    WalKept,
+    /// Killed, all at once: where what they do before they end would tear the database.
+    Killed,
 }
 
 /// What is remembered of a database's first page.

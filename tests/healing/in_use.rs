@@ -384,25 +384,37 @@ fn a_main_file_overwritten_from_its_first_byte_is_found_beside_a_wal_that_hides_
 
 /// As it ends in order it would write the damage back, and delete the WAL that has the rest.
 #[test]
-fn a_program_with_a_damaged_wal_is_killed_and_the_wal_mended() {
-    mended_under_a_program(|page, frames| {
+fn a_program_with_a_damaged_wal_is_stopped_and_the_wal_mended() {
+    let steps = mended_under_a_program(&[], |page, frames| {
         // In what guardiand has not read yet, and not the last: what is behind it was promised too.
         let frame = (frames.start + frames.end) / 2;
         (32 + frame * (24 + page) + 24 + 100, 1)
     });
+    assert!(steps.contains("its program is stopped, its WAL kept"), "{steps}");
+}
+
+/// It has the database to itself, index and all: no lock of ours can be had beside it.
+#[test]
+fn a_program_that_has_a_damaged_wal_to_itself_is_killed() {
+    let steps = mended_under_a_program(&["--exclusive"], |page, frames| {
+        let frame = (frames.start + frames.end) / 2;
+        (32 + frame * (24 + page) + 24 + 100, 1)
+    });
+    assert!(steps.contains("its program is killed"), "{steps}");
 }
 
 #[test]
 fn damage_in_what_was_read_of_a_wal_is_found_while_its_program_writes_on() {
     // A salt: nothing but that field is hurt, and SQLite would throw away whatever was committed from there on.
-    mended_under_a_program(|page, frames| (32 + frames.start / 2 * (24 + page) + 8, 4));
+    mended_under_a_program(&[], |page, frames| (32 + frames.start / 2 * (24 + page) + 8, 4));
 }
 
 /// `hurt` says where, and how many bytes: of a WAL with pages of so many bytes, whose frames up to the start of the range were read
 /// while they were sound.
-fn mended_under_a_program(hurt: impl Fn(usize, std::ops::Range<usize>) -> (usize, usize)) {
+fn mended_under_a_program(flags: &[&str], hurt: impl Fn(usize, std::ops::Range<usize>) -> (usize, usize)) -> String {
     let mut scene = Scene::new();
-    let service = Service::of(&scene, "wal", &["--no-checkpoint", "--busy-timeout", "10000", "--pause", "20"]);
+    let flags = [&["--no-checkpoint", "--busy-timeout", "10000", "--pause", "20"], flags].concat();
+    let service = Service::of(&scene, "wal", &flags);
     scene.database("app", "data/app.db", &format!("when_in_use = \"stop-app\"\n{}\n{BACKUP}", service.app()));
     let mut daemon = prepare(&scene, "wal");
     service.start();
@@ -435,6 +447,7 @@ fn mended_under_a_program(hurt: impl Fn(usize, std::ops::Range<usize>) -> (usize
     daemon.stop();
     assert_eq!(scene.lost(), 0, "{incident:#}");
     scene.assert_whole("wal");
+    incident["steps"].to_string()
 }
 
 #[test]
@@ -610,7 +623,9 @@ fn a_wal_that_a_heal_needs_outlives_the_end_of_its_program() {
     assert_eq!(incident["playbook"], "restore_backup_and_wal", "{incident:#}");
     assert_eq!(incident["loss"]["rows_lost"], 0, "{incident:#}");
     let why = incident["plan"].to_string();
-    assert!(why.contains("killed for it, for in order it would delete the WAL"), "{incident:#}");
+    assert!(why.contains("stopped for it under locks on its WAL, which has what was committed since"), "{incident:#}");
+    let steps = incident["steps"].to_string();
+    assert!(steps.contains("its program is stopped, its WAL kept"), "{incident:#}");
     service.stop();
     daemon.stop();
 }

@@ -16,10 +16,12 @@ use super::in_use::{User, Users, users};
 use super::member::{MEMBER, job_on};
 use super::place::Place;
 use super::{done, failed, nothing, refused, undone, while_};
+use crate::backup::shared_lock;
 use crate::host::{
-    Folder, HostError, OfdLock, ProcessFacts, Starting, UnitState, boot_id, boot_ms, runs_since, start_app, stop_app,
+    Folder, HostError, OfdLock, ProcessFacts, SqliteLock, Starting, UnitState, boot_id, boot_ms, runs_since, start_app,
+    stop_app,
 };
-use crate::job::{DatabaseStep, JobFailure, Member, Phase, StepReport};
+use crate::job::{DatabaseStep, Ending, JobFailure, Member, Phase, StepReport};
 use crate::model::App;
 
 /// The record's name in evidence.
@@ -99,12 +101,12 @@ impl GroupProgram<'_> {
     }
 }
 
-/// Stops it; with `kill` all that use the database are killed first, so that none of them closes the database in order.
+/// Stops it, as `ending` says.
 pub(super) fn stop(
     place: &Place<'_>,
     program: &GroupProgram<'_>,
     limit: Duration,
-    kill: bool,
+    ending: Ending,
 ) -> Result<StepReport, JobFailure> {
     let app = program.app;
     let register = Register::of(place, app)?;
@@ -136,12 +138,20 @@ pub(super) fn stop(
     if record.stopped_at.is_some() && stands_still(place, program)? {
         return Ok(done(format!("its program is stopped still (it was {})", record.before)));
     }
-    if kill {
+    // Until nobody has the files any more.
+    let kept = match ending {
+        Ending::InOrder | Ending::Killed => None,
+        Ending::WalKept => {
+            keep_wal(place).inspect_err(|why| tracing::debug!(%why, "its WAL is not kept by locks")).ok()
+        }
+    };
+    let killed = ending != Ending::InOrder && kept.is_none();
+    if killed {
         super::kill::all(place, app)?;
     }
     match stop_app(app, &stop_name(place), limit) {
         // A stop command may well find nothing to stop any more.
-        Err(error) if kill => tracing::debug!(%error, "stopping a program that was killed"),
+        Err(error) if killed => tracing::debug!(%error, "stopping a program that was killed"),
         stopped => stopped.map_err(|error| refused(format!("its program was not stopped: {error}")))?,
     }
     record.told = true;
@@ -149,8 +159,32 @@ pub(super) fn stop(
     wait_until_let_go(place, program)?;
     record.stopped_at = Some(Timestamp::now());
     write_json(&place.evidence, RECORD, &record)?;
-    let how = if kill { "killed" } else { "stopped" };
+    let how = match (killed, kept.is_some()) {
+        (true, _) => "killed",
+        (false, true) => "stopped, its WAL kept,",
+        (false, false) => "stopped",
+    };
     Ok(done(format!("its program is {how} (it was {}), and nobody is seen to have the files", record.before)))
+}
+
+/// Locks under which programs read, write and end as they like, and nothing leaves the WAL: whoever closes the database last takes it to be
+/// in use still (`sqlite3WalClose` wants the main file to itself), no checkpoint begins, and no writer begins the WAL anew
+/// (`walRestartLog`).
+fn keep_wal(place: &Place<'_>) -> Result<Vec<OfdLock>, HostError> {
+    let patience = Duration::from_millis(place.job.site.busy_ms);
+    let main = place.folder.open_own_in(&place.name)?;
+    let mut locks = vec![shared_lock(&main, patience)?];
+    let until = Instant::now() + patience;
+    for lock in [SqliteLock::WalCheckpoint, SqliteLock::WalRead(1)] {
+        let index = || place.folder.open_for_writing_in(place.side("-shm"));
+        locks.push(loop {
+            match OfdLock::shared(index()?.into(), lock.bytes()) {
+                Err(HostError::LockHeld(_)) if Instant::now() < until => std::thread::sleep(BETWEEN_LOOKS),
+                held => break held?,
+            }
+        });
+    }
+    Ok(locks)
 }
 
 /// Refuses to stop it once more where that was of no use before: whoever had the files all the while is another program. Whether a process

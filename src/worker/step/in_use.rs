@@ -100,11 +100,11 @@ pub(super) fn users(place: &Place<'_>) -> Result<Users, JobFailure> {
     Ok(Users { found: holders.found.iter().map(user).collect(), blind: blind_to(&holders) })
 }
 
-/// The processes that have the WAL's index, as every connection has that uses a database in WAL mode; guardiand's own children
-/// left out.
-pub(super) fn with_index(place: &Place<'_>) -> Result<Vec<Holder<String>>, JobFailure> {
+/// The processes that have the WAL or its index, as every connection has that uses a database in WAL mode (one that has it to itself has
+/// no index); guardiand's own children left out.
+pub(super) fn with_wal(place: &Place<'_>) -> Result<Vec<Holder<String>>, JobFailure> {
     let scan = Scan { maps: true, but_children_of: supervisor() };
-    let mut holders = look_for(place, &[place.side("-shm")], Look::Found, &scan)?;
+    let mut holders = look_for(place, &[place.side("-shm"), place.side("-wal")], Look::Found, &scan)?;
     if let Some(why) = blind_to(&holders) {
         return Err(refused(format!("it cannot be told who has {} open: {why}", place.path().display())));
     }

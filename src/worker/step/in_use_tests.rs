@@ -2,6 +2,7 @@
 
 use super::tests::{Scene, insert, open, rows};
 use super::*;
+use crate::job::Ending;
 use crate::model::App;
 use crate::sqlite::{Access, Database};
 
@@ -186,7 +187,13 @@ fn program(scene: &Scene) -> App {
 }
 
 fn stop(app: &App) -> DatabaseStep {
-    DatabaseStep::StopApp { app: app.clone(), limit_ms: 30_000, kill: false, rollback_of: None, members: Vec::new() }
+    DatabaseStep::StopApp {
+        app: app.clone(),
+        limit_ms: 30_000,
+        ending: Ending::InOrder,
+        rollback_of: None,
+        members: Vec::new(),
+    }
 }
 
 fn start(app: &App) -> DatabaseStep {
@@ -314,9 +321,9 @@ fn somebody_else_who_has_the_files_is_named_and_the_program_runs_on() {
     let mut stranger = std::process::Command::new("sleep").arg("1000").stdin(other).spawn().unwrap();
     // What a person was doing is what is to be done again.
     let of = "20261122T010203.000Z-000001";
-    let DatabaseStep::StopApp { app: same, limit_ms, kill, .. } = stop(&app) else { panic!("no stop") };
+    let DatabaseStep::StopApp { app: same, limit_ms, ending, .. } = stop(&app) else { panic!("no stop") };
     let for_rollback =
-        DatabaseStep::StopApp { app: same, limit_ms, kill, rollback_of: Some(of.to_owned()), members: Vec::new() };
+        DatabaseStep::StopApp { app: same, limit_ms, ending, rollback_of: Some(of.to_owned()), members: Vec::new() };
     let refused = scene.run(for_rollback, Phase::Apply).unwrap_err();
     assert!(refused.message.contains(&format!("process {}", stranger.id())), "{}", refused.message);
     assert!(refused.message.contains(&format!("`guardiand rollback {of}` again")), "{}", refused.message);

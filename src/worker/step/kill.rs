@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::in_use::with_index;
+use super::in_use::with_wal;
 use super::place::Place;
 use super::{refused, while_};
 use crate::host::{Holder, ProcessHandle, kill_unit, not_ours_to_signal};
@@ -18,7 +18,7 @@ pub(super) fn all(place: &Place<'_>, app: &App) -> Result<(), JobFailure> {
     let until = Instant::now() + END_WITHIN;
     loop {
         let mut handles = Vec::new();
-        for holder in with_index(place)? {
+        for holder in with_wal(place)? {
             match ProcessHandle::open(holder.pid, holder.started_boot_ms) {
                 Ok(handle) => handles.push((may_be_killed(app, &holder, &handle)?, handle)),
                 Err(error) if error.is_absent() => {}

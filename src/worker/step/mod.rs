@@ -178,8 +178,8 @@ pub fn run(job: &StepJob) -> Result<StepReport, JobFailure> {
         (DatabaseStep::KeepHeld, Phase::Undo) => Ok(nothing("evidence is kept")),
         (DatabaseStep::BuildFromHeld, Phase::Apply | Phase::Resume) => reclaim::build(&place),
         (DatabaseStep::BuildFromHeld, Phase::Undo) => build::undo(&place),
-        (DatabaseStep::StopApp { app, limit_ms, kill, members, .. }, Phase::Apply) => {
-            app::stop(&place, &app::GroupProgram { app, members }, Duration::from_millis(*limit_ms), *kill)
+        (DatabaseStep::StopApp { app, limit_ms, ending, members, .. }, Phase::Apply) => {
+            app::stop(&place, &app::GroupProgram { app, members }, Duration::from_millis(*limit_ms), *ending)
         }
         (DatabaseStep::StopApp { .. }, Phase::Resume) => app::resume_stop(&place),
         (DatabaseStep::StartApp { app, limit_ms, members }, Phase::Apply | Phase::Resume) => {

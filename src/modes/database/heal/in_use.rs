@@ -7,7 +7,7 @@ use super::header::{MEND_FREELIST, MEND_HEADER};
 use super::pages::MEND_PAGES;
 use super::salvage::SALVAGE;
 use super::{Site, playbook};
-use crate::job::{DatabaseStep, FileState, HeaderFacts, HolderFacts, JournalState, Member, WalState};
+use crate::job::{DatabaseStep, Ending, FileState, HeaderFacts, HolderFacts, JournalState, Member, WalState};
 use crate::model::{Plan, Playbook, Program, StepRecord, StepSpec};
 use crate::modes::database::config::WhenInUse;
 
@@ -50,8 +50,9 @@ impl Site<'_> {
                 holder.pid
             ));
         }
-        let kill = self.kill(lossy);
-        let stopped = |app: &Program| Ok(lossy.iter().map(|playbook| with_app_stopped(playbook, app, kill)).collect());
+        let keep_wal = self.keep_wal(lossy);
+        let stopped =
+            |app: &Program| Ok(lossy.iter().map(|playbook| with_app_stopped(playbook, app, keep_wal)).collect());
         match (self.config.when_in_use, &self.config.app) {
             (Some(WhenInUse::Refuse), _) => Err(reason.to_owned()),
             (Some(WhenInUse::StopApp) | None, Some(app)) => stopped(app),
@@ -82,12 +83,12 @@ impl Site<'_> {
         }
     }
 
-    /// Why its programs may not end in order, if so: they would write what is damaged into the main file, or delete the WAL that has the rest.
-    fn kill(&self, lossy: &[Playbook]) -> Option<&'static str> {
+    /// Why its WAL is kept from programs that end, if so: they would copy it into the main file, and delete it.
+    fn keep_wal(&self, lossy: &[Playbook]) -> Option<&'static str> {
         if self.facts.wal.as_ref().is_some_and(|wal| wal.state == WalState::Damaged) {
-            return Some("for in order it would write the damage back");
+            return Some("whose damage it would copy into the database as it ends");
         }
-        needs_wal(lossy).then_some("for in order it would delete the WAL that has what was committed since")
+        needs_wal(lossy).then_some("which has what was committed since, and which it would delete as it ends")
     }
 
     /// Somebody who has a file open that is gone from its path.
@@ -207,8 +208,8 @@ impl Around {
     }
 }
 
-/// The two steps between which `app` does not run; with `kill` it ends in no order.
-pub(super) fn stop_and_start(program: &Program, kill: bool, around: Around) -> [DatabaseStep; 2] {
+/// The two steps between which `app` does not run.
+pub(super) fn stop_and_start(program: &Program, ending: Ending, around: Around) -> [DatabaseStep; 2] {
     let Around { rollback_of, members } = around;
     let ms = |timeout: Duration| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
     let app = || program.app.clone();
@@ -216,7 +217,7 @@ pub(super) fn stop_and_start(program: &Program, kill: bool, around: Around) -> [
         DatabaseStep::StopApp {
             app: app(),
             limit_ms: ms(program.stop_timeout),
-            kill,
+            ending,
             rollback_of,
             members: members.clone(),
         },
@@ -239,14 +240,15 @@ pub(super) fn step_of(spec: &StepSpec) -> Option<DatabaseStep> {
     serde_json::from_value(spec.args.clone()).ok()
 }
 
-/// The program is stopped for as short as can be (with `kill`, which says why, in no order): what does not need the files as it leaves them is built
-/// before. What it writes while it stops is preserved too.
-pub(in crate::modes::database) fn with_app_stopped(rung: &Playbook, app: &Program, kill: Option<&str>) -> Playbook {
+/// The program is stopped for as short as can be (with `keep_wal`, which says why, under locks on its WAL): what does not need the files
+/// as it leaves them is built before. What it writes while it stops is preserved too.
+pub(in crate::modes::database) fn with_app_stopped(rung: &Playbook, app: &Program, keep_wal: Option<&str>) -> Playbook {
     let done = |spec: &StepSpec| match step_of(spec) {
         Some(DatabaseStep::OnMember { does, .. }) => Some(*does),
         step => step,
     };
-    let [stop, start] = stop_and_start(app, kill.is_some(), Around::of(rung));
+    let ending = if keep_wal.is_some() { Ending::WalKept } else { Ending::InOrder };
+    let [stop, start] = stop_and_start(app, ending, Around::of(rung));
     let before = |spec: &&StepSpec| {
         matches!(
             done(spec),
@@ -262,9 +264,12 @@ pub(in crate::modes::database) fn with_app_stopped(rung: &Playbook, app: &Progra
     steps.push(super::spec(&start));
     Playbook {
         name: rung.name.clone(),
-        why: match kill {
+        why: match keep_wal {
             None => format!("{}; its program is stopped for it, and started again", rung.why),
-            Some(because) => format!("{}; its program is killed for it, {because}, and started again", rung.why),
+            Some(because) => format!(
+                "{}; its program is stopped for it under locks on its WAL, {because} (killed, where these cannot be had), and started again",
+                rung.why
+            ),
         },
         steps,
     }

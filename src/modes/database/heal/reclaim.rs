@@ -2,7 +2,7 @@
 
 use super::in_use::{Around, stop_and_start};
 use super::{Site, spec};
-use crate::job::{DatabaseStep, FileState, HeaderFacts};
+use crate::job::{DatabaseStep, Ending, FileState, HeaderFacts};
 use crate::model::{Plan, Playbook, Risk, StepOutcome, StepRecord, StepSpec};
 use crate::modes::database::config::WhenInUse;
 use crate::modes::database::elsewhere;
@@ -56,7 +56,7 @@ impl Site<'_> {
             let why = "programs work on different files of one name: the bytes of all are kept, and none is replaced";
             return Ok(Some(Plan::of(vec![reclaiming(why, steps)])));
         }
-        let around = app.map(|app| stop_and_start(app, false, Around::default()));
+        let around = app.map(|app| stop_and_start(app, Ending::InOrder, Around::default()));
         if let Some([stop, _]) = &around {
             // What it writes at the path while it stops is preserved too.
             steps.extend([spec(stop), spec(&DatabaseStep::Preserve)]);

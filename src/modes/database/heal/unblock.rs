@@ -2,7 +2,7 @@
 
 use super::in_use::{Around, stop_and_start};
 use super::{Site, playbook, spec, wait, wait_step};
-use crate::job::{DatabaseStep, HeldLock, HolderFacts, WalFacts};
+use crate::job::{DatabaseStep, Ending, HeldLock, HolderFacts, WalFacts};
 use crate::model::{Playbook, Standstill};
 use crate::modes::database::blame::{culprits, holder_words, process, words};
 use crate::modes::database::config::{OnLock, WhenInUse};
@@ -15,7 +15,7 @@ impl Site<'_> {
     /// WAL-reset bug leaves is mended by SQLite's own recovery, once nobody has the index in memory any more (rule 16).
     pub(super) fn recovered_from_the_reset_bug(&self, wal: &WalFacts) -> Result<Vec<Playbook>, String> {
         if let (Some(WhenInUse::StopApp), Some(app)) = (self.config.when_in_use, &self.config.app) {
-            let [stop, start] = stop_and_start(app, true, Around::default());
+            let [stop, start] = stop_and_start(app, Ending::Killed, Around::default());
             let why = "its programs are killed, so that none of them copies more of the WAL, and started again: SQLite then \
                        recovers all that the WAL still has";
             return Ok(vec![playbook("kill_app", why.to_owned(), &[DatabaseStep::Preserve, stop, start])]);
@@ -157,7 +157,7 @@ impl Site<'_> {
             return Err(format!("{named}; `on_lock` is \"restart-app\", and there is no `app`: restart it by hand"));
         };
         let why = format!("{named}; its program is restarted, and what it had not committed is rolled back");
-        Ok(vec![playbook("restart_app", why, &stop_and_start(app, false, Around::default()))])
+        Ok(vec![playbook("restart_app", why, &stop_and_start(app, Ending::InOrder, Around::default()))])
     }
 
     /// The one that has the database open beside a lock of the dotfile VFS: whose lock it is, if there is no other.
