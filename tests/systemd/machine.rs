@@ -16,7 +16,7 @@ const INSIDE: &str = "GUARDIAN_INSIDE_THE_MACHINE";
 /// Set where this suite is run apart from the others.
 const SKIP: &str = "GUARDIAN_SKIP_MACHINE";
 /// A machine that hangs fails its tests instead of hanging them.
-const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_secs(1500);
 const DISK_BYTES: u64 = 2 << 30;
 const NEEDED: [&str; 4] = ["linux.uml", "mke2fs", "setpriv", "journalctl"];
 
