@@ -36,6 +36,9 @@ use crate::sqlite::{Access, Database, Deadline, creations_in, sqlite_version_num
 /// The copy's name in the private folder.
 pub(super) const NAME: &str = "mended";
 
+/// A header may count so many pages more than there are, or twice as many, and be believed.
+const PROPORTION: u32 = 1024;
+
 type Head = [u8; HEADER_LEN];
 
 /// One way to put page 1 right.
@@ -45,6 +48,8 @@ struct Variant {
     body: Option<Vec<u8>>,
     /// The header's count of free pages can be believed.
     vouched: bool,
+    /// The pages that the database had by its own header, where that can be believed.
+    counted: Option<u32>,
     /// Page 1 stays as it is: only the list of free pages may be what is damaged.
     as_it_is: bool,
     how: String,
@@ -64,7 +69,9 @@ pub(super) fn build(place: &Place<'_>, known: &KnownPageOne) -> Result<StepRepor
         for variant in variants(place, known, main)? {
             let folder = make_private(place)?;
             match attempt(place, &folder, &variant, known, &ownership) {
-                Ok((examined, how)) => return take(place, &folder, &part, &ownership, examined, how),
+                Ok((examined, how, proven)) => {
+                    return take(place, &folder, &part, &ownership, examined, (how, proven));
+                }
                 Err(error) => why = error,
             }
         }
@@ -73,14 +80,14 @@ pub(super) fn build(place: &Place<'_>, known: &KnownPageOne) -> Result<StepRepor
     clean_up(place, &part, built)
 }
 
-/// Makes of the mended copy in the private folder a candidate that is proven to have lost nothing.
+/// Makes of the mended copy in the private folder a candidate: that has lost nothing, if that is `proven`.
 pub(super) fn take(
     place: &Place<'_>,
     folder: &Folder,
     part: &OsStr,
     ownership: &Ownership,
     examined: Examined,
-    how: String,
+    (how, proven): (String, bool),
 ) -> Result<StepReport, JobFailure> {
     let file = folder.open_for_writing_in(NAME).map_err(while_("opening the mended copy"))?;
     place.made(&file)?;
@@ -88,7 +95,7 @@ pub(super) fn take(
     folder.rename_noreplace(NAME, &place.folder, part).map_err(while_("taking the mended copy"))?;
     let mut report = finish_examined(place, part, ownership, how, examined)?;
     if let Some(candidate) = &mut report.candidate {
-        candidate.proven = true;
+        candidate.proven = proven;
     }
     Ok(report)
 }
@@ -102,6 +109,7 @@ fn variants(place: &Place<'_>, known: &KnownPageOne, len: u64) -> Result<Vec<Var
         |size: u32| u32::try_from(len / u64::from(size)).ok().filter(|_| len.is_multiple_of(u64::from(size)));
     let mut variants = Vec::new();
     let vouched = vouches_for_its_fields(&own);
+    let counted = own.get(28..32).and_then(|field| field.try_into().ok()).map(u32::from_be_bytes).filter(|_| vouched);
     if vouched {
         // Its own may be another power of two than it was.
         let mut sizes: Vec<u32> = remembered.iter().map(|known| known.page_size).collect();
@@ -116,12 +124,12 @@ fn variants(place: &Place<'_>, known: &KnownPageOne, len: u64) -> Result<Vec<Var
             }
             let as_it_is = head == own;
             let how = if as_it_is { "its first page as it is" } else { "its header put right" }.to_owned();
-            variants.push(Variant { head, body: None, vouched, as_it_is, how });
+            variants.push(Variant { head, body: None, vouched, counted, as_it_is, how });
             if head[20] != 0 {
                 let mut head = head;
                 head[20] = 0;
                 let how = "its header put right".to_owned();
-                variants.push(Variant { head, body: None, vouched, as_it_is: false, how });
+                variants.push(Variant { head, body: None, vouched, counted, as_it_is: false, how });
             }
         }
     }
@@ -131,7 +139,7 @@ fn variants(place: &Place<'_>, known: &KnownPageOne, len: u64) -> Result<Vec<Var
     if !vouched {
         let head = header_of_known(pages, &remembered);
         let how = "its header written anew from what is remembered".to_owned();
-        variants.push(Variant { head, body: None, vouched, as_it_is: false, how });
+        variants.push(Variant { head, body: None, vouched, counted, as_it_is: false, how });
     }
     let mut first = vec![0; remembered.page_size as usize];
     main.read_exact_at(&mut first, 0).map_err(while_("reading its first page"))?;
@@ -150,7 +158,7 @@ fn variants(place: &Place<'_>, known: &KnownPageOne, len: u64) -> Result<Vec<Var
         };
         let how = format!("page 1 of the backup {}", backup.display());
         let body = page.get(HEADER_LEN..).map(<[u8]>::to_vec);
-        variants.push(Variant { head, body, vouched, as_it_is: false, how });
+        variants.push(Variant { head, body, vouched, counted, as_it_is: false, how });
     }
     Ok(variants)
 }
@@ -213,7 +221,7 @@ fn attempt(
     variant: &Variant,
     known: &KnownPageOne,
     ownership: &Ownership,
-) -> Result<(Examined, String), JobFailure> {
+) -> Result<(Examined, String, bool), JobFailure> {
     let has_wal = copy(place, folder, ownership)?;
     let file = folder.open_for_writing_in(NAME).map_err(while_("opening a private copy"))?;
     let put = |bytes: &[u8], at: u64| file.write_all_at(bytes, at).map_err(while_("mending a private copy"));
@@ -245,7 +253,20 @@ fn attempt(
         return Err(failed("the mended copy has no table"));
     }
     is_the_known_schema(&examined, variant, known)?;
-    Ok((examined, how))
+    let absent = absent_pages(&path, variant).map_err(while_("looking at the mended copy"))?;
+    if absent > 0 {
+        how += &format!("; by its header it had {absent} more pages, and whether commits were in them cannot be known");
+    }
+    Ok((examined, how, absent == 0))
+}
+
+/// Pages at the end that the database had by its own header and that are nowhere, not in the WAL either. Nothing that is left leads to
+/// them, but page 1 is of a commit that had them. A count that is out of all proportion is a damaged field.
+fn absent_pages(path: &Path, variant: &Variant) -> std::io::Result<u32> {
+    let Some((counted, size)) = variant.counted.zip(named_page_size(&variant.head)) else { return Ok(0) };
+    let there = u32::try_from(std::fs::metadata(path)?.len() / u64::from(size)).unwrap_or(u32::MAX);
+    let absent = counted.saturating_sub(there);
+    Ok(if absent <= there.max(PROPORTION) { absent } else { 0 })
 }
 
 /// A first page that lost an entry of the schema in order would have lost a table without a word.

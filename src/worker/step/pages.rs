@@ -44,7 +44,7 @@ pub(super) fn build(
         let mut why = None;
         for known in known {
             match attempt(place, known, sources, &ownership) {
-                Ok((folder, examined, how)) => return take(place, &folder, &part, &ownership, examined, how),
+                Ok((folder, examined, how)) => return take(place, &folder, &part, &ownership, examined, (how, true)),
                 // What is known of the latest moment says the most.
                 Err(error) => why = why.or(Some(error)),
             }

@@ -74,6 +74,19 @@ fn each_field_of_a_header_is_put_right_and_what_is_its_own_stays() {
     }
 }
 
+/// As when a checkpoint found the disk full behind page 1, and the WAL went after that.
+#[test]
+fn pages_that_its_own_header_had_and_that_are_gone_are_no_proof_of_no_loss() {
+    let scene = Scene::new("wal");
+    let known = known(&scene);
+    let pages = std::fs::metadata(scene.path()).unwrap().len() as u32 / 4096;
+    scene.overwrite(28, &(pages + 3).to_be_bytes());
+    scene.run(DatabaseStep::Preserve, Phase::Apply).unwrap();
+    let report = scene.run(DatabaseStep::BuildMended { known: Box::new(known) }, Phase::Apply).unwrap();
+    let candidate = report.candidate.unwrap();
+    assert!(!candidate.proven && candidate.source.contains("it had 3 more pages"), "{candidate:?}");
+}
+
 #[test]
 fn the_wal_beside_a_header_that_is_gone_is_written_back() {
     let scene = Scene::with_wal();
