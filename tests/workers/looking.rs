@@ -417,10 +417,21 @@ fn a_check_that_would_block_writers_too_long_goes_on_on_a_copy() {
     )
     .unwrap();
     db.close().unwrap();
+    let main = std::fs::File::options().append(true).open(&path).unwrap();
+    let minute = Duration::from_secs(60);
     let before = host.content();
-    let mut probe = host.probe(&path);
-    (probe.integrity, probe.site.block_max_ms) = (IntegrityLevel::Full, 20);
-    let integrity = look(probe).integrity.unwrap();
+    let checked = |block_max_ms| {
+        let mut probe = host.probe(&path);
+        (probe.integrity, probe.site.block_max_ms) = (IntegrityLevel::Full, block_max_ms);
+        look(probe).integrity.unwrap()
+    };
+    // Nobody has written it for a while: there is nobody to be blocked.
+    main.set_modified(SystemTime::now() - minute).unwrap();
+    let integrity = checked(0);
+    assert!(integrity.ok && integrity.unfinished.is_none(), "{integrity:?}");
+    // It has just been written.
+    main.set_modified(SystemTime::now() + minute).unwrap();
+    let integrity = checked(20);
     // Where the copy itself takes longer than writers may be blocked, that is said instead.
     assert!(integrity.ok != integrity.unfinished.is_some(), "{integrity:?}");
     assert_eq!((host.content(), host.scratch()), (before, 0));

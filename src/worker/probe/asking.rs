@@ -179,11 +179,6 @@ impl Look<'_> {
     pub(super) fn map_pages(&mut self) {
         let passed = self.facts.integrity.as_ref().is_some_and(|found| found.ok) && self.facts.on_copy.is_none();
         let Some(folder) = self.probe.backups.as_ref().filter(|_| passed && self.probe.map_pages) else { return };
-        // What keeps writers out does so for little longer than the check did, and not in vain.
-        let spent = self.facts.layers.iter().find(|time| time.layer == "integrity").map_or(0.0, |time| time.seconds);
-        if !self.wal_mode() && spent * 1000.0 > self.probe.site.block_max_ms as f64 {
-            return;
-        }
         // The next commit makes it worthless: whoever writes on is not held up for it.
         let files = [&self.facts.main, &self.facts.wal_file].into_iter().filter_map(FileState::file);
         let written = files.map(|file| i128::from(file.mtime_ns)).max().unwrap_or_default();

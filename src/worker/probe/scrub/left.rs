@@ -6,12 +6,12 @@ use std::collections::BTreeSet;
 use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
 use super::view::View;
-use super::{Stop, fault, told};
+use super::{GoOn, Stop, fault, told};
 use crate::format::{Geometry, Header, PageSource as _, Scrub};
 use crate::host::Space;
 use crate::job::{ScrubJob, ScrubVerdict, Scrubbed, ScrubbedBySqlite};
@@ -32,14 +32,14 @@ pub(super) struct Left {
     tables: Vec<(String, String)>,
 }
 
-/// Copies what SQLite is to check. `until` is when programs have waited long enough.
+/// Copies what SQLite is to check. `go_on` is false once programs have waited long enough.
 pub(super) fn take(
     job: &ScrubJob,
     view: &View,
     header: &Header,
     found: &Scrub,
     contents: &Contents,
-    until: Option<Instant>,
+    go_on: &GoOn<'_>,
 ) -> Result<Option<Left>, Stop> {
     let Some(geometry) = Geometry::of(header) else { return Ok(None) };
     // Of a tree that is damaged a scrub has told more than SQLite could.
@@ -64,7 +64,7 @@ pub(super) fn take(
             || found.owner_of(page).is_some_and(|owner| owner == 0 || wanted.contains(&owner))
     };
     let pages: Vec<u32> = (1..=found.pages).filter(|page| is_wanted(*page)).collect();
-    let file = match copy(job, view, &geometry, found.pages, &pages, until) {
+    let file = match copy(job, view, &geometry, found.pages, &pages, go_on) {
         Ok(file) => Ok(file),
         Err(error) if error.kind() == io::ErrorKind::TimedOut => return Err(Stop::Time),
         Err(error) => Err(told("copying it")(error)),
@@ -78,7 +78,7 @@ fn copy(
     geometry: &Geometry,
     all: u32,
     pages: &[u32],
-    until: Option<Instant>,
+    go_on: &GoOn<'_>,
 ) -> io::Result<TempDir> {
     let size = geometry.page_size() as usize;
     DirBuilder::new().recursive(true).mode(0o700).create(&job.site.scratch)?;
@@ -94,7 +94,7 @@ fn copy(
     let most = (RUN_BYTES / size).max(1);
     let mut buffer = vec![0; most * size];
     for run in pages.chunk_by(|page, next| page + 1 == *next).flat_map(|run| run.chunks(most)) {
-        if until.is_some_and(|until| Instant::now() >= until) {
+        if !go_on() {
             return Err(io::Error::from(io::ErrorKind::TimedOut));
         }
         let (Some(first), Some(bytes)) = (run.first(), buffer.get_mut(..run.len() * size)) else { continue };

@@ -5,7 +5,7 @@
 //! it is known now that nobody has written them since.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -13,7 +13,7 @@ use super::super::dotfile;
 use super::super::files::{self, Files, Looked, with_suffix};
 use super::super::raw;
 use super::told;
-use super::view::{self, View};
+use super::view::{self, Stillness, View};
 use crate::format::{self, Hashing, Header, MAP_PAGES_MAX, PageMap, ScrubPlan};
 use crate::host::{Folder, Space, page_threads};
 use crate::job::{DatabaseSite, FileState, Fingerprint, JournalState, KnownState, PAGE_MAP, WalPosition, WalState};
@@ -23,7 +23,7 @@ use crate::worker::sweep::Sweep;
 const FREE_FLOOR_BYTES: u64 = 64 << 20;
 
 /// Maps it, by a scrub of its own that must find everything sound, and puts the map into `folder` in the place of an earlier one. In
-/// rollback mode writers are kept out for `block_max` at the most.
+/// rollback mode a writer that comes makes the map void, which its commit would in any case.
 ///
 /// # Errors
 /// Why there is none, in words. An earlier one stays.
@@ -38,8 +38,9 @@ pub(in crate::worker) fn make(site: &DatabaseSite, folder: &Path) -> Result<Know
     }
     let FileState::File(main) = &files.main.state else { return Err("it is no file".to_owned()) };
     let id = (main.dev, main.ino);
-    let held = view::hold(&files, Duration::from_millis(site.busy_ms)).map_err(told("locking it"))?;
-    let (at, since) = (Timestamp::now(), Instant::now());
+    let patience = Duration::from_millis(site.busy_ms);
+    let held = view::hold(&files, patience).map_err(told("locking it"))?;
+    let at = Timestamp::now();
     // As they are under the locks.
     let files = Files::pinned(&site.path);
     let main = files.main.state.file().copied().filter(|main| (main.dev, main.ino) == id);
@@ -56,7 +57,8 @@ pub(in crate::worker) fn make(site: &DatabaseSite, folder: &Path) -> Result<Know
     }
     let mark = view.wal_facts.mark.filter(|mark| view.wal_facts.state == WalState::Sound && mark.last_commit > 0);
     let is_wal = mark.is_some() || files.shm.state.size() > 0 || header.is_wal();
-    let until = (!is_wal).then(|| since + Duration::from_millis(site.block_max_ms));
+    let block_max = Duration::from_millis(site.block_max_ms);
+    let stillness = Stillness::new(held, &files, is_wal, true, block_max);
     let plan = ScrubPlan {
         header,
         counted,
@@ -67,12 +69,10 @@ pub(in crate::worker) fn make(site: &DatabaseSite, folder: &Path) -> Result<Know
         contents: Some(&[]),
     };
     let hashing = Hashing::new(&view, header.page_size, counted.min(view.there));
-    let found = format::scrub(&hashing, &plan, &|_| until.is_none_or(|until| Instant::now() < until));
-    let found = found.map_err(told("reading its pages"))?;
-    // A commit adds to the WAL, behind what was read of it.
-    let is_still_so = files.main.is_still_so() && files.wal.again().state.size() >= files.wal.state.size();
+    let found = format::scrub(&hashing, &plan, &|_| stillness.lasts()).map_err(told("reading its pages"))?;
+    let (held, was_still) = stillness.end(patience).map_err(told("locking it again"))?;
     drop(held);
-    if !is_still_so {
+    if !was_still {
         return Err("it was written while it was read".to_owned());
     }
     let print = Fingerprint {

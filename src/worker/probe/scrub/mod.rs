@@ -25,7 +25,7 @@ use crate::sqlite::{Access, Database, Deadline};
 use crate::worker::sweep::Sweep;
 use left::Left;
 pub(in crate::worker) use map::make as map_pages;
-use view::View;
+use view::{Stillness, View};
 
 /// Pages of the largest database that is looked at: the books take 17 to 21 bytes a page, those of a full scrub up to 67, and a worker has a
 /// gibibyte.
@@ -33,8 +33,8 @@ const PAGES_MAX: u32 = 20 << 20;
 const FULL_PAGES_MAX: u32 = 8 << 20;
 /// How long a lock is waited for at the least: a person waits for the answer.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// A file that changes all the same (it is not locked as SQLite locks) is looked at so often.
-const TRIES: u32 = 3;
+/// A file that changes is looked at so often: the first look is without locks, and who changes it under them does not lock as SQLite does.
+const TRIES: u32 = 4;
 
 /// Scrubs it.
 ///
@@ -61,7 +61,8 @@ pub(super) enum Soundness {
     NotTold,
 }
 
-/// Whether a database is sound, once SQLite has read its schema. Writers are kept out for `block_max` at the most, and once.
+/// Whether a database is sound, once SQLite has read its schema. Writers are kept out for `block_max` at the most, and once; not at all
+/// where none comes.
 pub(super) fn soundness(site: &DatabaseSite, full: bool) -> Soundness {
     let job = ScrubJob { site: site.clone(), faults_max: 1, full };
     match attempt(&job, Terms { patience: busy(&job), looks_twice: false }) {
@@ -127,16 +128,18 @@ enum Stop {
     Words(String),
 }
 
+/// Asked between two chunks: false once it is of no use to go on.
+type GoOn<'a> = dyn Fn() -> bool + Sync + 'a;
+
 fn attempt(job: &ScrubJob, terms: Terms) -> Result<Scrubbed, Stop> {
-    let mut why = String::new();
-    let mut warmed = false;
+    let (mut why, mut lets_write, mut warmed) = (String::new(), true, false);
     for _ in 0..TRIES {
-        match look(job, terms.patience) {
+        match look(job, terms.patience, lets_write) {
             Err(Stop::Time) if terms.looks_twice && !warmed => {
                 warm(job)?;
                 warmed = true;
             }
-            Err(Stop::Changed(words)) => why = words,
+            Err(Stop::Changed(words)) => (why, lets_write) = (words, false),
             told => return told,
         }
     }
@@ -174,12 +177,12 @@ fn can_be_locked(site: &DatabaseSite, files: &Files) -> Result<(), String> {
     }
 }
 
-/// One look under SQLite's locks, with writers kept out for `block_max` at the most, unless they write to a WAL.
-fn look(job: &ScrubJob, patience: Duration) -> Result<Scrubbed, Stop> {
+/// One look under SQLite's locks, with writers kept out for `block_max` at the most, unless they write to a WAL; with `lets_write` they
+/// are let in, and make the look void.
+fn look(job: &ScrubJob, patience: Duration, lets_write: bool) -> Result<Scrubbed, Stop> {
     let mut files = Files::pinned(&job.site.path);
     can_be_locked(&job.site, &files)?;
     let held = view::hold(&files, patience).map_err(|error| format!("it could not be locked: {error}"))?;
-    let since = Instant::now();
     // As they are under the locks: until they were had, programs wrote.
     let locked = files.main.state.file().map(|main| (main.dev, main.ino));
     let before = std::mem::replace(&mut files, Files::pinned(&job.site.path));
@@ -207,18 +210,19 @@ fn look(job: &ScrubJob, patience: Duration) -> Result<Scrubbed, Stop> {
     let is_wal = view.wal_pages.is_some()
         || files.shm.state.size() > 0
         || Header::parse(&view.head).is_ok_and(|header| header.is_wal());
-    let until = (!is_wal).then(|| since + Duration::from_millis(job.site.block_max_ms));
+    let stillness = Stillness::new(held, &files, is_wal, lets_write, Duration::from_millis(job.site.block_max_ms));
     // What SQLite reads is a private file's: its locks and ours never meet.
-    let result = look_through(job, &view, until).and_then(|(scrubbed, left)| {
+    let result = look_through(job, &view, &|| stillness.lasts()).and_then(|(scrubbed, left)| {
         let scrubbed = schema::judge(job, &view, scrubbed).map_err(Stop::Words)?;
         Ok((scrubbed, left))
     });
-    let is_still_so = files.main.is_still_so() && files.wal.again().state.size() >= files.wal.state.size();
+    let ended = stillness.end(patience);
+    let (held, was_still) = ended.map_err(|error| Stop::Changed(format!("it is being written: {error}")))?;
     held.let_go(&before);
-    let (scrubbed, left) = result?;
-    if !is_still_so {
+    if !was_still {
         return Err(Stop::Changed("it was written while it was read, past the locks that SQLite takes".to_owned()));
     }
+    let (scrubbed, left) = result?;
     Ok(left::check(left, scrubbed))
 }
 
@@ -237,7 +241,7 @@ fn fault(owner: &str, what: &str) -> ScrubbedFault {
 }
 
 /// What was found, and what SQLite is to look at on a copy of it, once the locks are gone.
-fn look_through(job: &ScrubJob, view: &View, until: Option<Instant>) -> Result<(Scrubbed, Option<Left>), Stop> {
+fn look_through(job: &ScrubJob, view: &View, go_on: &GoOn<'_>) -> Result<(Scrubbed, Option<Left>), Stop> {
     let words = |words: String| Stop::Words(words);
     let begun = Instant::now();
     let header = match Header::parse(&view.head) {
@@ -260,15 +264,14 @@ fn look_through(job: &ScrubJob, view: &View, until: Option<Instant>) -> Result<(
         faults_max: job.faults_max,
         contents: contents.as_ref().map(|contents| contents.tables.as_slice()),
     };
-    let is_time = |_| until.is_none_or(|until| Instant::now() < until);
-    let found = match format::scrub(view, &plan, &is_time) {
+    let found = match format::scrub(view, &plan, &|_| go_on()) {
         Ok(found) => found,
         Err(ScrubError::Stopped) => return Err(Stop::Time),
         Err(error) => return Err(Stop::Words(error.to_string())),
     };
     let virtual_tables = found.virtual_tables.clone();
     let left = match &contents {
-        Some(contents) => left::take(job, view, &header, &found, contents, until)?,
+        Some(contents) => left::take(job, view, &header, &found, contents, go_on)?,
         None => None,
     };
     let mut scrubbed = in_job(job, &header, found, begun.elapsed());
@@ -351,7 +354,7 @@ fn on_copy(job: &ScrubJob, why: &str, known: Option<ScrubbedFault>) -> Result<Sc
 fn through_copy(job: &ScrubJob, copy: &PrivateCopy, why: &str) -> Result<Scrubbed, String> {
     let files = Files::look(&copy.main());
     let view = View::open(&files).map_err(told("reading a private copy"))?;
-    let mut scrubbed = match look_through(job, &view, None) {
+    let mut scrubbed = match look_through(job, &view, &|| true) {
         Ok((scrubbed, left)) => left::check(left, schema::judge(job, &view, scrubbed)?),
         Err(Stop::Changed(words) | Stop::Words(words)) => return Err(words),
         Err(Stop::Time) => return Err("it took too long".to_owned()),
@@ -393,10 +396,14 @@ impl Scrubbed {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use rusqlite::Connection;
 
     use super::*;
     use crate::host::SqliteLock;
+
+    const MINUTE: Duration = Duration::from_secs(60);
 
     fn database(folder: &Path, mode: &str) -> DatabaseSite {
         let path = folder.join("app.db");
@@ -430,11 +437,17 @@ mod tests {
                 .unwrap();
             assert_eq!([says(false), says(true)], [Soundness::Sound; 2], "{mode}");
             live.execute_batch("COMMIT").unwrap();
-            // No time at all is too short for whoever keeps writers out, and a WAL keeps none out.
+            // No time at all is too short for whoever keeps writers out; a WAL keeps none out, and neither does a look at what is at rest.
             let hurried = DatabaseSite { block_max_ms: 0, ..site.clone() };
-            let expected = if mode == "wal" { Soundness::Sound } else { Soundness::TakesTooLong };
-            assert_eq!(soundness(&hurried, false), expected, "{mode}");
-            drop(live);
+            let in_time = if mode == "wal" { Soundness::Sound } else { Soundness::TakesTooLong };
+            let main = std::fs::File::options().append(true).open(&site.path).unwrap();
+            let written = |at: SystemTime| main.set_modified(at).unwrap();
+            // A write of this moment does not show in the file's time.
+            written(SystemTime::now() + MINUTE);
+            assert_eq!(soundness(&hurried, false), in_time, "{mode}");
+            written(SystemTime::now() - MINUTE);
+            assert_eq!([false, true].map(|full| soundness(&hurried, full)), [Soundness::Sound; 2], "{mode}");
+            drop((live, main));
             // Nothing is held any more, and nothing is left.
             let main = std::fs::File::options().read(true).write(true).open(&site.path).unwrap();
             assert!(crate::host::OfdLock::exclusive(main.into(), SqliteLock::Shared.bytes()).is_ok());
@@ -454,6 +467,39 @@ mod tests {
             bytes[leaf * 4096 + 3] ^= 0xff;
             std::fs::write(&site.path, &bytes).unwrap();
             assert_eq!([says(false), says(true)], [Soundness::NotTold; 2], "{mode}");
+        }
+    }
+
+    #[test]
+    fn who_writes_meanwhile_makes_a_pass_void_or_waits() {
+        let folder = tempfile::tempdir().unwrap();
+        let site = database(folder.path(), "delete");
+        let main = std::fs::File::options().read(true).write(true).open(&site.path).unwrap();
+        let taken = |main: &std::fs::File| {
+            crate::host::OfdLock::exclusive(main.try_clone().unwrap().into(), SqliteLock::Shared.bytes()).is_ok()
+        };
+        for (lets_write, written, waits) in [
+            (true, SystemTime::now() - MINUTE, false),
+            // A write of this moment would not show.
+            (true, SystemTime::now() + MINUTE, true),
+            (false, SystemTime::now() - MINUTE, true),
+        ] {
+            main.set_modified(written).unwrap();
+            let files = Files::pinned(&site.path);
+            let begin = |block_max| {
+                let held = view::hold(&files, Duration::ZERO).unwrap();
+                Stillness::new(held, &files, false, lets_write, block_max)
+            };
+            assert_eq!(begin(Duration::ZERO).lasts(), !waits, "{lets_write} {written:?}");
+            let stillness = begin(MINUTE);
+            assert!(stillness.lasts());
+            assert_eq!(taken(&main), !waits, "{lets_write} {written:?}");
+            main.set_modified(written - MINUTE).unwrap();
+            assert_eq!(stillness.lasts(), waits);
+            let (held, was_still) = stillness.end(Duration::ZERO).unwrap();
+            assert!(!was_still && !taken(&main));
+            drop(held);
+            assert!(taken(&main));
         }
     }
 

@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
+
 use super::super::copy::share;
 use super::super::files::{Files, open_raw};
 use super::super::raw;
@@ -51,6 +53,47 @@ impl Held {
             let _ = database.and_then(|database| database.schema_version().and_then(|_| database.close()));
             std::thread::sleep(BETWEEN_CLOSES);
         }
+    }
+}
+
+/// What says that a database was one and the same from a pass's beginning to its end.
+pub(super) struct Stillness<'a> {
+    files: &'a Files,
+    /// `None`: writers go on, and the file's times and a moment under the locks behind the pass say whether there was one.
+    held: Option<Held>,
+    /// Writers are kept out so long at the most.
+    until: Option<Instant>,
+}
+
+impl<'a> Stillness<'a> {
+    /// Under `held`, and `files` as they are under that. Who writes to a WAL does not wait; others wait for `block_max` at the most. With
+    /// `lets_write` they do not, where a write from now on shows in the file's time.
+    pub(super) fn new(
+        held: Held,
+        files: &'a Files,
+        is_wal: bool,
+        lets_write: bool,
+        block_max: Duration,
+    ) -> Stillness<'a> {
+        let is_settled = files.main.state.file().is_some_and(|main| main.is_settled_at(Timestamp::now()));
+        let held = (is_wal || !lets_write || !is_settled).then_some(held);
+        Stillness { files, held, until: (!is_wal).then(|| Instant::now() + block_max) }
+    }
+
+    /// Asked between two chunks: false once a pass has kept writers waiting for too long, or is void.
+    pub(super) fn lasts(&self) -> bool {
+        match &self.held {
+            Some(_) => self.until.is_none_or(|until| Instant::now() < until),
+            None => self.files.main.is_still_so(),
+        }
+    }
+
+    /// The locks, behind the pass, and whether it was still. Of somebody in the middle of writing nothing can be told: an error.
+    pub(super) fn end(self, patience: Duration) -> io::Result<(Held, bool)> {
+        let held = self.held.map_or_else(|| hold(self.files, patience), Ok)?;
+        // A commit adds to the WAL, behind what was read of it.
+        let wal = self.files.wal.again().state.size() >= self.files.wal.state.size();
+        Ok((held, wal && self.files.main.is_still_so()))
     }
 }
 
