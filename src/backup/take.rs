@@ -14,6 +14,7 @@ use super::source::{Look, apart_in, journal_is_hot, page_is_lost, wal_is_damaged
 use super::{BackupError, Examined, examine, hash, to_delete};
 use crate::host::{Bytes, Folder, FsId, HostError, OfdLock, Space, write_back};
 use crate::job::{BackupEntry, BackupJob, BackupManifest, Fingerprint, Owner, PruneJob, WalPosition};
+use crate::model::for_shell;
 use crate::sqlite::{Access, Database, Deadline, sqlite_version};
 
 /// Held while a folder's backups change: the daemon's turn and a person's command may fall together.
@@ -87,7 +88,7 @@ fn is_in_its_place(job: &BackupJob, source: &Source) -> Result<(), BackupError> 
         "it was on another file system when it was last healthy: is that mounted? Mount it, and take the backup then. If the database \
          moved for good, `guardiand check {0}` says whether it is known again, and what to do if it is not; `guardiand pause {0}` leaves it \
          alone meanwhile",
-        job.target
+        for_shell(&job.target)
     );
     Err(BackupError::Source { path: source.path.clone(), reason })
 }

@@ -4,7 +4,7 @@ use super::arguments::{Common, Resume as Asked};
 use super::output::Output;
 use super::{Done, socket};
 use crate::api::control::ControlRequest;
-use crate::model::shown;
+use crate::model::{for_shell, shown};
 
 pub(super) fn run(common: &Common, asked: &Asked, output: Output) -> Done {
     let (exit, answer) = socket::daemon(common, &ControlRequest::Resume { target: asked.target.clone() })?;
@@ -25,8 +25,9 @@ pub(super) fn run(common: &Common, asked: &Asked, output: Output) -> Done {
         let left = match names("/rolled_back").as_slice() {
             [] => String::new(),
             left @ [first, ..] => format!(
-                "\nleft alone, for a heal of each was taken back: {}; `guardiand resume {first}` lets that one be healed again",
-                left.join(", ")
+                "\nleft alone, for a heal of each was taken back: {}; `guardiand resume {}` lets that one be healed again",
+                left.join(", "),
+                for_shell(first)
             ),
         };
         let left = match yes("/still_held") {

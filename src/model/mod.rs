@@ -28,5 +28,5 @@ pub use loss::{Loss, TableLoss};
 pub use notice::{Notice, Occasion};
 pub use plan::{Plan, Playbook, Policy, Risk, StepSpec};
 pub use restart::RestartReason;
-pub use shown::{is_unseen, shown, shown_json, shown_lines};
+pub use shown::{for_shell, is_unseen, shown, shown_json, shown_lines};
 pub use spelled::{Bytes, Delay, Period, parse_duration, parse_positive_duration, parse_size};

@@ -3,6 +3,7 @@
 //! guardiand says.
 
 use std::borrow::Cow;
+use std::fmt;
 
 /// `text` on one line: what ends a line or cannot be seen is written out, as `\n`, `\x1b`, `\u{202e}`.
 pub fn shown(text: &str) -> Cow<'_, str> {
@@ -23,6 +24,16 @@ pub fn shown_json(document: &str) -> Cow<'_, str> {
         }
     };
     written_out(document, |c| c != '\n' && is_unseen(c), write)
+}
+
+/// A word as a shell takes it: a person copies the command that it stands in, and a name of others' may hold what a shell obeys.
+pub fn for_shell(word: impl fmt::Display) -> String {
+    let word = word.to_string();
+    let is_plain = |c: char| c.is_alphanumeric() || "_-./:@%+=,".contains(c);
+    match word.chars().all(is_plain) && !word.is_empty() {
+        true => word,
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
 }
 
 /// Cannot be seen, or changes how what follows is seen: the controls (C0, DEL, C1), the ends of lines and paragraphs, and of Unicode's
@@ -58,6 +69,22 @@ fn write_for_people(out: &mut String, c: char) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_command_takes_a_word_for_one_word() {
+        for (word, as_one) in [
+            ("app", "app"),
+            ("/srv/a-b_c/1.db", "/srv/a-b_c/1.db"),
+            ("tenants/größe", "tenants/größe"),
+            ("Shop 2", "'Shop 2'"),
+            ("a;reboot", "'a;reboot'"),
+            ("it's $HOME", r"'it'\''s $HOME'"),
+            ("~root", "'~root'"),
+            ("", "''"),
+        ] {
+            assert_eq!(for_shell(word), as_one, "{word:?}");
+        }
+    }
 
     #[test]
     fn what_cannot_be_seen_is_written_out_and_all_else_stays() {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::clock::Moment;
 use crate::journal::{Entry, JournalError};
-use crate::model::{Check, IncidentState, Plan, Playbook, Policy, Resolution, Risk, Verdict};
+use crate::model::{Check, IncidentState, Plan, Playbook, Policy, Resolution, Risk, Verdict, for_shell};
 use crate::modes::{Look, Supervised};
 use crate::telemetry::{DeferReason, HealDeferred};
 
@@ -358,7 +358,7 @@ impl Visit<'_> {
                     // A person was called already, and for a better reason than that it is not tried again yet.
                     (IncidentState::Escalated, _) => {}
                     (_, DeferReason::Budget) => {
-                        let target = &settings.target;
+                        let target = for_shell(&settings.target);
                         let words = format!(
                             "its budget of heals is used up ([gates] heals): they do not last, so see what damages it. guardiand \
                              tries again by itself at {opens:.0}; `guardiand heal {target}` tries at once"
@@ -382,7 +382,8 @@ impl Visit<'_> {
                     "repeat: {} was healed {times} times within {} s and came back, so the heal does not last and is not tried \
                      again; find what breaks it, then run `guardiand resume {target}`, or `guardiand heal {target}` to heal once more",
                     case.incident().kind,
-                    within.as_secs()
+                    within.as_secs(),
+                    target = for_shell(&settings.target)
                 );
                 case.escalate(self.cx, words).await?;
                 Ok(false)

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Moment;
-use crate::model::{millis, millis_option};
+use crate::model::{for_shell, millis, millis_option};
 
 /// The document's name in the state directory.
 pub const PAUSES: &str = "pauses.json";
@@ -108,7 +108,9 @@ impl Pauses {
         }
         let was = self.targets.remove(name).is_some();
         match self.targets.keys().find(|known| is_below(name, known)) {
-            Some(glob) => Err(format!("`{name}` is paused with all of `{glob}`: run `guardiand resume {glob}`")),
+            Some(glob) => {
+                Err(format!("`{name}` is paused with all of `{glob}`: run `guardiand resume {}`", for_shell(glob)))
+            }
             None => Ok(was),
         }
     }
@@ -128,7 +130,11 @@ impl Pauses {
             (None, true) => target,
             (None, false) => self.targets.keys().find(|name| is_below(target, name)).map_or(target, String::as_str),
         };
-        Some(format!("paused by uid {}{until}: looked at, not healed; run `guardiand resume {what}`", pause.by))
+        Some(format!(
+            "paused by uid {}{until}: looked at, not healed; run `guardiand resume {}`",
+            pause.by,
+            for_shell(what)
+        ))
     }
 
     /// When the next one ends by itself.

@@ -15,6 +15,7 @@ use crate::job::Phase;
 use crate::journal::{Entry, JournalError};
 use crate::model::{
     Check, Finding, Incident, IncidentId, IncidentState, Layer, Playbook, Resolution, Severity, StepOutcome, Verdict,
+    for_shell,
 };
 use crate::modes::{Look, Supervised};
 use crate::telemetry::{PlaybookBegan, PlaybookEnded, PlaybookOutcome};
@@ -132,7 +133,8 @@ async fn try_it(
         answer.detail = format!(
             "the files as they were before incident {} was healed are kept no longer: they expired at {at:.0} (`evidence` in [guardian] says \
              how long, and how much, is kept). Older content: `guardiand backups {}`",
-            of.id, of.target
+            of.id,
+            for_shell(&of.target)
         );
         return Ok(());
     }
@@ -268,7 +270,7 @@ pub(super) async fn go_on(cx: &Context, target: &mut dyn Supervised, case: &mut 
     }
     case.tell(cx, Entry::Disproved { check: told }).await?;
     let but = late.as_ref().map_or_else(String::new, |late| format!(". But {late}"));
-    let target = &case.incident().target;
+    let target = for_shell(&case.incident().target);
     let reason = format!(
         "rolled back by {by}: the files are as they were before incident {of} was healed, and that is {}{but}. Nothing is done about \
          it by itself: `guardiand heal {target}` heals it again, `guardiand resume {target}` leaves that to guardiand as before, \

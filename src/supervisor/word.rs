@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::model::{IncidentId, IncidentState};
+use crate::model::{IncidentId, IncidentState, for_shell};
 use crate::telemetry::DeferReason;
 
 use super::commands::no_target;
@@ -58,8 +58,11 @@ impl Supervisor {
             case => {
                 let state = case.as_ref().map_or(IncidentState::Closed, Case::state).name();
                 let next = match slot.is_held_with_others(&self.cx) {
-                    true => format!("{WITH_OTHERS}; `guardiand heal {}` heals this one", slot.name),
-                    false => format!("see `guardiand incident {incident}`, or run `guardiand heal {}`", slot.name),
+                    true => format!("{WITH_OTHERS}; `guardiand heal {}` heals this one", for_shell(&slot.name)),
+                    false => format!(
+                        "see `guardiand incident {incident}`, or run `guardiand heal {}`",
+                        for_shell(&slot.name)
+                    ),
                 };
                 slot.case = case;
                 drop(reply.send(Err(format!("incident {incident} is `{state}` and waits for no approval; {next}"))));

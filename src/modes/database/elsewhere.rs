@@ -2,6 +2,7 @@
 //! is found there is what a program made in its absence.
 
 use crate::job::{DatabaseFacts, Place};
+use crate::model::for_shell;
 
 use super::memory::Memory;
 
@@ -24,10 +25,15 @@ impl Memory {
 
 /// What a person can do where `name`'s file system is not the one that it was on.
 pub fn what_to_do(name: &str, path: &std::path::Path) -> String {
-    let path = path.display();
+    let (name, path) = (for_shell(name), for_shell(path.display()));
     format!(
         "is its file system mounted? Mount it, and guardiand goes on. If the database moved here for good, `mv` what is at {path} away and \
          run `guardiand restore {name} --to {path}`: it is known again by its tables. If it is another database, give it another name in \
          the configuration"
     )
+}
+
+/// The command by which what stands at `path` makes room for what belongs there.
+pub fn move_away(path: impl std::fmt::Display) -> String {
+    format!("`mv {} {}`", for_shell(&path), for_shell(format_args!("{path}.not-wanted")))
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::config::{DatabaseConfig, WhenInUse};
 use super::{Database, heal};
 use crate::job::{DatabaseStep, Job, Member, Outcome, Since, TableRows, WeighRollback, Weighed};
-use crate::model::{Incident, Loss, Playbook};
+use crate::model::{Incident, Loss, Playbook, for_shell};
 use crate::modes::{Answer, Refusal, Rollback};
 
 /// The playbook's name in incidents and metrics.
@@ -59,7 +59,7 @@ pub(super) fn plan(
         }
         // Rule 16: it ends in order only once that is healed.
         (Some(in_use), _, Some(_)) if reset_bug => {
-            let heal = format!("`guardiand heal {}`", config.name);
+            let heal = format!("`guardiand heal {}`", for_shell(&config.name));
             let message =
                 format!("{in_use}; the WAL shows the WAL-reset bug, so a stop in order would tear it: {heal} first");
             return Err(Refusal { message, facts });

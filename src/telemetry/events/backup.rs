@@ -5,6 +5,7 @@ use std::path::Path;
 use jiff::Timestamp;
 
 use super::epoch_seconds;
+use crate::model::for_shell;
 use crate::telemetry::metrics;
 
 /// How a backup ended.
@@ -77,12 +78,13 @@ impl RowsGone<'_> {
     /// Logs.
     pub fn emit(&self) {
         let Self { target, rows_before, taken_before, rows } = *self;
+        let word = for_shell(target);
         tracing::warn!(
             target,
             rows,
             rows_before,
             "most rows are gone: {rows} are left of the {rows_before} in the backup of {taken_before:.3}, which stays for 30 days after that. If \
-             nobody meant that, `guardiand backups {target}` names its file, and `guardiand restore --from FILE --to PATH` brings it back"
+             nobody meant that, `guardiand backups {word}` names its file, and `guardiand restore --from FILE --to PATH` brings it back"
         );
     }
 }

@@ -8,6 +8,7 @@ use super::{failed, refused, while_};
 use crate::backup::{BackupError, side_name, stat_of};
 use crate::host::{self, FileId, Folder, Space, planted_name};
 use crate::job::{DatabaseStep, FileFacts, JobFailure, StepJob};
+use crate::model::for_shell;
 
 /// The side files of a database, with the names they have in evidence.
 pub(super) const SIDES: [(&str, &str); 3] = [("-wal", "wal"), ("-shm", "shm"), ("-journal", "journal")];
@@ -62,7 +63,7 @@ impl<'a> Place<'a> {
             DatabaseStep::RollBack { of, .. } | DatabaseStep::StopApp { rollback_of: Some(of), .. } => {
                 format!("`guardiand rollback {of}` again")
             }
-            _ => format!("`guardiand heal {}`", self.job.site.name),
+            _ => format!("`guardiand heal {}`", for_shell(&self.job.site.name)),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use crate::job::{FileState, FormatVersion, HeaderFacts, JournalState, WalFacts, WalState};
 use crate::model::{FaultClass, Finding, Severity};
+use crate::modes::database::elsewhere::move_away;
 
 use super::super::elsewhere;
 use super::super::kinds::{self, EXISTS, READABLE, WAL};
@@ -379,7 +380,7 @@ impl Judgement<'_> {
                 Severity::Critical,
                 &WAL,
                 format!("what stands in the place of its {side} is no file: {what}"),
-                format!("move it away (`mv {at} {at}.not-wanted`): SQLite fails on it or waits for ever"),
+                format!("move it away ({}): SQLite fails on it or waits for ever", move_away(&at)),
             );
         }
     }

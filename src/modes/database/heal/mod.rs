@@ -18,7 +18,7 @@ pub use loss::{
 };
 
 use crate::job::{DatabaseFacts, DatabaseStep, Diagnosis, FileState, HolderFacts, Owner, WalState};
-use crate::model::{Kind, Plan, Playbook, Risk, StepRecord, StepSpec};
+use crate::model::{Kind, Plan, Playbook, Risk, StepRecord, StepSpec, for_shell};
 
 use crate::modes::database::config::DatabaseConfig;
 use crate::modes::database::kinds;
@@ -292,13 +292,15 @@ impl Site<'_> {
             };
             return Some(format!(
                 "{} (pid {}){others} has {path} open, and a file in use is not replaced; {end}, then run `guardiand heal {}`",
-                holder.comm, holder.pid, self.config.name
+                holder.comm,
+                holder.pid,
+                for_shell(&self.config.name)
             ));
         }
         if let Some(blind) = blind.first().filter(|_| there) {
             return Some(format!(
                 "it cannot be told whether {path} is in use ({blind}); run guardiand as root, or stop its program and run `guardiand heal {}` as root",
-                self.config.name
+                for_shell(&self.config.name)
             ));
         }
         None

@@ -3,9 +3,9 @@
 use super::in_use::{Around, stop_and_start};
 use super::{Site, spec};
 use crate::job::{DatabaseStep, Ending, FileState, HeaderFacts};
-use crate::model::{Plan, Playbook, Risk, StepOutcome, StepRecord, StepSpec};
+use crate::model::{Plan, Playbook, Risk, StepOutcome, StepRecord, StepSpec, for_shell};
 use crate::modes::database::config::WhenInUse;
-use crate::modes::database::elsewhere;
+use crate::modes::database::elsewhere::{self, move_away};
 
 impl Site<'_> {
     /// The playbook, while somebody holds such files or a copy of them is kept. `taken` are the steps of this incident so far.
@@ -37,11 +37,12 @@ impl Site<'_> {
         {
             return Err(format!(
                 "{why}, so what {} had is not put in its place by itself: it is in {folder}, and `put_back` in its manifest says how to use \
-                 it. To keep what is at {path}, run `mv {folder} {folder}.not-wanted`, then `guardiand heal {name}`",
+                 it. To keep what is at {path}, run {move_away}, then `guardiand heal {name}`",
                 held.by,
                 folder = held.folder.display(),
+                move_away = move_away(held.folder.display()),
                 path = self.path(),
-                name = self.config.name
+                name = for_shell(&self.config.name)
             ));
         }
         if let Some(in_the_way) = self.is_in_the_way() {
@@ -81,17 +82,19 @@ impl Site<'_> {
     /// stopped, for it could not be started again.
     fn has_no_folder(&self) -> Option<String> {
         let folder = self.config.path.parent().filter(|_| !self.facts.place.folder_exists)?;
-        let (path, folder, name) = (self.path(), folder.display(), &self.config.name);
+        let (path, name) = (self.path(), for_shell(&self.config.name));
+        let (folder, quoted) = (folder.display(), for_shell(folder.display()));
         let who = self.where_it_is()?;
         if !matches!(self.facts.main, FileState::Missing) {
             return Some(format!(
-                "what stands at {folder} is no folder, so nothing can be put back into it; {who}. Move it away (`mv {folder} \
-                 {folder}.not-wanted`) and make the folder again (`mkdir -p {folder}`, with the owner and mode that it had): guardiand goes \
-                 on then; if it does not, `guardiand heal {name}`"
+                "what stands at {folder} is no folder, so nothing can be put back into it; {who}. Move it away ({}) \
+                 and make the folder again (`mkdir -p {quoted}`, with the owner and mode that it had): guardiand goes \
+                 on then; if it does not, `guardiand heal {name}`",
+                move_away(&folder)
             ));
         }
         Some(format!(
-            "the folder of {path} is gone, so nothing can be put back into it; {who}. Make it again (`mkdir -p {folder}`, with the owner and \
+            "the folder of {path} is gone, so nothing can be put back into it; {who}. Make it again (`mkdir -p {quoted}`, with the owner and \
              mode that it had), or mount its file system if it is that which is gone: guardiand goes on then; if it does not, \
              `guardiand heal {name}`"
         ))
@@ -113,9 +116,10 @@ impl Site<'_> {
         })?;
         let (at, who) = (format!("{}{suffix}", self.path()), self.where_it_is()?);
         Some(format!(
-            "{at} is {what}, so nothing can be put back there; {who}. Move it away (`mv {at} {at}.not-wanted`): guardiand goes on then, and \
+            "{at} is {what}, so nothing can be put back there; {who}. Move it away ({}): guardiand goes on then, and \
              puts back what its program had once that has ended; if it does not, `guardiand heal {name}`",
-            name = self.config.name
+            move_away(&at),
+            name = for_shell(&self.config.name)
         ))
     }
 

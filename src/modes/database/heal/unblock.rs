@@ -3,7 +3,7 @@
 use super::in_use::{Around, stop_and_start};
 use super::{Site, playbook, spec, wait, wait_step};
 use crate::job::{DatabaseStep, Ending, HeldLock, HolderFacts, WalFacts};
-use crate::model::{Playbook, Standstill};
+use crate::model::{Playbook, Standstill, for_shell};
 use crate::modes::database::blame::{culprits, holder_words, process, words};
 use crate::modes::database::config::{OnLock, WhenInUse};
 
@@ -145,7 +145,7 @@ impl Site<'_> {
             OnLock::Wait => Ok(vec![wait]),
             OnLock::Escalate => Err(format!(
                 "{named}; `on_lock` is \"escalate\": have it finish, then `guardiand check {}`",
-                self.config.name
+                for_shell(&self.config.name)
             )),
             OnLock::RestartApp => self.restart_app(named),
         }
