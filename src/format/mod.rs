@@ -49,7 +49,10 @@ pub use journal_mend::{MendedJournal, PreImage, mend_journal};
 pub use lost_page::lost_page;
 pub use overflow::{ChainError, Link, OverflowChain, Shortfall, assemble};
 pub use page::{BtreePage, FreeblockError, Freeblocks, PageError, PageKind};
-pub use page_map::{Hashing, MAP_PAGES_MAX, MappedTree, PageHash, PageMap, PageMapError, page_hash};
+pub use page_map::{
+    Hashing, MAP_PAGES_MAX, MapHead, MappedTree, PageHash, PageMap, PageMapError, RememberedPages, known_hash,
+    page_hash,
+};
 pub use pointer_map::{PointerMapEntry, PointerMapKind, pointer_map_entries};
 pub use record::{
     Column, Columns, RECORD_HEADER_MAX, Record, RecordError, Soundness, Value, content_len, record_is_sound,

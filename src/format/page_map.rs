@@ -190,12 +190,52 @@ impl PageMap {
     /// [`PageMapError`].
     pub fn decode(bytes: &[u8]) -> Result<PageMap, PageMapError> {
         let (content, sum) = bytes.split_last_chunk::<SUM_LEN>().ok_or(PageMapError::NoMap)?;
-        let mut rest = Rest(content);
-        if rest.take(MAGIC.len())? != MAGIC {
+        if !content.starts_with(MAGIC) {
             return Err(PageMapError::NoMap);
         }
         if blake3::hash(content) != blake3::Hash::from(*sum) {
             return Err(PageMapError::Sum);
+        }
+        let head = MapHead::decode(content, bytes.len() as u64)?;
+        let mut rest = Rest(content.get(head.owners_at as usize..).unwrap_or_default());
+        let (owners, hashes) = (rest.take(head.pages as usize * 4)?, rest.take(head.pages as usize * 16)?);
+        Ok(PageMap {
+            page_size: head.page_size,
+            about: head.about,
+            trees: head.trees,
+            owners: owners.as_chunks().0.iter().map(|owner| u32::from_le_bytes(*owner)).collect(),
+            hashes: hashes.as_chunks().0.to_vec(),
+        })
+    }
+}
+
+/// What a map says before it says anything of single pages, and where it says that: for whoever asks a few pages of a large one, and leaves
+/// the rest where it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MapHead {
+    /// Bytes per page.
+    pub page_size: u32,
+    /// Pages.
+    pub pages: u32,
+    /// What its maker says of the moment.
+    pub about: Vec<u8>,
+    /// The trees.
+    pub trees: Vec<MappedTree>,
+    owners_at: u64,
+}
+
+impl MapHead {
+    /// The most bytes that it takes.
+    pub const LEN_MAX: u64 = REST_MAX as u64;
+
+    /// Reads it from the beginning of a map of so many bytes, whose checksum is the caller's to look at.
+    ///
+    /// # Errors
+    /// [`PageMapError`].
+    pub fn decode(beginning: &[u8], len: u64) -> Result<MapHead, PageMapError> {
+        let mut rest = Rest(beginning);
+        if rest.take(MAGIC.len())? != MAGIC {
+            return Err(PageMapError::NoMap);
         }
         let version = rest.number()?;
         if version != VERSION {
@@ -212,18 +252,69 @@ impl PageMap {
                 Ok(MappedTree { root, is_index, name: rest.name()?, table: rest.name()? })
             })
             .collect::<Result<_, _>>()?;
-        let (owners, hashes) = (rest.take(pages as usize * 4)?, rest.take(pages as usize * 16)?);
-        if !rest.0.is_empty() {
+        let owners_at = (beginning.len() - rest.0.len()) as u64;
+        if owners_at + u64::from(pages) * 20 + SUM_LEN as u64 != len {
             return Err(PageMapError::NoMap);
         }
-        Ok(PageMap {
-            page_size,
-            about,
-            trees,
-            owners: owners.as_chunks().0.iter().map(|owner| u32::from_le_bytes(*owner)).collect(),
-            hashes: hashes.as_chunks().0.to_vec(),
-        })
+        Ok(MapHead { page_size, pages, about, trees, owners_at })
     }
+
+    /// Where a page's (from 1) four bytes are that say whose it is.
+    pub fn owner_at(&self, page: u32) -> Option<u64> {
+        let before = page.checked_sub(1).filter(|before| *before < self.pages)?;
+        Some(self.owners_at + u64::from(before) * 4)
+    }
+
+    /// Where a page's (from 1) hash is.
+    pub fn hash_at(&self, page: u32) -> Option<u64> {
+        let before = page.checked_sub(1).filter(|before| *before < self.pages)?;
+        Some(self.owners_at + u64::from(self.pages) * 4 + u64::from(before) * 16)
+    }
+}
+
+/// What is remembered of pages, wherever that is.
+pub trait RememberedPages: std::fmt::Debug {
+    /// Bytes per page.
+    fn page_size(&self) -> u32;
+
+    /// Pages.
+    fn pages(&self) -> u32;
+
+    /// The trees.
+    fn trees(&self) -> &[MappedTree];
+
+    /// Whose a page (from 1) was: its place among the trees.
+    fn place_of(&self, page: u32) -> Option<usize>;
+
+    /// What was on a page (from 1); `None` where that is not known.
+    fn hash_of(&self, page: u32) -> Option<PageHash>;
+}
+
+impl RememberedPages for PageMap {
+    fn page_size(&self) -> u32 {
+        self.page_size
+    }
+
+    fn pages(&self) -> u32 {
+        self.pages()
+    }
+
+    fn trees(&self) -> &[MappedTree] {
+        &self.trees
+    }
+
+    fn place_of(&self, page: u32) -> Option<usize> {
+        self.place_of(page).map(|(at, _)| at)
+    }
+
+    fn hash_of(&self, page: u32) -> Option<PageHash> {
+        self.hash_of(page)
+    }
+}
+
+/// The hash, unless it is that of a page of which nothing is known.
+pub fn known_hash(hash: PageHash) -> Option<PageHash> {
+    (hash != UNKNOWN).then_some(hash)
 }
 
 /// What is still to be read.

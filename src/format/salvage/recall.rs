@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::super::page_map::{MappedTree, PageMap, page_hash};
+use super::super::page_map::{MappedTree, RememberedPages, page_hash};
 use super::{Pages, Survey};
 
 /// Pages that are compared to tell whether the map is of this file, and those of one tree.
@@ -16,7 +16,7 @@ const TREE_PAGES: usize = 32;
 /// A page map, for the salvage of a file with pages of the same size.
 #[derive(Debug)]
 pub struct Recall {
-    map: PageMap,
+    map: Box<dyn RememberedPages>,
     /// A quarter of the pages or more are what they were: the others have been written since, and not moved.
     is_near: bool,
 }
@@ -34,8 +34,8 @@ pub struct RecalledTable {
 
 impl Recall {
     /// `None` where the map is of a file with other measures.
-    pub fn of(map: PageMap, pages: &dyn Pages, survey: &Survey) -> Option<Recall> {
-        if map.page_size != survey.geometry.page_size() {
+    pub fn of(map: Box<dyn RememberedPages>, pages: &dyn Pages, survey: &Survey) -> Option<Recall> {
+        if map.page_size() != survey.geometry.page_size() {
             return None;
         }
         let mut recall = Recall { map, is_near: false };
@@ -50,7 +50,7 @@ impl Recall {
 
     /// The trees that were there.
     pub fn trees(&self) -> &[MappedTree] {
-        &self.map.trees
+        self.map.trees()
     }
 
     /// The tables that were there, and of which some page is what it was and was not freed.
@@ -58,7 +58,8 @@ impl Recall {
         let mut looked: BTreeMap<usize, usize> = BTreeMap::new();
         let mut kinds: BTreeMap<usize, bool> = BTreeMap::new();
         for page in (2..=survey.pages().min(self.map.pages())).filter(|page| is_used(survey, *page)) {
-            let Some((at, tree)) = self.map.place_of(page).filter(|(_, tree)| !tree.is_index) else { continue };
+            let place = self.map.place_of(page).and_then(|at| Some((at, self.map.trees().get(at)?)));
+            let Some((at, tree)) = place.filter(|(_, tree)| !tree.is_index) else { continue };
             let looked = looked.entry(at).or_default();
             // A root is asked for below; whatever else is the same tells as much as any other page.
             if *looked >= TREE_PAGES && page != tree.root || kinds.contains_key(&at) {
@@ -72,7 +73,7 @@ impl Recall {
             }
         }
         let table = |(at, has_rowids): (usize, bool)| {
-            let tree = self.map.trees.get(at)?;
+            let tree = self.map.trees().get(at)?;
             let is_root = is_used(survey, tree.root) && self.is_same(pages, tree.root);
             let is_root = is_root && survey.note(tree.root).kind.is_some_and(|kind| kind.is_table() == has_rowids);
             Some(RecalledTable { name: tree.name.clone(), root: if is_root { tree.root } else { 0 }, has_rowids })
@@ -119,7 +120,7 @@ impl Recalled<'_> {
         let mut looked = 0;
         for page in numbers.iter().step_by(step) {
             looked += 1;
-            let Some((at, _)) = self.recall.map.place_of(*page) else { continue };
+            let Some(at) = self.recall.map.place_of(*page) else { continue };
             let votes = if self.recall.is_same(pages, *page) { &mut same } else { &mut other };
             *votes.entry(at).or_insert(0usize) += 1;
         }

@@ -1,21 +1,89 @@
 //! The page map of an earlier, sound moment: what the salvage remembers.
 
 use std::collections::BTreeSet;
-use std::io::Read as _;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
 
 use super::plan::Plan;
 use super::view::{View, open};
-use crate::format::PageMap;
 use crate::format::salvage::{Recall, Survey};
+use crate::format::{MapHead, MappedTree, PageHash, PageMap, RememberedPages, known_hash};
 use crate::job::{PAGE_MAP, SalvageJob};
 
+/// Bytes of the sum at a map's end.
+const SUM_LEN: u64 = 32;
+/// Bytes that are hashed at once.
+const CHUNK_BYTES: usize = 256 << 10;
+
 /// The map that is named, or the one beside the backup. It is only a hint: one that cannot be read is none.
-pub(super) fn map_of(job: &SalvageJob) -> Option<PageMap> {
+pub(super) fn map_of(job: &SalvageJob) -> Option<Box<dyn RememberedPages>> {
     let beside = || Some(job.backup.as_deref()?.parent()?.join(PAGE_MAP));
     let file = open(&job.map.clone().or_else(beside)?).ok()??;
-    let mut bytes = Vec::new();
-    file.take(PageMap::len_max()).read_to_end(&mut bytes).ok()?;
-    PageMap::decode(&bytes).ok()
+    let map = MapFile::of(file).ok()?;
+    Some(Box::new(map))
+}
+
+/// A map that stays in its file: of a large database few pages are asked for.
+#[derive(Debug)]
+struct MapFile {
+    file: File,
+    head: MapHead,
+}
+
+impl MapFile {
+    /// Nothing of it is believed before its checksum is.
+    fn of(file: File) -> io::Result<MapFile> {
+        let len = file.metadata()?.len();
+        let content = len.checked_sub(SUM_LEN).filter(|_| len <= PageMap::len_max());
+        let content = content.ok_or(io::ErrorKind::InvalidData)?;
+        let (mut hasher, mut at) = (blake3::Hasher::new(), 0);
+        let mut buffer = vec![0; CHUNK_BYTES];
+        while at < content {
+            let some = buffer.get_mut(..CHUNK_BYTES.min((content - at) as usize)).unwrap_or_default();
+            file.read_exact_at(some, at)?;
+            hasher.update(some);
+            at += some.len() as u64;
+        }
+        let mut sum = [0; SUM_LEN as usize];
+        file.read_exact_at(&mut sum, content)?;
+        if hasher.finalize() != blake3::Hash::from(sum) {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        // Most of it is names.
+        let mut beginning = vec![0; MapHead::LEN_MAX.min(content) as usize];
+        file.read_exact_at(&mut beginning, 0)?;
+        let head = MapHead::decode(&beginning, len).map_err(io::Error::other)?;
+        Ok(MapFile { file, head })
+    }
+
+    fn read<const N: usize>(&self, at: Option<u64>) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        self.file.read_exact_at(&mut bytes, at?).ok().map(|()| bytes)
+    }
+}
+
+impl RememberedPages for MapFile {
+    fn page_size(&self) -> u32 {
+        self.head.page_size
+    }
+
+    fn pages(&self) -> u32 {
+        self.head.pages
+    }
+
+    fn trees(&self) -> &[MappedTree] {
+        &self.head.trees
+    }
+
+    fn place_of(&self, page: u32) -> Option<usize> {
+        let owner = u32::from_le_bytes(self.read(self.head.owner_at(page))?) as usize;
+        (owner < self.head.trees.len()).then_some(owner)
+    }
+
+    fn hash_of(&self, page: u32) -> Option<PageHash> {
+        known_hash(self.read(self.head.hash_at(page))?)
+    }
 }
 
 impl Plan {

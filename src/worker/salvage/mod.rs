@@ -74,13 +74,11 @@ pub(super) fn run(job: &SalvageJob) -> Result<Salvaged, JobFailure> {
             let _ = to.unlink(side_name(OsStr::new(&temporary), suffix));
         }
     };
-    // Before the notes of all pages are: there is room for its bytes beside it only now.
     let map = memory::map_of(job);
     let survey = survey_of(&view);
     let recall = map.and_then(|map| Recall::of(map, &view, &survey));
     let backup_files = job.backup.as_deref().map(Files::open).transpose()?;
     let backup = backup_files.as_ref().map(Backup::of).transpose()?;
-    // What is remembered has said what it knows by then, and takes 20 bytes for a page.
     let (plan, assignment) = plan(job, (&view, &survey), (backup.as_ref(), recall))?;
     let (backup, renumbered) = (backup.as_ref(), job.renumbered);
     let source = Rebuild { view: &view, survey: &survey, plan: &plan, assignment: &assignment, backup, renumbered };
