@@ -29,6 +29,8 @@ const BACKED_UP: f64 = 0.65;
 const LATENCY: f64 = 1.2;
 const DB: &str = "app.db";
 const EVERY: Duration = Duration::from_secs(10);
+/// So many times as many turns are at half of the load.
+const HALVES: usize = 3;
 /// What is shorter in sum tells nothing.
 const ENOUGH: f64 = 1.0;
 
@@ -140,9 +142,12 @@ fn saturated(program: &Connection, folder: &Path, length: Duration) -> f64 {
     rate
 }
 
-/// What its commits wait at one each `pace`, in turns too: a single slow second of the machine makes a 99th percentile.
+/// What its commits wait at one each `pace`, in turns too, many and short: a single slow second of the machine makes the 99th
+/// percentile of the turn that it falls into, and the median of all turns does not show it.
 fn at_half(program: &Connection, folder: &Path, pace: Duration, length: Duration) {
     let paced = |length| run(program, Some(pace), length);
+    // Long enough for one backup.
+    let length = length * 3 / 5;
     let p99 = |side: &Side| side.latency.percentile(0.99);
     let mut before = paced(length / 2).side(false);
     println!(
@@ -152,7 +157,7 @@ fn at_half(program: &Connection, folder: &Path, pace: Duration, length: Duration
     );
     let (mut kept, mut grown, mut nothing) = (Figures::default(), Figures::default(), Figures::default());
     let (mut calm, mut during) = (Figures::default(), Figures::default());
-    for _ in 0..rounds() {
+    for _ in 0..rounds() * HALVES {
         let phase = beside_guardiand(folder, true, || paced(length));
         let after = paced(length / 2).side(false);
         let usual = (p99(&before) + p99(&after)) / 2.0;
@@ -180,7 +185,7 @@ fn at_half(program: &Connection, folder: &Path, pace: Duration, length: Duration
         }
     };
     reported("during its backups", &during);
-    reported("during `sqlite3 .backup`", &beside_sqlite3(folder, || paced(length)).side(true).latency);
+    reported("during `sqlite3 .backup`", &beside_sqlite3(folder, || paced(length * 2)).side(true).latency);
 }
 
 fn rounds() -> usize {
