@@ -183,6 +183,14 @@ impl<'a> BtreePage<'a> {
         }
     }
 
+    /// The same page with so many cell pointers, as far as they fit, whatever its header says.
+    #[must_use]
+    pub fn with_cells(self, count: u16) -> BtreePage<'a> {
+        let behind = self.bytes.get(self.lowest_cell as usize..).unwrap_or_default();
+        let wanted = 2 * u32::from(count).min(self.geometry.max_cells()) as usize;
+        BtreePage { pointers: behind.get(..wanted.min(behind.len() & !1)).unwrap_or_default(), ..self }
+    }
+
     /// The page's kind.
     #[inline]
     pub fn kind(&self) -> PageKind {

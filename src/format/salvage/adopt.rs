@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::super::page::PageKind;
 use super::super::record::Record;
 use super::claim::{Claimed, Claims, Gap, KeyGap};
+use super::copies::astray;
 use super::heard::{Has, pairs};
 use super::named::Sample;
 use super::recall::{Recalled, Was};
@@ -60,7 +61,7 @@ pub fn assign(
     recalled: Option<Recalled<'_>>,
 ) -> Assignment {
     let owners = vec![0; survey.notes.len()];
-    let mut claims = Claims { pages, survey, owners };
+    let mut claims = Claims { pages, survey, owners, astray: Vec::new() };
     // The schema's own pages are nobody else's.
     taken.iter().for_each(|page| {
         claims.take(*page, usize::MAX - 1);
@@ -74,6 +75,16 @@ pub fn assign(
             mine.key_gaps.push(KeyGap { after: None, before: None });
             continue;
         }
+        claims.claim(at, *root, &tree.shape, mine);
+    }
+    claims.astray = astray(&claims, &claimed);
+    let hurt: BTreeSet<usize> = claims.astray.iter().map(|(tree, _)| *tree).collect();
+    for at in hurt {
+        let (Some(tree), Some(mine), Some(root)) = (trees.get(at), claimed.get_mut(at), roots.get(at)) else {
+            continue;
+        };
+        claims.give_back(at);
+        *mine = Claimed::default();
         claims.claim(at, *root, &tree.shape, mine);
     }
     for mine in &mut claimed {

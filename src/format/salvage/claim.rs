@@ -99,7 +99,7 @@ impl Claimed {
 }
 
 /// Pages of a tree that are looked at to learn its rows, and rows of each.
-const LEARN_PAGES: usize = 48;
+pub(super) const LEARN_PAGES: usize = 48;
 const LEARN_ROWS: usize = 24;
 
 pub(super) struct Claims<'a> {
@@ -107,6 +107,8 @@ pub(super) struct Claims<'a> {
     pub survey: &'a Survey,
     /// Tree by page, from 1; 0 for none. Page 1 first.
     pub owners: Vec<u32>,
+    /// Pages that a tree may not have, wherever it leads to them.
+    pub astray: Vec<(usize, u32)>,
 }
 
 /// A page that is to be claimed, and what its rows lie between.
@@ -139,6 +141,12 @@ impl Claims<'_> {
         }
     }
 
+    /// Every page that `tree` has is nobody's again.
+    pub fn give_back(&mut self, tree: usize) {
+        let its = u32::try_from(tree + 1).unwrap_or(u32::MAX);
+        self.owners.iter_mut().filter(|owner| **owner == its).for_each(|owner| *owner = 0);
+    }
+
     /// Walks the tree at `root` and takes its pages for `tree`.
     pub fn claim(&mut self, tree: usize, root: u32, shape: &TableShape, claimed: &mut Claimed) {
         let has_keys = !shape.has_rowids;
@@ -156,7 +164,7 @@ impl Claims<'_> {
                 below || step.high.is_some_and(|high| note.low > high)
             };
             let other = kind != PageKind::TableInterior && note.cells > 0 && self.is_of_another(step.page, shape);
-            if other || !self.take(step.page, tree) {
+            if other || self.astray.contains(&(tree, step.page)) || !self.take(step.page, tree) {
                 claimed.lack(&step);
                 continue;
             }
@@ -253,9 +261,8 @@ impl Claims<'_> {
     pub fn each_keyed_row(&self, page: u32, limit: usize, mut visit: impl FnMut(Option<i64>, &Record<'_>)) {
         let Some(bytes) = self.pages.page(page) else { return };
         let leaf = Leaf::read(&bytes, page, &self.survey.geometry, None);
-        let Some(read) = BtreePage::lenient(&bytes, page, &self.survey.geometry) else { return };
         for known in leaf.cells.iter().take(limit) {
-            let Ok(cell) = read.cell_at(known.at) else { continue };
+            let Some(cell) = leaf.cell(known) else { continue };
             if let Ok(record) = Record::parse(cell.local) {
                 visit(cell.rowid, &record);
             }

@@ -14,6 +14,8 @@ use super::Pages;
 const ROW_MAX: u32 = 1_000_000_000;
 /// Chains from one page, in bytes together: many cells can point to one long chain.
 const PAGE_ROWS_MAX: usize = 256 << 20;
+/// Where a leaf's header has the lower byte of its count of cells.
+const HEADER_COUNT_LOW: usize = 4;
 /// What a disk writes whole, in bytes.
 const SECTOR: u32 = 512;
 
@@ -66,20 +68,19 @@ impl<'a> Leaf<'a> {
     /// Reads page `number`. With `columns` cells are also looked for without pointers, where the page claims more than can be read; they
     /// must have so many columns, or with 0 as many as most of those found.
     pub fn read(bytes: &'a [u8], number: u32, geometry: &Geometry, columns: Option<u16>) -> Leaf<'a> {
-        let kind = BtreePage::lenient(bytes, number, geometry).map(|page| page.kind());
-        Leaf::assume(kind.unwrap_or(PageKind::TableLeaf), bytes, number, geometry, columns)
+        let page = page_of(bytes, number, geometry);
+        Leaf::of(page.unwrap_or_else(|| BtreePage::assume(PageKind::TableLeaf, bytes, number, geometry)), columns)
     }
 
-    /// The same, whatever the page's own kind says.
-    pub fn assume(kind: PageKind, bytes: &'a [u8], number: u32, geometry: &Geometry, columns: Option<u16>) -> Leaf<'a> {
-        let page = BtreePage::assume(kind, bytes, number, geometry);
+    fn of(page: BtreePage<'a>, columns: Option<u16>) -> Leaf<'a> {
+        let kind = page.kind();
         let mut leaf = Leaf { page, cells: Vec::new(), lost: 0 };
         if kind == PageKind::TableInterior {
             return leaf;
         }
         let mut taken: Vec<(u32, u32)> = Vec::new();
         // A bit for each byte where a cell begins.
-        let mut seen = vec![0u64; bytes.len() / 64 + 1];
+        let mut seen = vec![0u64; page.bytes().len() / 64 + 1];
         let mut is_new = |at: u16| {
             let word = seen.get_mut(usize::from(at) / 64);
             word.is_some_and(|word| {
@@ -169,6 +170,11 @@ impl<'a> Leaf<'a> {
         }
     }
 
+    /// The cell at this place.
+    pub fn cell(&self, known: &RowCell) -> Option<Cell<'a>> {
+        self.page.cell_at(known.at).ok()
+    }
+
     /// The page's kind.
     pub fn kind(&self) -> PageKind {
         self.page.kind()
@@ -192,6 +198,41 @@ impl<'a> Leaf<'a> {
             Some(row)
         })
     }
+}
+
+/// A page of a tree; also a leaf that only its cells tell, because the first bytes of its header are hurt.
+pub fn page_of<'a>(bytes: &'a [u8], number: u32, geometry: &Geometry) -> Option<BtreePage<'a>> {
+    BtreePage::lenient(bytes, number, geometry).or_else(|| {
+        // The last page of an overflow chain begins like that, and behind what is left of its payload a leaf of before may stand.
+        if bytes.starts_with(&[0; 4]) {
+            return None;
+        }
+        let leaves = [PageKind::TableLeaf, PageKind::IndexLeaf];
+        leaves.into_iter().find_map(|kind| told_by_its_cells(BtreePage::assume(kind, bytes, number, geometry)))
+    })
+}
+
+/// Reads a page whose kind is none as this leaf, if every one of its cells says that it is one: that the count's lower byte, where the
+/// content begins, and each pointer lead to two or more whole records, none within another, is no accident. The count's upper byte
+/// stands with the kind in what is written over together.
+fn told_by_its_cells(page: BtreePage<'_>) -> Option<BtreePage<'_>> {
+    let start = page.content_start();
+    let low = *page.bytes().get(HEADER_COUNT_LOW)?;
+    let header = page.kind().header_len() as u32;
+    let counts = (u32::from(low)..=page.geometry().max_cells()).step_by(256).filter(|count| *count >= 2);
+    let fitting = counts.take_while(|count| header + 2 * count <= start).collect::<Vec<_>>();
+    fitting.into_iter().rev().find_map(|count| {
+        let page = page.with_cells(u16::try_from(count).ok()?);
+        let mut taken = Vec::with_capacity(count as usize);
+        for at in page.pointers() {
+            let cell = Some(at).filter(|at| u32::from(*at) >= start).and_then(|at| page.cell_at(at).ok())?;
+            columns_of(&cell).filter(|columns| *columns > 0)?;
+            taken.push((u32::from(at), u32::from(at) + cell.size));
+        }
+        taken.sort_unstable();
+        let is_apart = taken.windows(2).all(|pair| matches!(pair, [one, next] if one.1 <= next.0));
+        (taken.len() == count as usize && is_apart).then_some(page)
+    })
 }
 
 /// Columns of a record that adds up; 0 where its header goes on behind the page.

@@ -15,6 +15,7 @@
 
 mod adopt;
 mod claim;
+mod copies;
 mod heard;
 mod leaf;
 mod likeness;

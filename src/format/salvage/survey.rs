@@ -1,6 +1,7 @@
 //! One pass over all pages: what each is by its own bytes. Then what the freelist owns.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::super::bytes::be32;
@@ -9,6 +10,7 @@ use super::super::freelist::{FreelistItem, walk_freelist};
 use super::super::page::{BtreePage, PageKind};
 use super::super::pointer_map::{PointerMapKind, pointer_map_entries};
 use super::super::{Encoding, Geometry, Header};
+use super::leaf::page_of;
 use super::measure::is_sound;
 use super::{Leaf, Pages};
 
@@ -51,6 +53,8 @@ pub struct Survey {
     pub notes: Vec<Note>,
     /// The freelist is not what the header says.
     pub freelist_hurt: bool,
+    /// Leaves whose own header does not say that they are: their cells do.
+    pub told_by_cells: u32,
 }
 
 impl Survey {
@@ -62,8 +66,8 @@ impl Survey {
         header: Option<Header>,
         threads: usize,
     ) -> Survey {
-        let notes = look(pages, &geometry, threads);
-        let mut survey = Survey { geometry, encoding, header, notes, freelist_hurt: false };
+        let (notes, told_by_cells) = look(pages, &geometry, threads);
+        let mut survey = Survey { geometry, encoding, header, notes, freelist_hurt: false, told_by_cells };
         survey.mark_free(pages);
         survey
     }
@@ -160,12 +164,14 @@ impl Survey {
     }
 }
 
-/// Each page by itself. Threads take runs of pages, in the order of the file, and write their notes where these stay.
-fn look(pages: &dyn Pages, geometry: &Geometry, threads: usize) -> Vec<Note> {
+/// Each page by itself, and how many are leaves by their cells alone. Threads take runs of pages, in the order of the file, and write
+/// their notes where these stay.
+fn look(pages: &dyn Pages, geometry: &Geometry, threads: usize) -> (Vec<Note>, u32) {
     let size = geometry.page_size() as usize;
     let per_run = (RUN / size).max(1);
     let mut notes = vec![Note::default(); pages.count() as usize];
     let runs = Mutex::new((1u32..).step_by(per_run).zip(notes.chunks_mut(per_run)));
+    let told_by_cells = AtomicU32::new(0);
     let work = || {
         let (mut coverage, mut bytes) = (Coverage::new(), Vec::new());
         loop {
@@ -176,11 +182,15 @@ fn look(pages: &dyn Pages, geometry: &Geometry, threads: usize) -> Vec<Note> {
             let is_whole = pages.run(first, geometry.page_size(), &mut bytes);
             for ((number, slot), bytes) in (first..).zip(notes).zip(bytes.chunks_exact(size)) {
                 let own = if is_whole { None } else { Some(pages.page(number)) };
-                *slot = match own {
+                *slot = match &own {
                     None => note(bytes, number, geometry, &mut coverage),
-                    Some(Some(own)) => note(&own, number, geometry, &mut coverage),
+                    Some(Some(own)) => note(own, number, geometry, &mut coverage),
                     Some(None) => Note { unreadable: true, ..Note::default() },
                 };
+                let own = own.as_ref().and_then(Option::as_deref).unwrap_or(bytes);
+                if slot.kind.is_some() && BtreePage::lenient(own, number, geometry).is_none() {
+                    told_by_cells.fetch_add(1, Ordering::Relaxed);
+                }
             }
         }
     };
@@ -194,14 +204,14 @@ fn look(pages: &dyn Pages, geometry: &Geometry, threads: usize) -> Vec<Note> {
             }
         }
     });
-    notes
+    (notes, told_by_cells.into_inner())
 }
 
 fn note(bytes: &[u8], number: u32, geometry: &Geometry, coverage: &mut Coverage) -> Note {
     if number == geometry.lock_byte_page() || geometry.is_pointer_map(number) {
         return Note::default();
     }
-    let Some(page) = BtreePage::lenient(bytes, number, geometry) else { return Note::default() };
+    let Some(page) = page_of(bytes, number, geometry) else { return Note::default() };
     let sound = is_sound(bytes, number, geometry, coverage);
     let mut note = Note { kind: Some(page.kind()), sound, hash: hash(bytes), ..Note::default() };
     let mut keys: Option<(i64, i64)> = None;

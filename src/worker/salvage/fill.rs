@@ -333,6 +333,9 @@ fn told(survey: &Survey, plan: &Plan, assignment: &Assignment, report: &mut Salv
     if report.lost_and_found > 0 {
         damage.push(format!("{} rows of which no table can be told are in lost_and_found", report.lost_and_found));
     }
+    if survey.told_by_cells > 0 {
+        damage.push(format!("{} pages were read by their cells, their headers are damaged", survey.told_by_cells));
+    }
     if survey.freelist_hurt || assignment.free_in_use > 0 {
         damage.push("the freelist is damaged".to_owned());
     }

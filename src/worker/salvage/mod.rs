@@ -16,6 +16,8 @@ mod view;
 mod cut_tests;
 #[cfg(test)]
 mod memory_tests;
+#[cfg(test)]
+mod page_tests;
 
 use std::ffi::OsStr;
 
