@@ -55,7 +55,7 @@ pub use page_map::{
 };
 pub use pointer_map::{PointerMapEntry, PointerMapKind, pointer_map_entries};
 pub use record::{
-    Column, Columns, RECORD_HEADER_MAX, Record, RecordError, Soundness, Value, content_len, record_is_sound,
+    Column, Columns, Owned, RECORD_HEADER_MAX, Record, RecordError, Soundness, Value, content_len, record_is_sound,
 };
 pub use schema::{PlacedSchemaRow, Schema, SchemaFault, SchemaKind, SchemaRow, read_schema};
 pub use scrub::{

@@ -168,19 +168,17 @@ impl<'a> BtreePage<'a> {
     pub fn assume(kind: PageKind, bytes: &'a [u8], number: u32, geometry: &Geometry) -> BtreePage<'a> {
         let bytes = bytes.get(..geometry.usable() as usize).unwrap_or(bytes);
         let header_at = header_at(number);
-        let cells = be16(bytes, header_at + 3).unwrap_or(0);
         let pointers_at = header_at + kind.header_len();
-        let behind = bytes.get(pointers_at..).unwrap_or_default();
-        let wanted = 2 * (u32::from(cells)).min(geometry.max_cells()) as usize;
-        BtreePage {
+        let page = BtreePage {
             bytes,
-            pointers: behind.get(..wanted.min(behind.len() & !1)).unwrap_or_default(),
+            pointers: &[],
             kind,
             header_at,
             content_start: content_start(be16(bytes, header_at + 5).unwrap_or(0)),
             lowest_cell: pointers_at as u32,
             geometry: *geometry,
-        }
+        };
+        page.with_cells(be16(bytes, header_at + 3).unwrap_or(0))
     }
 
     /// The same page with so many cell pointers, as far as they fit, whatever its header says.

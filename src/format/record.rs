@@ -72,6 +72,45 @@ pub enum Soundness {
     Unknown,
 }
 
+/// A column's content that outlives its page.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Owned {
+    /// NULL.
+    Null,
+    /// An integer.
+    Integer(i64),
+    /// A float.
+    Real(f64),
+    /// Bytes in the database's encoding.
+    Text(Vec<u8>),
+    /// Bytes.
+    Blob(Vec<u8>),
+}
+
+impl Owned {
+    /// A copy of it.
+    pub fn of(value: Value<'_>) -> Owned {
+        match value {
+            Value::Null => Owned::Null,
+            Value::Integer(number) => Owned::Integer(number),
+            Value::Real(number) => Owned::Real(number),
+            Value::Text(bytes) => Owned::Text(bytes.to_vec()),
+            Value::Blob(bytes) => Owned::Blob(bytes.to_vec()),
+        }
+    }
+
+    /// As it was read.
+    pub fn value(&self) -> Value<'_> {
+        match self {
+            Owned::Null => Value::Null,
+            Owned::Integer(number) => Value::Integer(*number),
+            Owned::Real(number) => Value::Real(*number),
+            Owned::Text(bytes) => Value::Text(bytes),
+            Owned::Blob(bytes) => Value::Blob(bytes),
+        }
+    }
+}
+
 /// A column's place in its payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Column {

@@ -99,7 +99,7 @@ impl Claimed {
 }
 
 /// Pages of a tree that are looked at to learn its rows, and rows of each.
-pub(super) const LEARN_PAGES: usize = 48;
+const LEARN_PAGES: usize = 48;
 const LEARN_ROWS: usize = 24;
 
 pub(super) struct Claims<'a> {

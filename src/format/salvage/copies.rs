@@ -5,7 +5,7 @@
 
 use std::cmp::Ordering;
 
-use super::super::record::{Record, Value};
+use super::super::record::Owned;
 use super::super::scrub::{Collation, KeyPart, key_order};
 use super::claim::{Claimed, Claims};
 
@@ -79,11 +79,11 @@ fn is_misplaced(claims: &Claims<'_>, mine: &Claimed, page: u32) -> bool {
 
 /// `Less` where each is as great as the one before it or greater, `Greater` where each is as great or less, `Equal` where all are the
 /// same; `None` where they are in no order.
-fn order_of<'a>(keys: impl Iterator<Item = &'a First>) -> Option<Ordering> {
+fn order_of<'a>(keys: impl Iterator<Item = &'a Owned>) -> Option<Ordering> {
     let mut order = Ordering::Equal;
-    let mut last: Option<&First> = None;
+    let mut last: Option<&Owned> = None;
     for key in keys {
-        let step = last.map_or(Ordering::Equal, |last| last.cmp(key));
+        let step = last.map_or(Ordering::Equal, |last| compare(last, key));
         if step != Ordering::Equal && order != Ordering::Equal && step != order {
             return None;
         }
@@ -93,50 +93,19 @@ fn order_of<'a>(keys: impl Iterator<Item = &'a First>) -> Option<Ordering> {
     Some(order)
 }
 
-/// The first column of a key.
-enum First {
-    Null,
-    Integer(i64),
-    Real(f64),
-    Text(Vec<u8>),
-    Blob(Vec<u8>),
+/// As most indexes have them. In an order of another kind those around a page are in none.
+fn compare(one: &Owned, other: &Owned) -> Ordering {
+    let part = KeyPart { column: None, collation: Collation::Binary, descending: false };
+    key_order(&[one.value()], &[other.value()], &[part])
 }
 
-impl First {
-    fn of(record: &Record<'_>) -> Option<First> {
-        Some(match record.values().next()?.ok()? {
-            Value::Null => First::Null,
-            Value::Integer(number) => First::Integer(number),
-            Value::Real(number) => First::Real(number),
-            Value::Text(text) => First::Text(text.to_vec()),
-            Value::Blob(bytes) => First::Blob(bytes.to_vec()),
-        })
-    }
-
-    fn value(&self) -> Value<'_> {
-        match self {
-            First::Null => Value::Null,
-            First::Integer(number) => Value::Integer(*number),
-            First::Real(number) => Value::Real(*number),
-            First::Text(text) => Value::Text(text),
-            First::Blob(bytes) => Value::Blob(bytes),
-        }
-    }
-
-    /// As most indexes have them. In an order of another kind those around a page are in none.
-    fn cmp(&self, other: &First) -> Ordering {
-        let part = KeyPart { column: None, collation: Collation::Binary, descending: false };
-        key_order(&[self.value()], &[other.value()], &[part])
-    }
-}
-
-/// Of all keys of a page, in its order; `None` where one cannot be read.
-fn first_columns(claims: &Claims<'_>, page: u32) -> Option<Vec<First>> {
+/// The first column of each key of a page, in its order; `None` where one cannot be read.
+fn first_columns(claims: &Claims<'_>, page: u32) -> Option<Vec<Owned>> {
     let mut keys = Vec::new();
     let mut whole = true;
-    claims.each_row(page, usize::MAX, |record| match First::of(record) {
-        Some(key) => keys.push(key),
-        None => whole = false,
+    claims.each_row(page, usize::MAX, |record| match record.values().next() {
+        Some(Ok(value)) => keys.push(Owned::of(value)),
+        Some(Err(_)) | None => whole = false,
     });
     whole.then_some(keys)
 }

@@ -2,10 +2,10 @@
 
 use std::cmp::Ordering;
 
-use super::known::{Missing, Owned, ROOM, ROW};
+use super::known::{Missing, ROOM, ROW};
 use super::{Index, Rebuild, tell_lost};
 use crate::format::salvage::{CellPlace, Leaf, Pages as _, values_of};
-use crate::format::{KeyPart, Value, key_order};
+use crate::format::{KeyPart, Owned, Value, key_order};
 use crate::job::SalvagedTable;
 use crate::sqlite::SqliteFault;
 use crate::sqlite::salvage::{IndexColumn, IndexLayout, Inserted, Inserter, Layout};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
-use crate::format::Value;
+use crate::format::{Owned, Value};
 use crate::job::SalvagedTable;
 use crate::sqlite::SqliteFault;
 use crate::sqlite::salvage::{IndexColumn, IndexLayout, Inserted, Inserter, Layout, LayoutColumn};
@@ -16,37 +16,7 @@ pub(super) const ROW: usize = 96;
 /// What a value costs beside its text or bytes, in bytes.
 const VALUE: usize = 32;
 
-/// A value of its own.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum Owned {
-    Null,
-    Integer(i64),
-    Real(f64),
-    Text(Vec<u8>),
-    Blob(Vec<u8>),
-}
-
 impl Owned {
-    pub(super) fn of(value: Value<'_>) -> Owned {
-        match value {
-            Value::Null => Owned::Null,
-            Value::Integer(number) => Owned::Integer(number),
-            Value::Real(number) => Owned::Real(number),
-            Value::Text(bytes) => Owned::Text(bytes.to_vec()),
-            Value::Blob(bytes) => Owned::Blob(bytes.to_vec()),
-        }
-    }
-
-    pub(super) fn value(&self) -> Value<'_> {
-        match self {
-            Owned::Null => Value::Null,
-            Owned::Integer(number) => Value::Integer(*number),
-            Owned::Real(number) => Value::Real(*number),
-            Owned::Text(bytes) => Value::Text(bytes),
-            Owned::Blob(bytes) => Value::Blob(bytes),
-        }
-    }
-
     /// Equal, also where one of them is a REAL that was stored as an integer.
     fn is_same(&self, other: &Owned) -> bool {
         match (self, other) {
