@@ -84,14 +84,19 @@ impl<M: Manager> Pool<M> {
     /// what may be done about it. Takes no longer than two connects may, and what failed is looked at twice.
     pub async fn health_check(&self) -> Diagnosis {
         let mut looks = self.0.looks.subscribe();
-        let seen = self.0.read(|core, _| core.looks_ended());
-        self.0.with(|core, now| ((), core.look_now(now)));
+        let (seen, already, looking) = self.0.with(|core, now| {
+            let (seen, already) = (core.looks_ended(), core.is_looking());
+            let effects = core.look_now(now);
+            ((seen, already, core.is_looking()), effects)
+        });
         let limit = self.params().connect_timeout * 2;
         // With every connection in use there is no look, and none is waited for.
-        if self.0.read(|core, _| core.is_looking()) {
+        if looking {
             let looked = async {
                 let ended = *looks.wait_for(|ended| *ended > seen).await.ok()?;
-                if self.0.status().state == State::Degraded {
+                let state = self.0.status().state;
+                // The failure of a look that was out already can be older than the question.
+                if state == State::Degraded || already && state != State::Healthy {
                     let _ = looks.wait_for(|now| *now > ended).await;
                 }
                 Some(())

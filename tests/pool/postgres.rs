@@ -89,7 +89,8 @@ async fn a_password_that_was_changed_and_changed_back() {
     assert_eq!(manager.connect().await.map(drop).unwrap_err().sqlstate(), Some("28P01"));
     // What stands serves on, and is how it is changed back.
     run(&pool, "ALTER ROLE tester PASSWORD 'first'").await;
-    assert!(pool.health_check().await.healthy);
+    let diagnosis = pool.health_check().await;
+    assert!(diagnosis.healthy, "{diagnosis:?}");
 }
 
 #[tokio::test]

@@ -15,6 +15,8 @@ enum Mode {
     Refuses,
     Hangs,
     Slow(Duration),
+    /// What it was when the connect began is what it answers.
+    RefusesSlowly(Duration),
 }
 
 #[derive(Debug)]
@@ -77,6 +79,10 @@ impl Server {
             Mode::Slow(time) => {
                 sleep(time).await;
                 Ok(())
+            }
+            Mode::RefusesSlowly(time) => {
+                sleep(time).await;
+                Err(Failed("refused"))
             }
         }
     }
@@ -402,6 +408,24 @@ async fn a_health_check_looks_and_says_what_to_do() {
     assert!(pool.health_check().await.healthy);
     assert_eq!(began.elapsed(), Duration::ZERO);
     drop(held);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_health_check_does_not_answer_with_a_look_that_began_before_it() {
+    let server = Server::new();
+    let pool = warm(&server, sized(2), 2).await;
+    server.set(Mode::RefusesSlowly(s(1)));
+    assert!(!pool.health_check().await.healthy);
+    // The next attempt is out, and will fail though the server is well again by then.
+    let attempts = || pool.status().recovery_attempts_total;
+    let before = attempts();
+    while attempts() == before {
+        sleep(ms(1)).await;
+    }
+    sleep(ms(1)).await;
+    server.set(Mode::Slow(ms(10)));
+    let diagnosis = pool.health_check().await;
+    assert!(diagnosis.healthy, "{diagnosis:?}");
 }
 
 #[tokio::test(start_paused = true)]
