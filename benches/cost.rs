@@ -29,8 +29,8 @@ const BACKED_UP: f64 = 0.65;
 const LATENCY: f64 = 1.2;
 const DB: &str = "app.db";
 const EVERY: Duration = Duration::from_secs(10);
-/// So many times as many turns are at half of the load.
-const HALVES: usize = 3;
+/// So many times as many turns are short ones: a slow second of the machine is then one turn's, and the median does not show it.
+const MORE: usize = 3;
 /// What is shorter in sum tells nothing.
 const ENOUGH: f64 = 1.0;
 
@@ -116,12 +116,14 @@ fn measure(mode: &str, mib: usize, length: usize) {
 /// The shares of its commits that are left to a program that never rests; gives its rate without anything.
 fn saturated(program: &Connection, folder: &Path, length: Duration) -> f64 {
     println!("  as fast as it can, a turn without before and after each turn with it:");
-    let alone = || run(program, None, length / 2);
+    let alone = || run(program, None, length / 4);
     let mut without = vec![alone().side(false)];
     let mut turns = Turns::default();
-    for _ in 0..rounds() {
+    for _ in 0..rounds() * MORE {
         let watched = beside_guardiand(folder, false, alone).side(false);
         turns.add(Turn::Watched, &watched, &mut without, alone);
+    }
+    for _ in 0..rounds() {
         let backed_up = beside_guardiand(folder, true, || run(program, None, length)).side(true);
         turns.add(Turn::BackedUp, &backed_up, &mut without, alone);
         let peer = beside_sqlite3(folder, || run(program, None, length)).side(true);
@@ -142,8 +144,7 @@ fn saturated(program: &Connection, folder: &Path, length: Duration) -> f64 {
     rate
 }
 
-/// What its commits wait at one each `pace`, in turns too, many and short: a single slow second of the machine makes the 99th
-/// percentile of the turn that it falls into, and the median of all turns does not show it.
+/// What its commits wait at one each `pace`, in short turns too.
 fn at_half(program: &Connection, folder: &Path, pace: Duration, length: Duration) {
     let paced = |length| run(program, Some(pace), length);
     // Long enough for one backup.
@@ -157,7 +158,7 @@ fn at_half(program: &Connection, folder: &Path, pace: Duration, length: Duration
     );
     let (mut kept, mut grown, mut nothing) = (Figures::default(), Figures::default(), Figures::default());
     let (mut calm, mut during) = (Figures::default(), Figures::default());
-    for _ in 0..rounds() * HALVES {
+    for _ in 0..rounds() * MORE {
         let phase = beside_guardiand(folder, true, || paced(length));
         let after = paced(length / 2).side(false);
         let usual = (p99(&before) + p99(&after)) / 2.0;
