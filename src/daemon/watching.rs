@@ -1,6 +1,7 @@
 //! From the paths that the supervisor wants watched to its wakes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -28,13 +29,15 @@ pub(super) async fn watch_files(
             return;
         }
     };
-    let mut folders = BTreeSet::new();
+    let mut folders = BTreeMap::<PathBuf, Option<PathBuf>>::new();
     let mut refresh = tokio::time::interval(REFRESH);
     refresh.tick().await;
     loop {
         let now = folders_of(&wanted.borrow_and_update());
-        now.difference(&folders).for_each(|folder| watcher.watch(folder));
-        folders.difference(&now).for_each(|folder| watcher.forget(folder));
+        for (folder, only) in now.iter().filter(|(folder, only)| folders.get(*folder) != Some(*only)) {
+            watcher.watch(folder, only.as_deref());
+        }
+        folders.keys().filter(|folder| !now.contains_key(*folder)).for_each(|folder| watcher.forget(folder));
         folders = now;
         tokio::select! {
             wake = watcher.next() => {
@@ -58,6 +61,32 @@ pub(super) async fn watch_files(
     }
 }
 
-fn folders_of(paths: &BTreeSet<PathBuf>) -> BTreeSet<PathBuf> {
-    paths.iter().filter_map(|path| path.parent()).map(Path::to_path_buf).collect()
+/// The folders that they are in, each with the file that alone is wanted of it, if it is one with its side files.
+fn folders_of(paths: &BTreeSet<PathBuf>) -> BTreeMap<PathBuf, Option<PathBuf>> {
+    let mut folders = BTreeMap::<PathBuf, Option<PathBuf>>::new();
+    // In order, so that a file comes before what is called after it; a wildcard's watch is for every name.
+    let wildcard = |path: &Path| path.file_name().is_some_and(|name| name == "*");
+    for path in paths {
+        let Some(folder) = path.parent() else { continue };
+        let is_of = |main: &Path| path.as_os_str().as_bytes().starts_with(main.as_os_str().as_bytes());
+        folders
+            .entry(folder.to_path_buf())
+            .and_modify(|only| *only = only.take().filter(|main| is_of(main)))
+            .or_insert_with(|| Some(path.clone()).filter(|path| !wildcard(path)));
+    }
+    folders
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_file_with_its_side_files_is_all_that_is_wanted_of_a_folder() {
+        let paths = ["/a/app.db", "/a/app.db-journal", "/a/app.db-wal", "/b/one.db", "/b/one.db-wal", "/b/two.db"];
+        let folders = folders_of(&paths.iter().map(PathBuf::from).collect());
+        assert_eq!(folders[Path::new("/a")].as_deref(), Some(Path::new("/a/app.db")));
+        assert_eq!(folders[Path::new("/b")], None);
+        assert_eq!(folders_of(&BTreeSet::from([PathBuf::from("/c/*")]))[Path::new("/c")], None);
+    }
 }

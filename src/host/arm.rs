@@ -42,14 +42,23 @@ pub(super) struct Armed {
     pub(super) place: Result<Place, String>,
 }
 
+/// How much is to be told of a folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scope {
+    /// Everything that may mean a failure.
+    All,
+    /// What comes into it or goes, and nothing that is written or created: see [`super::watch::Watcher`] on its rest.
+    Resting,
+}
+
 /// Watches folders on a thread of its own, for a path call on a dead server never comes back; and that thread is
 /// never waited for, not even when the program ends.
-pub(super) fn arm_aside(inotify: &Arc<OwnedFd>, folders: Vec<PathBuf>, results: &UnboundedSender<Armed>) {
+pub(super) fn arm_aside(inotify: &Arc<OwnedFd>, folders: Vec<PathBuf>, scope: Scope, results: &UnboundedSender<Armed>) {
     let (inotify, answers, mut left) = (Arc::clone(inotify), results.clone(), folders.clone());
     left.reverse();
     let thread = std::thread::Builder::new().name("watch".into()).stack_size(128 << 10).spawn(move || {
         while let Some(folder) = left.pop() {
-            let place = arm(&inotify, &folder).map_err(|errno| reason(&folder, errno));
+            let place = arm(&inotify, &folder, scope).map_err(|errno| reason(&folder, errno));
             if answers.send(Armed { folder, place }).is_err() {
                 return;
             }
@@ -63,7 +72,14 @@ pub(super) fn arm_aside(inotify: &Arc<OwnedFd>, folders: Vec<PathBuf>, results: 
     }
 }
 
-fn arm(inotify: &OwnedFd, folder: &Path) -> Result<Place, Errno> {
+fn arm(inotify: &OwnedFd, folder: &Path, scope: Scope) -> Result<Place, Errno> {
+    if scope == Scope::Resting {
+        // Without `MASK_ADD`: it takes the place of what was watched for.
+        let less = WatchFlags::DELETE | WatchFlags::MOVED_FROM | WatchFlags::MOVED_TO | WatchFlags::ATTRIB;
+        if let Ok(wd) = add_watch(inotify, folder, less | (itself() - WatchFlags::MASK_ADD)) {
+            return Ok(Place::Folder(wd));
+        }
+    }
     // All flags that a folder needs; `MASK_ADD`, for it may also be watched on behalf of a missing folder below it.
     let entries = WatchFlags::CREATE
         | WatchFlags::DELETE

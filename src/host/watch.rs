@@ -21,7 +21,7 @@ use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 use tokio::sync::mpsc::{self, Receiver, Sender, UnboundedReceiver, UnboundedSender};
 use tokio::time::{Instant, sleep_until};
 
-use super::arm::{Armed, Place, arm_aside};
+use super::arm::{Armed, Place, Scope, arm_aside};
 use super::coalesce::{Answer, Coalescer, Touch};
 use super::error::HostError;
 use super::ours::is_ours;
@@ -42,6 +42,11 @@ pub struct Blind {
 /// `first_hold` to `longest_hold`, apart for bytes written and for files that come and go. While nothing but held-back
 /// events arrive, the queue is read only every `first_hold`: the kernel merges what repeats there, which makes a
 /// writer of 80,000 commits a second cost half a percent of a core and not nineteen (BASELINES.md, section 7).
+///
+/// It does not merge what alternates: a commit with a rollback journal makes a dozen events, and their price, 10 us, is the
+/// program's (2 % of its commits). A folder in which one target's files are all that is wanted *rests* while that goes on, for
+/// `longest_hold` at a time: nothing is told of writes then, and the target is taken to be written. What goes or is replaced is
+/// told at once all the same.
 #[derive(Debug)]
 pub struct Watcher {
     commands: UnboundedSender<Command>,
@@ -53,7 +58,8 @@ type BlindFolders = Arc<Mutex<BTreeMap<PathBuf, String>>>;
 
 #[derive(Debug)]
 enum Command {
-    Watch(PathBuf),
+    /// A folder, and the file in it for which alone it is watched.
+    Watch(PathBuf, Option<PathBuf>),
     Forget(PathBuf),
     Refresh,
 }
@@ -83,8 +89,10 @@ impl Watcher {
             outbox: Outbox::default(),
             coalescer: Coalescer::new(first_hold, longest_hold),
             first_hold,
+            longest_hold,
             read_again_at: None,
             folders: BTreeMap::new(),
+            resting: BTreeMap::new(),
             by_wd: HashMap::new(),
             strays: BTreeSet::new(),
             blind: Arc::clone(&blind),
@@ -94,9 +102,10 @@ impl Watcher {
     }
 
     /// Watches a folder from now on, also one that does not exist yet. It is reported once when its watch stands, so that
-    /// nothing between an earlier look and the watch is missed. Returns at once.
-    pub fn watch(&self, folder: &Path) {
-        self.order(Command::Watch(absolute(folder)));
+    /// nothing between an earlier look and the watch is missed. `only`: the file in it that this is for, when there is no
+    /// other but its side files. Returns at once.
+    pub fn watch(&self, folder: &Path, only: Option<&Path>) {
+        self.order(Command::Watch(absolute(folder), only.map(absolute)));
     }
 
     /// Watches a folder no longer.
@@ -137,6 +146,10 @@ struct Folder {
     arming: bool,
     /// It must be armed once more after that.
     again: bool,
+    /// The file for which alone it is watched.
+    only: Option<PathBuf>,
+    /// Its rest is over once everything is watched for again: what was written meanwhile is told then.
+    waking: bool,
 }
 
 #[derive(Debug)]
@@ -167,9 +180,12 @@ struct Pump {
     outbox: Outbox,
     coalescer: Coalescer,
     first_hold: Duration,
+    longest_hold: Duration,
     /// The queue rests until then.
     read_again_at: Option<Instant>,
     folders: BTreeMap<PathBuf, Folder>,
+    /// Folders that rest, and until when.
+    resting: BTreeMap<PathBuf, Instant>,
     by_wd: HashMap<i32, BTreeSet<PathBuf>>,
     /// Watches that nobody was known to stand on when they had events: perhaps one whose arming thread has yet to report.
     strays: BTreeSet<i32>,
@@ -183,13 +199,15 @@ impl Pump {
             for (path, touch) in self.coalescer.due(now) {
                 self.put(path, touch);
             }
+            self.wake_the_rested(now);
             self.read_again_at = self.read_again_at.filter(|at| *at > now);
             match self.read_again_at {
                 Some(_) => self.ready = None,
                 None if self.ready.is_none() => self.listen(now),
                 None => {}
             }
-            let timer = [self.coalescer.next_due(), self.read_again_at].into_iter().flatten().min();
+            let rested = self.resting.values().min().copied();
+            let timer = [self.coalescer.next_due(), self.read_again_at, rested].into_iter().flatten().min();
             let step = tokio::select! {
                 permit = self.wakes.reserve(), if !self.outbox.is_empty() => match permit {
                     Ok(permit) => {
@@ -236,8 +254,14 @@ impl Pump {
 
     fn obey(&mut self, order: Command) {
         match order {
-            Command::Watch(folder) => self.arm(&folder),
+            Command::Watch(folder, only) => {
+                self.arm(&folder);
+                if let Some(known) = self.folders.get_mut(&folder) {
+                    known.only = only;
+                }
+            }
             Command::Forget(folder) => {
+                self.resting.remove(&folder);
                 if let Some(known) = self.folders.remove(&folder) {
                     self.release(&folder, &known.place);
                 }
@@ -249,7 +273,37 @@ impl Pump {
 
     fn arm(&mut self, folder: &Path) {
         if self.begin_arming(folder) {
-            arm_aside(&self.inotify, vec![folder.to_path_buf()], &self.results);
+            arm_aside(&self.inotify, vec![folder.to_path_buf()], Scope::All, &self.results);
+        }
+    }
+
+    /// Has a folder rest in which files are written all the time, if one target is all that it is watched for.
+    fn rest(&mut self, wd: i32, now: Instant) {
+        let Some(folder) = self.by_wd.get(&wd).filter(|users| users.len() == 1).and_then(BTreeSet::first).cloned()
+        else {
+            return;
+        };
+        let Some(known) = self.folders.get_mut(&folder) else { return };
+        let may_rest = known.only.is_some() && !known.arming && matches!(known.place, Place::Folder(_));
+        if may_rest && !self.resting.contains_key(&folder) {
+            known.arming = true;
+            arm_aside(&self.inotify, vec![folder.clone()], Scope::Resting, &self.results);
+            self.resting.insert(folder, now + self.longest_hold);
+        }
+    }
+
+    fn wake_the_rested(&mut self, now: Instant) {
+        if self.resting.values().all(|until| *until > now) {
+            return;
+        }
+        let rested: Vec<PathBuf> =
+            self.resting.iter().filter(|(_, until)| **until <= now).map(|(folder, _)| folder.clone()).collect();
+        for folder in rested {
+            self.resting.remove(&folder);
+            self.arm(&folder);
+            if let Some(known) = self.folders.get_mut(&folder) {
+                known.waking = true;
+            }
         }
     }
 
@@ -259,13 +313,13 @@ impl Pump {
         let all: Vec<PathBuf> = self.folders.keys().cloned().collect();
         let free: Vec<PathBuf> = all.into_iter().filter(|folder| self.begin_arming(folder)).collect();
         for share in free.chunks(SHARE) {
-            arm_aside(&self.inotify, share.to_vec(), &self.results);
+            arm_aside(&self.inotify, share.to_vec(), Scope::All, &self.results);
         }
     }
 
     /// Whether no thread is at this folder yet: at most one ever hangs on it.
     fn begin_arming(&mut self, folder: &Path) -> bool {
-        let fresh = || Folder { place: Place::Nowhere, arming: false, again: false };
+        let fresh = || Folder { place: Place::Nowhere, arming: false, again: false, only: None, waking: false };
         let known = self.folders.entry(folder.to_path_buf()).or_insert_with(fresh);
         known.again = known.arming;
         !std::mem::replace(&mut known.arming, true)
@@ -281,7 +335,18 @@ impl Pump {
         };
         known.arming = false;
         let mut again = std::mem::take(&mut known.again);
+        let woken = match again {
+            true => None, // by the one that follows
+            false => known.only.clone().filter(|_| std::mem::take(&mut known.waking)),
+        };
         let before = std::mem::replace(&mut known.place, place.clone());
+        if let Some(only) = woken {
+            // Others may have come to wait for what is created here.
+            let others = place.wd().and_then(|wd| self.by_wd.get(&wd)).into_iter().flatten();
+            let others: Vec<PathBuf> = others.filter(|other| **other != folder).cloned().collect();
+            others.iter().for_each(|other| self.arm(other));
+            self.touched(&only, Touch::Written, Instant::now());
+        }
         if before != place {
             self.release(&folder, &before);
             self.outbox.put(folder.clone());
@@ -320,6 +385,9 @@ impl Pump {
 
     fn digest(&mut self, events: &[Event]) {
         let now = Instant::now();
+        // What one reading brings of a folder whose files are written all the time.
+        const BUSY: usize = 16;
+        let mut by_wd = BTreeMap::<i32, usize>::new();
         let mut all_held_back = !events.is_empty();
         for event in events {
             if event.flags.contains(ReadFlags::QUEUE_OVERFLOW) {
@@ -330,6 +398,7 @@ impl Pump {
                 all_held_back = false;
                 continue;
             }
+            *by_wd.entry(event.wd).or_default() += 1;
             let standing = self.by_wd.get(&event.wd).cloned();
             if standing.is_none() && self.folders.values().any(|folder| folder.arming) {
                 self.strays.insert(event.wd);
@@ -340,6 +409,7 @@ impl Pump {
         }
         if all_held_back {
             self.read_again_at = Some(now + self.first_hold);
+            by_wd.into_iter().filter(|(_, events)| *events >= BUSY).for_each(|(wd, _)| self.rest(wd, now));
         }
     }
 
@@ -380,6 +450,11 @@ impl Pump {
         } else {
             Touch::Changed
         };
+        self.touched(path, touch, now)
+    }
+
+    /// Whether it was held back.
+    fn touched(&mut self, path: &Path, touch: Touch, now: Instant) -> bool {
         match self.coalescer.event(path, touch, now) {
             Answer::Now => self.put(path.to_path_buf(), touch),
             Answer::Later => return true,

@@ -31,7 +31,7 @@ async fn until(watcher: &mut Watcher, path: &Path) -> Vec<Wake> {
 
 async fn watching(folder: &Path) -> Watcher {
     let mut watcher = start();
-    watcher.watch(folder);
+    watcher.watch(folder, None);
     assert_eq!(next(&mut watcher).await, Wake::Path(folder.into()));
     watcher
 }
@@ -60,11 +60,11 @@ async fn every_kind_of_change_wakes() {
 async fn our_own_temporary_files_and_forgotten_folders_wake_nobody() {
     let [quiet, seen] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let mut watcher = watching(quiet.path()).await;
-    watcher.watch(seen.path());
+    watcher.watch(seen.path(), None);
     until(&mut watcher, seen.path()).await;
     watcher.forget(quiet.path());
     // Orders are obeyed in their turn: when the refresh is through, so is the forgetting.
-    watcher.watch(&seen.path().join("sub"));
+    watcher.watch(&seen.path().join("sub"), None);
     until(&mut watcher, &seen.path().join("sub")).await;
     File::create(quiet.path().join("x")).unwrap();
     File::create(seen.path().join(".guardiand-1.tmp")).unwrap();
@@ -147,4 +147,89 @@ async fn a_folder_that_was_moved_away_and_replaced_is_watched_in_its_place() {
     while ![Wake::Path(db.clone()), Wake::Written(db.clone())].contains(&next(&mut watcher).await) {
         File::create(&db).unwrap();
     }
+}
+
+/// Commits with a rollback journal, as far as the kernel sees them, until it is dropped.
+struct Committing(std::sync::Arc<std::sync::atomic::AtomicBool>, Option<std::thread::JoinHandle<()>>);
+
+impl Committing {
+    fn to(db: &Path) -> Committing {
+        let (end, journal) = (Arc::new(std::sync::atomic::AtomicBool::new(false)), db.with_extension("db-journal"));
+        let (ended, mut file) = (Arc::clone(&end), OpenOptions::new().create(true).append(true).open(db).unwrap());
+        let thread = std::thread::spawn(move || {
+            while !ended.load(std::sync::atomic::Ordering::Relaxed) {
+                let mut undo = File::create(&journal).unwrap();
+                for _ in 0..4 {
+                    undo.write_all(b"x").unwrap();
+                    file.write_all(b"x").unwrap();
+                }
+                drop(undo);
+                std::fs::remove_file(&journal).unwrap();
+            }
+        });
+        Committing(end, Some(thread))
+    }
+}
+
+impl Drop for Committing {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.1.take().unwrap().join().unwrap();
+    }
+}
+
+/// What the kernel watches a folder for, as it tells itself.
+fn is_told_of_writes(folder: &Path) -> Option<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let number = format!("ino:{:x} ", std::fs::metadata(folder).unwrap().ino());
+    let all = std::fs::read_dir("/proc/self/fdinfo").unwrap().flatten();
+    let told = all.filter_map(|entry| std::fs::read_to_string(entry.path()).ok()).collect::<String>();
+    let line = told.lines().find(|line| line.starts_with("inotify") && line.contains(&number))?;
+    let mask = line.split(" mask:").nth(1)?.split(' ').next()?;
+    Some(u32::from_str_radix(mask, 16).unwrap() & 2 != 0)
+}
+
+async fn until_told_of_writes(watcher: &mut Watcher, folder: &Path, told: bool) {
+    let seen = async {
+        while is_told_of_writes(folder) != Some(told) {
+            let _ = timeout(Duration::from_millis(1), watcher.next()).await;
+        }
+    };
+    timeout(PATIENCE, seen).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_rests_while_its_one_target_is_written_and_what_happens_meanwhile_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = dir.path().join("app.db");
+    let mut watcher = watching(dir.path()).await;
+    watcher.watch(dir.path(), Some(&db));
+    let committing = Committing::to(&db);
+    for _ in 0..2 {
+        until_told_of_writes(&mut watcher, dir.path(), false).await;
+        while next(&mut watcher).await != Wake::Written(db.clone()) {}
+        until_told_of_writes(&mut watcher, dir.path(), true).await;
+    }
+    until_told_of_writes(&mut watcher, dir.path(), false).await;
+    std::fs::remove_file(&db).unwrap();
+    while next(&mut watcher).await != Wake::Path(db.clone()) {}
+    until_told_of_writes(&mut watcher, dir.path(), false).await;
+    drop(committing);
+    let mut file = File::create(&db).unwrap();
+    file.write_all(b"x").unwrap();
+    until(&mut watcher, &db).await;
+    until_told_of_writes(&mut watcher, dir.path(), true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_of_many_targets_never_rests() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = dir.path().join("app.db");
+    let mut watcher = watching(dir.path()).await;
+    let committing = Committing::to(&db);
+    for _ in 0..5 {
+        while next(&mut watcher).await != Wake::Written(db.clone()) {}
+        assert_eq!(is_told_of_writes(dir.path()), Some(true));
+    }
+    drop(committing);
 }
