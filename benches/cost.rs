@@ -28,6 +28,7 @@ const BACKED_UP: f64 = 0.65;
 /// The most that the 99th percentile of the latency grows to at half of the load.
 const LATENCY: f64 = 1.2;
 const DB: &str = "app.db";
+const WARM: Duration = Duration::from_secs(2);
 const EVERY: Duration = Duration::from_secs(10);
 /// So many times as many turns are short ones: a slow second of the machine is then one turn's, and the median does not show it.
 const MORE: usize = 3;
@@ -116,7 +117,12 @@ fn measure(mode: &str, mib: usize, length: usize) {
 /// The shares of its commits that are left to a program that never rests; gives its rate without anything.
 fn saturated(program: &Connection, folder: &Path, length: Duration) -> f64 {
     println!("  as fast as it can, a turn without before and after each turn with it:");
-    let alone = || run(program, None, length / 4);
+    // After a pause, such as the daemon's start is to the program, the disk is slow for a second or two whatever runs beside it.
+    let warm = |length| {
+        run(program, None, WARM);
+        run(program, None, length)
+    };
+    let alone = || warm(length / 4);
     let mut without = vec![alone().side(false)];
     let mut turns = Turns::default();
     for _ in 0..rounds() * MORE {
@@ -124,9 +130,9 @@ fn saturated(program: &Connection, folder: &Path, length: Duration) -> f64 {
         turns.add(Turn::Watched, &watched, &mut without, alone);
     }
     for _ in 0..rounds() {
-        let backed_up = beside_guardiand(folder, true, || run(program, None, length)).side(true);
+        let backed_up = beside_guardiand(folder, true, || warm(length)).side(true);
         turns.add(Turn::BackedUp, &backed_up, &mut without, alone);
-        let peer = beside_sqlite3(folder, || run(program, None, length)).side(true);
+        let peer = beside_sqlite3(folder, || warm(length)).side(true);
         turns.add(Turn::Peer, &peer, &mut without, alone);
     }
     let mut rates = Figures::default();
@@ -257,6 +263,7 @@ fn beside_guardiand(folder: &Path, backs_up: bool, run: impl FnOnce() -> Phase) 
     }
     let mut daemon = Daemon::start(folder, "1s", &table);
     daemon.settled("app", backs_up);
+    daemon.at_rest();
     let mut phase = run();
     daemon.stop();
     if backs_up {

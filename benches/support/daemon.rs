@@ -99,6 +99,39 @@ impl Daemon {
         });
     }
 
+    /// Waits until the checks are through that it begins with, as it does each day: what it costs after that is what it costs.
+    pub fn at_rest(&self) {
+        /// Longer than it waits before it checks what has come to rest.
+        const REST: Duration = Duration::from_millis(2500);
+        const IDLE: u64 = 10;
+        let until = Instant::now() + PATIENCE;
+        let mut before = self.ticks();
+        loop {
+            std::thread::sleep(REST);
+            let now = self.ticks();
+            if now.abs_diff(before) <= IDLE {
+                return;
+            }
+            assert!(Instant::now() < until, "it does not come to rest");
+            before = now;
+        }
+    }
+
+    /// The time on a processor that it and its children had, in hundredths of a second.
+    fn ticks(&self) -> u64 {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid())).into_iter().flatten().flatten();
+        let children =
+            threads.map(|thread| std::fs::read_to_string(thread.path().join("children")).unwrap_or_default());
+        let children = children.collect::<String>();
+        let pids = children.split_whitespace().map(str::to_owned).chain([self.pid().to_string()]);
+        let of = |pid: String| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let after_name = stat.rsplit(')').next().unwrap_or_default().to_owned();
+            after_name.split_whitespace().skip(11).take(4).filter_map(|ticks| ticks.parse::<u64>().ok()).sum::<u64>()
+        };
+        pids.map(of).sum()
+    }
+
     /// Waits for the `number`th incident of a target (from 1) to be closed.
     pub fn closed(&mut self, target: &str, number: usize) -> Value {
         self.wait_for(&format!("incident {number} of `{target}` to be closed"), |daemon| {
