@@ -15,7 +15,8 @@ use crate::support::program::Program;
 use crate::support::scene::Scene;
 use crate::support::truth::Content;
 
-const LINES: &str = "integrity = { quick = \"2s\", full = \"5s\" }\nbusy_timeout = \"10s\"\n\
+/// In half an hour the databases grow to where a VACUUM makes a WAL of more than the usual `wal_max`: that is no false alarm.
+const LINES: &str = "wal_max = \"1GB\"\nintegrity = { quick = \"2s\", full = \"5s\" }\nbusy_timeout = \"10s\"\n\
     backup = { every = \"2s\", to = \"backups\", keep = { last = 3, hourly = 0, daily = 0, weekly = 0 } }\n\
     canary = \"SELECT count(*) FROM commits\"";
 

@@ -12,7 +12,7 @@ use super::super::page::{BtreePage, PageKind};
 use super::super::record::{Record, Soundness, Value, record_is_sound};
 use super::super::tree::DEPTH_MAX;
 use super::super::varint::varint_len;
-use super::{ColumnShape, Pages, Piece, Survey};
+use super::{Affinity, ColumnShape, Pages, Piece, Survey};
 
 /// Where a page of the new database goes: its number and its bytes.
 pub type Put<'a, E> = dyn FnMut(u32, &[u8]) -> Result<(), E> + 'a;
@@ -336,7 +336,8 @@ impl<'a> Transplant<'a> {
     }
 }
 
-/// Whether a table takes this record: it has no column too many, and no NULL where none may be.
+/// Whether a table takes this record as it is: it has no column too many, no NULL where none may be, and no value that the column would
+/// have converted, as a bit that turned in a record's header makes one: an INSERT converts it, and SQLite's check is content then.
 fn is_taken(local: &[u8], columns: &[ColumnShape]) -> bool {
     let Ok(record) = Record::parse(local) else { return false };
     let mut known = columns.iter();
@@ -344,8 +345,22 @@ fn is_taken(local: &[u8], columns: &[ColumnShape]) -> bool {
         let (Ok(column), Some(known)) = (column, known.next()) else { return false };
         // A float that is not a number is read as a NULL too.
         let may_be_null = matches!(column.serial_type, 0 | 7);
-        !(known.not_null && may_be_null && matches!(column.value(local), None | Some(Value::Null)))
+        let is_null = known.not_null && may_be_null && matches!(column.value(local), None | Some(Value::Null));
+        let is_converted = match known.affinity {
+            Affinity::Text => matches!(column.serial_type, 1..=9),
+            Affinity::Integer | Affinity::Real | Affinity::Numeric => {
+                matches!(column.value(local), Some(Value::Text(text)) if may_be_number(text))
+            }
+            Affinity::Blob => false,
+        };
+        !is_null && !is_converted
     })
+}
+
+/// A text that a column of numbers may make a number of, in any encoding; of some that it would not, too.
+fn may_be_number(text: &[u8]) -> bool {
+    let of_numbers = |byte: &u8| byte.is_ascii_digit() || b"+-.eE \t\n\x0b\x0c\r\0".contains(byte);
+    text.iter().all(of_numbers) && text.iter().any(u8::is_ascii_digit)
 }
 
 /// An interior page of a tree of rowids.

@@ -120,3 +120,22 @@ fn a_leaf_whose_first_bytes_are_gone_is_read_by_its_cells() {
         }
     }
 }
+
+#[test]
+fn a_value_that_its_column_would_have_converted_is_converted() {
+    // The header of a record, its first value, and what bits turned them into: a number that reads as text, a text as a number.
+    let turned: [(&[u8], &[u8]); 2] = [
+        (b"\x04\x00\x17\x01one 7\x07", b"\x04\x00\x17\x0fone 7\x37"),
+        (b"\x04\x00\x19\x01one 70", b"\x04\x00\x05\x01one 70"),
+    ];
+    for (was, is) in turned {
+        let mut case = Case::new();
+        let at = case.bytes.windows(was.len()).position(|bytes| bytes == was).unwrap();
+        case.bytes[at..at + is.len()].copy_from_slice(is);
+        let (report, _) = case.salvaged();
+        assert_eq!(report.tables[0].kept, 200, "{report:?}");
+        let new = Connection::open(case.folder.path().join("new.db")).unwrap();
+        let checked: String = new.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+        assert_eq!(checked, "ok");
+    }
+}
