@@ -127,7 +127,10 @@ fn without_room_for_its_journal_nothing_is_healed_and_everything_is_watched() {
     {
         assert!(reason.contains(part), "{part}: {held:#}");
     }
-    let notice = daemon.wait_for("a person to be called", |_| fs::read_to_string(scene.path("told")).ok());
+    // The shell makes the file before `cat` fills it: a notice is there once its last line ends.
+    let notice = daemon.wait_for("a person to be called", |_| {
+        fs::read_to_string(scene.path("told")).ok().filter(|told| told.ends_with('\n'))
+    });
     assert!(notice.contains("make room there"), "{notice}");
     let labels = "{mode=\"database\",target=\"app\"}";
     assert_eq!(daemon.metric(&format!("guardian_incidents_open{labels}")), 1.0);
