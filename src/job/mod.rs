@@ -35,7 +35,8 @@ pub use rollback::{KeptFile, KeptFiles, RowsSince, Since, WeighRollback, Weighed
 pub use salvage::{SalvageJob, Salvaged, SalvagedTable};
 pub use scrub::{ScrubJob, ScrubVerdict, Scrubbed, ScrubbedBySqlite, ScrubbedFault, ScrubbedTable};
 pub use step::{
-    Candidate, DatabaseStep, Ending, KnownPageOne, Phase, Progress, RowOrigins, StepJob, StepReport, WalBase,
+    Candidate, DatabaseStep, Ending, KnownPageOne, Phase, Progress, RowOrigins, RowsToSalvage, StepJob, StepReport,
+    WalBase,
 };
 
 use std::path::PathBuf;

@@ -72,28 +72,7 @@ pub enum DatabaseStep {
         owner: Option<Owner>,
     },
     /// Build a candidate from the rows that can be read of what was preserved, and check it in full.
-    BuildFromSalvage {
-        /// What its tables are created by, for what of that cannot be read any more.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        schema: Option<String>,
-        /// The journal mode that it had, where its header does not say.
-        #[serde(default)]
-        journal_mode: Option<String>,
-        /// The schema cookie that the new file shall have: not the one that another text of the schema was known by.
-        #[serde(default)]
-        schema_cookie: Option<u32>,
-        /// The rows of a backup, which takes its place unless there are more to be salvaged. `None`: whatever there is.
-        #[serde(default)]
-        more_than: Option<Vec<TableRows>>,
-        /// Backups, the newest first. The first that passes is what more is to be salvaged than, and gives what the wreck lacks.
-        #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        backups: Vec<PathBuf>,
-        /// A damaged backup whose rows are salvaged, in the place of what was preserved.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        of_backup: Option<PathBuf>,
-        /// For the candidate, when the old file is gone.
-        owner: Option<Owner>,
-    },
+    BuildFromSalvage(RowsToSalvage),
     /// Build an empty candidate from a schema.
     BuildFromSchema {
         /// The SQL.
@@ -189,6 +168,31 @@ pub enum DatabaseStep {
     },
 }
 
+/// Rows that are to be salvaged, and what the new file shall have beside them.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct RowsToSalvage {
+    /// What its tables are created by, for what of that cannot be read any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<String>,
+    /// The journal mode that it had, where its header does not say.
+    #[serde(default)]
+    pub journal_mode: Option<String>,
+    /// The schema cookie that the new file shall have: not the one that another text of the schema was known by.
+    #[serde(default)]
+    pub schema_cookie: Option<u32>,
+    /// The rows of a backup, which takes its place unless there are more to be salvaged. `None`: whatever there is.
+    #[serde(default)]
+    pub more_than: Option<Vec<TableRows>>,
+    /// Backups, the newest first. The first that passes is what more is to be salvaged than, and gives what the wreck lacks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub backups: Vec<PathBuf>,
+    /// A damaged backup whose rows are salvaged, in the place of what was preserved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of_backup: Option<PathBuf>,
+    /// For the candidate, when the old file is gone.
+    pub owner: Option<Owner>,
+}
+
 /// How programs end that are stopped for a heal.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -253,7 +257,7 @@ impl DatabaseStep {
             DatabaseStep::BuildFromWal { .. } => "build_from_wal",
             DatabaseStep::BuildMended { .. } => "build_mended",
             DatabaseStep::BuildFromPages { .. } => "build_from_pages",
-            DatabaseStep::BuildFromSalvage { .. } => "build_from_salvage",
+            DatabaseStep::BuildFromSalvage(_) => "build_from_salvage",
             DatabaseStep::BuildFromSchema { .. } => "build_from_schema",
             DatabaseStep::ResumeStopped { .. } => "resume_stopped",
             DatabaseStep::MoveLockAside { .. } => "move_lock_aside",

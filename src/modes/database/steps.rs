@@ -84,7 +84,7 @@ impl Database {
                 | DatabaseStep::BuildFromWal { .. }
                 | DatabaseStep::BuildMended { .. }
                 | DatabaseStep::BuildFromPages { .. }
-                | DatabaseStep::BuildFromSalvage { .. }
+                | DatabaseStep::BuildFromSalvage(_)
                 | DatabaseStep::BuildFromSchema { .. }
                 | DatabaseStep::BuildFromHeld,
             ) => self.built_from = None,
@@ -127,7 +127,7 @@ impl Database {
             DatabaseStep::BuildMended { .. } | DatabaseStep::BuildFromPages { .. } => {
                 Some(heal::loss_of_mended(candidate))
             }
-            DatabaseStep::BuildFromSalvage { .. } => Some(heal::loss_of_salvage(candidate)),
+            DatabaseStep::BuildFromSalvage(_) => Some(heal::loss_of_salvage(candidate)),
             DatabaseStep::BuildFromSchema { .. } => Some(heal::loss_of_recreation(&self.memory, self.facts.as_ref())),
             DatabaseStep::BuildFromHeld => Some(heal::loss_of_held(candidate)),
             DatabaseStep::Preserve
@@ -169,7 +169,7 @@ pub(super) fn leaves_a_trace(spec: &StepSpec) -> bool {
             | DatabaseStep::BuildFromHeld
             | DatabaseStep::BuildMended { .. }
             | DatabaseStep::BuildFromPages { .. }
-            | DatabaseStep::BuildFromSalvage { .. }
+            | DatabaseStep::BuildFromSalvage(_)
             | DatabaseStep::BuildFromSchema { .. })
     )
 }
@@ -212,7 +212,7 @@ fn is_held(step: Option<&DatabaseStep>, kind: FailureKind) -> bool {
             | Step::BuildFromWal { .. }
             | Step::BuildMended { .. }
             | Step::BuildFromPages { .. }
-            | Step::BuildFromSalvage { .. }
+            | Step::BuildFromSalvage(_)
             | Step::BuildFromSchema { .. }
             | Step::RestoreInPlace { .. },
         ) => kind != FailureKind::Failed,

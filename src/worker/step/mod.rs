@@ -112,31 +112,10 @@ pub fn run(job: &StepJob) -> Result<StepReport, JobFailure> {
         (DatabaseStep::BuildFromPages { known, sources, owner }, Phase::Apply | Phase::Resume) => {
             pages::build(&place, known, sources, owner.as_ref())
         }
-        (
-            DatabaseStep::BuildFromSalvage {
-                schema,
-                journal_mode,
-                schema_cookie,
-                more_than,
-                backups,
-                of_backup,
-                owner,
-            },
-            Phase::Apply | Phase::Resume,
-        ) => {
-            let wanted = salvage::Wanted {
-                schema: schema.as_deref(),
-                journal_mode: journal_mode.as_deref(),
-                schema_cookie: *schema_cookie,
-                more_than: more_than.as_deref(),
-                backups,
-                owner: owner.as_ref(),
-            };
-            match of_backup {
-                Some(backup) => salvage::of_backup(&place, &wanted, backup),
-                None => salvage::build(&place, &wanted),
-            }
-        }
+        (DatabaseStep::BuildFromSalvage(wanted), Phase::Apply | Phase::Resume) => match &wanted.of_backup {
+            Some(backup) => salvage::of_backup(&place, wanted, backup),
+            None => salvage::build(&place, wanted),
+        },
         (DatabaseStep::BuildFromSchema { schema, journal_mode, owner, unless }, Phase::Apply | Phase::Resume) => {
             build::no_backup_passes(unless)?;
             build::from_schema(&place, schema, journal_mode, owner.as_ref())
@@ -147,7 +126,7 @@ pub fn run(job: &StepJob) -> Result<StepReport, JobFailure> {
             | DatabaseStep::BuildFromWal { .. }
             | DatabaseStep::BuildMended { .. }
             | DatabaseStep::BuildFromPages { .. }
-            | DatabaseStep::BuildFromSalvage { .. }
+            | DatabaseStep::BuildFromSalvage(_)
             | DatabaseStep::BuildFromSchema { .. },
             Phase::Undo,
         ) => build::undo(&place),

@@ -25,7 +25,7 @@ use crate::format::header::HEADER_LEN;
 use crate::format::{SchemaKind, vouches_for_its_fields};
 use crate::host::{Folder, Ownership};
 use crate::job::{
-    BackupManifest, Candidate, JobFailure, Owner, RowOrigins, SalvageJob, Salvaged, SalvagedTable, StepReport,
+    BackupManifest, Candidate, JobFailure, RowOrigins, RowsToSalvage, SalvageJob, Salvaged, SalvagedTable, StepReport,
     TableRows,
 };
 use crate::sqlite::salvage::Layouts;
@@ -41,19 +41,6 @@ const ROLLBACK: [u8; 2] = [1, 1];
 const WAL: [u8; 2] = [2, 2];
 /// Lines about the damage that are told.
 const TOLD: usize = 8;
-
-/// What the candidate shall have.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Wanted<'a> {
-    pub schema: Option<&'a str>,
-    pub journal_mode: Option<&'a str>,
-    pub schema_cookie: Option<u32>,
-    /// Of a backup, by a guardiand that only compared numbers; it is to be outdone.
-    pub more_than: Option<&'a [TableRows]>,
-    /// The newest first; the first that passes is to be outdone, and gives what the wreck lacks.
-    pub backups: &'a [PathBuf],
-    pub owner: Option<&'a Owner>,
-}
 
 /// A backup that is as it was taken.
 #[derive(Debug)]
@@ -85,7 +72,7 @@ struct Rescued {
 }
 
 /// From what was preserved.
-pub(super) fn build(place: &Place<'_>, wanted: &Wanted<'_>) -> Result<StepReport, JobFailure> {
+pub(super) fn build(place: &Place<'_>, wanted: &RowsToSalvage) -> Result<StepReport, JobFailure> {
     let part = fresh_part(place)?;
     let kept = latest(place)?.ok_or_else(|| refused("nothing was preserved yet: rows are salvaged from evidence"))?;
     let rival = rival(wanted, kept.folder.path())?;
@@ -94,10 +81,10 @@ pub(super) fn build(place: &Place<'_>, wanted: &Wanted<'_>) -> Result<StepReport
     let united = rival.as_ref().map_or(0, |rival| rival.manifest.size);
     need_space(&place.folder, size.saturating_mul(2).saturating_add(united))?;
     let built = (|| {
-        let ownership = ownership(place, wanted.owner)?;
-        let mode = mode_of(&kept.folder, wanted.journal_mode);
+        let ownership = ownership(place, wanted.owner.as_ref())?;
+        let mode = mode_of(&kept.folder, wanted.journal_mode.as_deref());
         let main = kept.folder.open_in("main").ok();
-        let wreck = Wreck { path: kept.folder.path().to_owned(), main, schema: wanted.schema, mode };
+        let wreck = Wreck { path: kept.folder.path().to_owned(), main, schema: wanted.schema.as_deref(), mode };
         let (rescued, usable) = rescue(place, &wreck, rival.as_ref(), wanted.schema_cookie)?;
         let won = match &rival {
             None => usable.map(|()| String::new())?,
@@ -110,7 +97,7 @@ pub(super) fn build(place: &Place<'_>, wanted: &Wanted<'_>) -> Result<StepReport
             },
         };
         let words = told(&rescued.salvaged) + &won;
-        let more_than = wanted.more_than.filter(|_| rival.is_none());
+        let more_than = wanted.more_than.as_deref().filter(|_| rival.is_none());
         let (mut report, salvaged) = take(place, &part, &ownership, rescued, (words, more_than))?;
         if let Some(candidate) = &mut report.candidate {
             candidate.lost = counted(&salvaged, &candidate.tables);
@@ -122,17 +109,17 @@ pub(super) fn build(place: &Place<'_>, wanted: &Wanted<'_>) -> Result<StepReport
 
 /// From a backup that is damaged itself: where nothing else is left, most of its rows are more than none. Whatever was committed since
 /// it was taken is gone too, and nobody counted that.
-pub(super) fn of_backup(place: &Place<'_>, wanted: &Wanted<'_>, backup: &Path) -> Result<StepReport, JobFailure> {
+pub(super) fn of_backup(place: &Place<'_>, wanted: &RowsToSalvage, backup: &Path) -> Result<StepReport, JobFailure> {
     let part = fresh_part(place)?;
     let (stored, name, manifest) = of_file(backup)?;
     need_space(&place.folder, manifest.size.saturating_mul(2))?;
     let built = (|| {
-        let ownership = ownership(place, wanted.owner.or(Some(&manifest.owner)))?;
+        let ownership = ownership(place, Some(wanted.owner.as_ref().unwrap_or(&manifest.owner)))?;
         let wreck = Wreck {
             path: backup.to_owned(),
             main: stored.open_in(&name).ok(),
-            schema: Some(wanted.schema.unwrap_or(&manifest.schema)),
-            mode: Some(mode_by_name(wanted.journal_mode.unwrap_or(&manifest.journal_mode))),
+            schema: Some(wanted.schema.as_deref().unwrap_or(&manifest.schema)),
+            mode: Some(mode_by_name(wanted.journal_mode.as_deref().unwrap_or(&manifest.journal_mode))),
         };
         let (rescued, usable) = rescue(place, &wreck, None, None)?;
         usable?;
@@ -196,9 +183,9 @@ fn take(
 }
 
 /// The newest backup that is as it was taken, if the wreck can have anything that it has not.
-fn rival(wanted: &Wanted<'_>, evidence: &Path) -> Result<Option<Rival>, JobFailure> {
+fn rival(wanted: &RowsToSalvage, evidence: &Path) -> Result<Option<Rival>, JobFailure> {
     let Some((file, manifest)) = wanted.backups.iter().find_map(|file| Some((file, as_it_was_taken(file)?))) else {
-        return match wanted.backups {
+        return match wanted.backups.as_slice() {
             [] => Ok(None),
             // Why, their own rungs say; this one has its turn after them again.
             _ => Err(failed(

@@ -155,7 +155,7 @@ fn risk(step: &DatabaseStep) -> Risk {
         | DatabaseStep::BuildFromHeld
         | DatabaseStep::BuildMended { .. }
         | DatabaseStep::BuildFromPages { .. }
-        | DatabaseStep::BuildFromSalvage { .. }
+        | DatabaseStep::BuildFromSalvage(_)
         | DatabaseStep::BuildFromSchema { .. } => Risk::Harmless,
         DatabaseStep::Install | DatabaseStep::RestoreInPlace { .. } | DatabaseStep::RollBack { .. } => Risk::Lossy,
         DatabaseStep::StopApp { .. } | DatabaseStep::StartApp { .. } => Risk::Lossless,

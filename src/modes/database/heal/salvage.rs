@@ -2,7 +2,7 @@
 
 use super::loss::is_content_of;
 use super::{MAX_BACKUPS_TRIED, Site, playbook};
-use crate::job::{DatabaseStep, HeaderFacts, TableRows};
+use crate::job::{DatabaseStep, HeaderFacts, RowsToSalvage, TableRows};
 use crate::model::Playbook;
 
 /// The playbook's name.
@@ -58,7 +58,7 @@ impl Site<'_> {
         let configured = || self.config.schema.as_ref().map(|schema| schema.sql.clone());
         let known = self.memory.schema.clone().filter(|schema| !schema.trim().is_empty());
         let backups = self.listed().iter().take(if with_backups { MAX_BACKUPS_TRIED } else { 0 });
-        let build = DatabaseStep::BuildFromSalvage {
+        let build = RowsToSalvage {
             schema: known.or_else(configured),
             journal_mode: self.memory.journal_mode.clone(),
             // The text may be another than what this version of the schema is remembered by.
@@ -72,7 +72,7 @@ impl Site<'_> {
             Some(about) => format!("{why} (it takes about {about})"),
             None => why,
         };
-        playbook(SALVAGE, why, &[DatabaseStep::Preserve, build, DatabaseStep::Install])
+        playbook(SALVAGE, why, &[DatabaseStep::Preserve, DatabaseStep::BuildFromSalvage(build), DatabaseStep::Install])
     }
 
     /// The rungs before an empty database, the newest backup first: each only matters where it proved damaged.
@@ -81,7 +81,7 @@ impl Site<'_> {
         let mut all: Vec<_> = self.listed().iter().chain(damaged).collect();
         all.sort_by_key(|backup| std::cmp::Reverse(backup.age_order()));
         let rungs = all.into_iter().take(MAX_BACKUPS_TRIED).map(|backup| {
-            let build = DatabaseStep::BuildFromSalvage {
+            let build = RowsToSalvage {
                 schema: self.memory.schema.clone().filter(|schema| !schema.trim().is_empty()),
                 journal_mode: self.memory.journal_mode.clone(),
                 schema_cookie: None,
@@ -94,7 +94,7 @@ impl Site<'_> {
                 "salvage the rows that can be read of the backup of {:.3}, should it be damaged; what was written since is lost, too",
                 backup.manifest.taken_at
             );
-            playbook(SALVAGE, why, &[DatabaseStep::Preserve, build, DatabaseStep::Install])
+            playbook(SALVAGE, why, &[DatabaseStep::Preserve, DatabaseStep::BuildFromSalvage(build), DatabaseStep::Install])
         });
         rungs.collect()
     }

@@ -1,6 +1,7 @@
 //! Rows salvaged into a candidate: what it is compared with, and what it has of the file that it takes the place of.
 
 use super::*;
+use crate::job::RowsToSalvage;
 
 /// The table without its index, which has all that its rows have.
 fn drop_index(scene: &Scene) {
@@ -22,20 +23,16 @@ fn hurt(scene: &Scene) -> u64 {
 }
 
 fn salvage(more_than: Option<u64>) -> DatabaseStep {
-    DatabaseStep::BuildFromSalvage {
-        schema: None,
-        journal_mode: None,
+    DatabaseStep::BuildFromSalvage(RowsToSalvage {
         schema_cookie: Some(4711),
         more_than: more_than.map(|rows| vec![TableRows { table: "t".into(), rows }]),
-        backups: Vec::new(),
-        of_backup: None,
-        owner: None,
-    }
+        ..RowsToSalvage::default()
+    })
 }
 
 fn with_schema(mut step: DatabaseStep, known: &str) -> DatabaseStep {
-    let DatabaseStep::BuildFromSalvage { schema, .. } = &mut step else { unreachable!() };
-    *schema = Some(known.to_owned());
+    let DatabaseStep::BuildFromSalvage(wanted) = &mut step else { unreachable!() };
+    wanted.schema = Some(known.to_owned());
     step
 }
 
@@ -164,8 +161,8 @@ fn back_up(scene: &Scene) -> PathBuf {
 
 fn against(backups: &[&Path]) -> DatabaseStep {
     let mut step = salvage(None);
-    let DatabaseStep::BuildFromSalvage { backups: known, .. } = &mut step else { unreachable!() };
-    *known = backups.iter().map(|file| (*file).to_owned()).collect();
+    let DatabaseStep::BuildFromSalvage(wanted) = &mut step else { unreachable!() };
+    wanted.backups = backups.iter().map(|file| (*file).to_owned()).collect();
     step
 }
 
@@ -221,8 +218,8 @@ fn what_can_be_read_of_a_damaged_backup_is_more_than_nothing() {
         std::fs::copy(scene.path(), &newest).unwrap();
         std::fs::remove_file(scene.path()).unwrap();
         let mut step = salvage(None);
-        let DatabaseStep::BuildFromSalvage { of_backup, .. } = &mut step else { unreachable!() };
-        *of_backup = Some(newest.clone());
+        let DatabaseStep::BuildFromSalvage(wanted) = &mut step else { unreachable!() };
+        wanted.of_backup = Some(newest.clone());
         scene.run(DatabaseStep::Preserve, Phase::Apply).unwrap();
         let report = scene.run(step.clone(), Phase::Apply).unwrap();
         let candidate = report.candidate.unwrap();

@@ -177,12 +177,10 @@ fn rows_are_salvaged_before_the_backups_where_there_may_be_more_and_after_them_i
     let plan = crate::modes::database::heal::plan(&kinds::INTEGRITY_FAILED, &plan, &seen(), &config(), &[]).unwrap();
     let than = |at: usize| {
         let step = serde_json::from_value(plan.playbooks[at].steps[1].args.clone()).unwrap();
-        let crate::job::DatabaseStep::BuildFromSalvage { more_than, backups, schema_cookie, schema, .. } = step else {
-            panic!("{step:?}")
-        };
-        assert_eq!((schema_cookie, schema.as_deref()), (Some(2), Some("CREATE TABLE t (a);")));
-        assert_eq!(more_than, None);
-        backups
+        let crate::job::DatabaseStep::BuildFromSalvage(rows) = step else { panic!("{step:?}") };
+        assert_eq!((rows.schema_cookie, rows.schema.as_deref()), (Some(2), Some("CREATE TABLE t (a);")));
+        assert_eq!(rows.more_than, None);
+        rows.backups
     };
     assert_eq!((than(0), than(3)), (vec![backup(7).file, backup(5).file], Vec::new()));
 
