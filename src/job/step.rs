@@ -115,6 +115,9 @@ pub enum DatabaseStep {
         #[serde(default)]
         journal_mode: Option<String>,
     },
+    /// Copy the rows that can be read, of all that was committed by then, into the file that programs have open, through SQLite's
+    /// own locking.
+    SalvageInPlace(RowsToSalvage),
     /// Guarded swap, the other way: a preservation's files in the place of those that are there, which were preserved before.
     RollBack {
         /// The incident whose heal is taken back.
@@ -263,6 +266,7 @@ impl DatabaseStep {
             DatabaseStep::MoveLockAside { .. } => "move_lock_aside",
             DatabaseStep::Install => "install",
             DatabaseStep::RestoreInPlace { .. } => "restore_in_place",
+            DatabaseStep::SalvageInPlace(_) => "salvage_in_place",
             DatabaseStep::OnMember { does, .. } => does.name(),
             DatabaseStep::KeepHeld => "keep_held",
             DatabaseStep::BuildFromHeld => "build_from_held",

@@ -29,9 +29,9 @@ impl Database {
         let step = |pages: i32| {
             backup.step(pages).map_err(|error| SqliteFault::new(&operation, &error, Some(&self.connection)))
         };
-        // The first page takes the lock that keeps every other writer out, and in rollback mode every reader; it is held until
-        // the end, and the pages wait in the cache.
-        while let StepResult::Busy | StepResult::Locked = step(1)? {
+        // A step of no page takes the lock that keeps every other writer out, and in rollback mode every reader; it is held until
+        // the end, and the pages wait in the cache. Of this database nothing is held between two steps: `kept` may write it anew.
+        while let StepResult::Busy | StepResult::Locked = step(0)? {
             if deadline.is_over() {
                 let mut fault = SqliteFault::other(&operation, FaultClass::Busy, "the lock was not to be had in time");
                 fault.code = rusqlite::ffi::SQLITE_BUSY;
@@ -121,6 +121,40 @@ mod tests {
             );
             assert_eq!(app.row_counts().unwrap()[0].1, SAMPLE_ROWS, "{mode}");
             assert_eq!(app.journal_mode().unwrap(), mode);
+        }
+    }
+
+    /// Of what it copies from, SQLite holds nothing between two steps: with another change counter it is read anew.
+    #[test]
+    fn a_source_that_is_another_once_the_lock_is_had_is_copied_as_it_is_then() {
+        for mode in ["delete", "wal"] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = sample(dir.path());
+            open(&path, Access::Repair).set_journal_mode(mode).unwrap();
+            let (small, large) = (dir.path().join("small.db"), dir.path().join("large.db"));
+            for (file, rows) in [(&small, 1), (&large, 5000)] {
+                let db = open(file, Access::Create);
+                let fill = format!("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i<{rows})");
+                db.batch(&format!("CREATE TABLE t(a, b); {fill} INSERT INTO t SELECT i, 'row' FROM n")).unwrap();
+            }
+            for (first, then, rows) in [(&small, &large, 5000), (&large, &small, 1)] {
+                let stand_in = dir.path().join("stand-in.db");
+                std::fs::copy(first, &stand_in).unwrap();
+                let source = open(&stand_in, Access::Copy);
+                let app = open(&path, Access::Repair);
+                let mut target = open(&path, Access::Repair);
+                let exchange = || {
+                    let mut bytes = std::fs::read(then).unwrap();
+                    bytes[24..28].copy_from_slice(&4711_u32.to_be_bytes());
+                    bytes[92..96].copy_from_slice(&4711_u32.to_be_bytes());
+                    std::fs::write(&stand_in, bytes).unwrap();
+                    app.batch("DELETE FROM t").is_err()
+                };
+                assert!(source.restore_into(&mut target, &Deadline::never(), exchange).unwrap(), "{mode}");
+                assert_eq!(app.row_counts().unwrap(), [("t".to_owned(), rows)], "{mode}");
+                assert!(app.integrity_check(10).ok, "{mode}");
+                assert_eq!(app.journal_mode().unwrap(), mode);
+            }
         }
     }
 

@@ -207,6 +207,21 @@ fn a_restore_in_place_under_a_program() {
 }
 
 #[test]
+fn a_salvage_in_place_under_a_program() {
+    for mode in ["wal", "delete"] {
+        survives_every_kill(|| {
+            let mut broken =
+                Broken::after_60_commits(mode, &format!("when_in_use = \"in-place\"\n{BACKUP}"), "salvage_in_place");
+            // One commit that no backup has.
+            broken.scene.commit(mode, 1, &[]);
+            broken.left_alone = Some(broken.scene.writer(mode, "0", &["--open-idle"]));
+            damage::first_leaf(&broken.scene.db(), "rows", &mut Dice::new());
+            broken.expect_evidence()
+        });
+    }
+}
+
+#[test]
 fn a_program_that_is_stopped_for_the_swap_and_started_again() {
     survives_every_kill(|| {
         let mut scene = Scene::new();

@@ -59,7 +59,7 @@ fn steps(incident: &Value) -> Vec<String> {
 }
 
 #[test]
-fn in_place_a_writing_program_goes_on_with_the_backup_and_what_it_wrote_is_kept() {
+fn in_place_a_writing_program_goes_on_with_all_that_it_wrote() {
     for mode in ["wal", "delete"] {
         let (scene, mut daemon) = prepared(mode, &format!("when_in_use = \"in-place\"\n{BACKUP}\n{OFTEN}"));
         let program = scene.writer(mode, "forever", &PATIENT);
@@ -69,7 +69,7 @@ fn in_place_a_writing_program_goes_on_with_the_backup_and_what_it_wrote_is_kept(
 
         let incident = daemon.closed("app", 1);
         assert_eq!(incident["outcome"], "healed", "{mode}: {incident:#}");
-        assert_eq!(incident["playbook"], "restore_in_place", "{mode}: {incident:#}");
+        assert_eq!(incident["playbook"], "salvage_in_place", "{mode}: {incident:#}");
         assert_eq!((inode(&scene.db()), truth::ownership(&scene.db())), (before, owner), "{mode}");
         assert!(incident["loss"]["rows_kept"].as_u64().is_some_and(|rows| rows >= 1200), "{incident:#}");
         // The same process goes on, on the same file.
@@ -78,6 +78,8 @@ fn in_place_a_writing_program_goes_on_with_the_backup_and_what_it_wrote_is_kept(
         daemon.wait_for("the program to commit again", |_| (promised() >= enough).then_some(()));
         assert!(program.finish().success(), "{mode}");
         assert_nothing_vanished(&scene, &incident);
+        // The page that was hurt is in the backup, and what it committed up to the lock was salvaged.
+        assert_eq!(scene.lost(), 0, "{mode}: {incident:#}");
         daemon.stop();
         scene.assert_whole(mode);
     }
@@ -196,9 +198,10 @@ fn a_yes_is_acted_on_under_a_program_that_writes_too() {
     let healed = run(&["approve", incident["id"].as_str().unwrap()]).json_of(0);
     assert_eq!(healed["outcome"], "healed", "{healed:#}");
     let incident = daemon.closed("app", 1);
-    assert_eq!(incident["playbook"], "restore_in_place", "{incident:#}");
+    assert_eq!(incident["playbook"], "salvage_in_place", "{incident:#}");
     assert!(program.finish().success());
     assert_nothing_vanished(&scene, &incident);
+    assert_eq!(scene.lost(), 0, "{incident:#}");
 }
 
 #[test]

@@ -123,33 +123,68 @@ fn refused_each_of_them_names_the_program_and_what_to_do_and_is_done_once_it_has
     }
 }
 
-/// There is no backup that could be put under the program.
+/// There is no backup that could be put under the program, and what is mended is another file: the rows that can be read are put there.
 #[test]
-fn in_place_each_of_them_names_the_program_and_what_to_do() {
-    for (rung, hurt) in RUNGS {
-        println!("{rung}");
-        let mut scene = Scene::new();
-        scene.database("app", "data/app.db", "when_in_use = \"in-place\"");
-        scene.commit("delete", 200, &["--rows-per-commit", "5"]);
-        let program = rusqlite::Connection::open(scene.db()).unwrap();
-        program
-            .execute_batch("CREATE TABLE dropped(a); INSERT INTO dropped SELECT text FROM rows; DROP TABLE dropped")
-            .unwrap();
-        drop(program);
-        let mut daemon = scene.daemon();
-        daemon.healthy("app");
-        let program = scene.writer("delete", "0", &["--open-idle"]);
-        let bytes = hurt(&scene);
-        let incident = daemon.escalated("app", 1);
-        let reason = incident["reason"].as_str().unwrap();
-        for words in [format!("(pid {})", program.pid()), format!("`{rung}`"), "guardiand heal app".to_owned()] {
-            assert!(reason.contains(&words), "{rung}: no {words} in {reason}");
+fn in_place_the_rows_that_can_be_read_are_put_under_the_program() {
+    for mode in ["delete", "wal"] {
+        for (rung, hurt) in RUNGS {
+            // In WAL mode a first page that is damaged is never free of the program's locks.
+            if (mode, rung) == ("wal", "mend_header") {
+                continue;
+            }
+            println!("{rung}, {mode}");
+            let mut scene = Scene::new();
+            scene.database("app", "data/app.db", "when_in_use = \"in-place\"");
+            scene.commit(mode, 200, &["--rows-per-commit", "5"]);
+            let program = rusqlite::Connection::open(scene.db()).unwrap();
+            program
+                .execute_batch("CREATE TABLE dropped(a); INSERT INTO dropped SELECT text FROM rows; DROP TABLE dropped")
+                .unwrap();
+            drop(program);
+            let mut daemon = scene.daemon();
+            daemon.healthy("app");
+            let program = scene.writer(mode, "0", &["--open-idle"]);
+            let bytes = hurt(&scene);
+
+            let incident = daemon.closed("app", 1);
+            let healed = (&"healed".into(), &"salvage_in_place".into());
+            assert_eq!((&incident["outcome"], &incident["playbook"]), healed, "{incident:#}");
+            if rung != "salvage_rows" {
+                assert_eq!(scene.lost(), 0, "{incident:#}");
+            }
+            scene.assert_evidence(&incident, &[("main", Some(&bytes))]);
+            assert!(program.finish().success(), "its program was disturbed");
+            scene.assert_honest(&incident, &scene.db());
+            daemon.stop();
+            scene.assert_whole(mode);
         }
-        assert_eq!(scene.bytes()[0].as_ref(), Some(&bytes), "a file in use was changed");
-        program.kill();
-        let incident = daemon.closed("app", 1);
-        assert_eq!((&incident["outcome"], &incident["playbook"]), (&"healed".into(), &rung.into()), "{incident:#}");
-        assert_eq!(scene.lost(), 0);
-        scene.assert_whole("delete");
     }
+}
+
+/// What nobody can put under it names the program and what to do.
+#[test]
+fn in_place_a_first_page_in_wal_mode_waits_for_the_program_to_end() {
+    let mut scene = Scene::new();
+    scene.database("app", "data/app.db", "when_in_use = \"in-place\"");
+    scene.commit("wal", 200, &["--rows-per-commit", "5"]);
+    let mut daemon = scene.daemon();
+    daemon.healthy("app");
+    let program = scene.writer("wal", "0", &["--open-idle"]);
+    let bytes = hurt_header(&scene);
+    let incident = daemon.escalated("app", 1);
+    let reason = incident["reason"].as_str().unwrap();
+    for words in [format!("(pid {})", program.pid()), "in WAL mode".to_owned(), "guardiand heal app".to_owned()] {
+        assert!(reason.contains(&words), "no {words} in {reason}");
+    }
+    assert_eq!(scene.bytes()[0].as_ref(), Some(&bytes), "a file in use was changed");
+    program.kill();
+    let incident = daemon.closed("app", 1);
+    assert_eq!(
+        (&incident["outcome"], &incident["playbook"]),
+        (&"healed".into(), &"mend_header".into()),
+        "{incident:#}"
+    );
+    assert_eq!(scene.lost(), 0);
+    daemon.stop();
+    scene.assert_whole("wal");
 }

@@ -78,7 +78,7 @@ impl Database {
                 self.note_member(&member.name, does, report.candidate.as_ref());
             }
             // Its program goes on writing: nothing is taken for the backup's content afterwards.
-            Some(DatabaseStep::RestoreInPlace { .. }) => self.built_from = None,
+            Some(DatabaseStep::RestoreInPlace { .. } | DatabaseStep::SalvageInPlace(_)) => self.built_from = None,
             Some(
                 DatabaseStep::BuildFromCopy { .. }
                 | DatabaseStep::BuildFromWal { .. }
@@ -127,7 +127,9 @@ impl Database {
             DatabaseStep::BuildMended { .. } | DatabaseStep::BuildFromPages { .. } => {
                 Some(heal::loss_of_mended(candidate))
             }
-            DatabaseStep::BuildFromSalvage(_) => Some(heal::loss_of_salvage(candidate)),
+            DatabaseStep::BuildFromSalvage(_) | DatabaseStep::SalvageInPlace(_) => {
+                Some(heal::loss_of_salvage(candidate))
+            }
             DatabaseStep::BuildFromSchema { .. } => Some(heal::loss_of_recreation(&self.memory, self.facts.as_ref())),
             DatabaseStep::BuildFromHeld => Some(heal::loss_of_held(candidate)),
             DatabaseStep::Preserve
@@ -197,7 +199,7 @@ pub(super) fn brings_back(spec: &StepSpec) -> bool {
 /// True for the step that adds to an incident's evidence.
 pub(super) fn keeps(spec: &StepSpec) -> bool {
     let step = serde_json::from_value::<DatabaseStep>(spec.args.clone());
-    matches!(step, Ok(DatabaseStep::Preserve | DatabaseStep::RestoreInPlace { .. }))
+    matches!(step, Ok(DatabaseStep::Preserve | DatabaseStep::RestoreInPlace { .. } | DatabaseStep::SalvageInPlace(_)))
 }
 
 /// Whether a failure says nothing against the rung that it happened on. A backup that fails its check is its own fault, and
@@ -214,7 +216,8 @@ fn is_held(step: Option<&DatabaseStep>, kind: FailureKind) -> bool {
             | Step::BuildFromPages { .. }
             | Step::BuildFromSalvage(_)
             | Step::BuildFromSchema { .. }
-            | Step::RestoreInPlace { .. },
+            | Step::RestoreInPlace { .. }
+            | Step::SalvageInPlace(_),
         ) => kind != FailureKind::Failed,
         // Nothing that loses more stands in for what programs had open.
         Some(Step::KeepHeld | Step::BuildFromHeld) => true,

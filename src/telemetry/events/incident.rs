@@ -106,8 +106,8 @@ impl IncidentEscalated<'_> {
     }
 }
 
-/// The playbook that puts salvaged rows in a database's place.
-const SALVAGE: &str = "salvage_rows";
+/// The playbooks that put salvaged rows in a database's place.
+const SALVAGE: [&str; 2] = ["salvage_rows", "salvage_in_place"];
 
 impl IncidentClosed<'_> {
     /// Logs and counts.
@@ -142,7 +142,7 @@ impl IncidentClosed<'_> {
             metrics.recovery.with_label_values(&[mode.as_str(), kind.as_str()]).observe(*seconds);
             metrics.target_recovery.add(target, mode, *seconds);
         }
-        let salvaged = *outcome == Some(Resolution::Healed) && playbook == SALVAGE;
+        let salvaged = *outcome == Some(Resolution::Healed) && SALVAGE.contains(&playbook.as_str());
         if let Some(rows) = loss.as_ref().and_then(|loss| loss.rows_kept).filter(|_| salvaged) {
             metrics.rows_salvaged.with_label_values(&[target]).inc_by(rows);
         }

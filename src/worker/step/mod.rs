@@ -44,6 +44,7 @@ mod restore_in_place;
 mod resume_stopped;
 mod roll_back;
 mod salvage;
+mod salvage_in_place;
 mod settle;
 mod undo;
 mod weigh;
@@ -61,6 +62,9 @@ use crate::job::{DatabaseStep, FailureKind, JobFailure, Phase, Progress, StepJob
 use place::Place;
 use restore_in_place::Wanted;
 pub use weigh::{list_evidence, weigh};
+
+/// Why what was done in place is not taken back.
+const ITS_PROGRAMS_GO_ON: &str = "its programs may have written since: what was there is in evidence";
 
 /// Works on one step.
 ///
@@ -149,9 +153,12 @@ pub fn run(job: &StepJob) -> Result<StepReport, JobFailure> {
             match phase {
                 Phase::Apply => restore_in_place::apply(&place, &wanted),
                 Phase::Resume => restore_in_place::resume(&place, &wanted),
-                Phase::Undo => Ok(nothing("its programs may have written since: what was there is in evidence")),
+                Phase::Undo => Ok(nothing(ITS_PROGRAMS_GO_ON)),
             }
         }
+        (DatabaseStep::SalvageInPlace(wanted), Phase::Apply) => salvage_in_place::apply(&place, wanted),
+        (DatabaseStep::SalvageInPlace(wanted), Phase::Resume) => salvage_in_place::resume(&place, wanted),
+        (DatabaseStep::SalvageInPlace(_), Phase::Undo) => Ok(nothing(ITS_PROGRAMS_GO_ON)),
         (DatabaseStep::OnMember { .. }, _) => Err(failed("a step on a member has its own place")),
         (DatabaseStep::KeepHeld, Phase::Apply | Phase::Resume) => reclaim::keep_held(&place),
         (DatabaseStep::KeepHeld, Phase::Undo) => Ok(nothing("evidence is kept")),

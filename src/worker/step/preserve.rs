@@ -40,8 +40,13 @@ pub(super) fn apply(place: &Place<'_>) -> Result<StepReport, JobFailure> {
 /// Keeps what is there while SQLite in this process holds its lock for writing: in a copy of this process, for closing a file
 /// here would drop that lock (rule 7).
 pub(super) fn under_sqlites_lock(place: &Place<'_>) -> Result<StepReport, JobFailure> {
-    let kept = in_forked_child(|| keep_all(place, Keeper::Sqlite));
+    let kept = in_forked_child(|| in_copy_of_locker(place));
     kept.map_err(while_("keeping what is about to be replaced"))?
+}
+
+/// The same in such a copy.
+pub(super) fn in_copy_of_locker(place: &Place<'_>) -> Result<StepReport, JobFailure> {
+    keep_all(place, Keeper::Sqlite)
 }
 
 fn keep_all(place: &Place<'_>, keeper: Keeper) -> Result<StepReport, JobFailure> {
@@ -60,7 +65,9 @@ fn keep_all(place: &Place<'_>, keeper: Keeper) -> Result<StepReport, JobFailure>
                 evidence.file(name).is_some_and(|kept| same_content(&kept.facts, facts))
                     && folder.stat_in(name).is_ok_and(|copy| copy.size == facts.size)
             });
-        if same {
+        // A clock too coarse to tell hides no commit in rollback mode.
+        let head_in = |folder: &Folder, name: &OsStr| folder.open_own_in(name).ok().and_then(|main| head(&main));
+        if same && head_in(&folder, OsStr::new("main")) == head_in(&place.folder, &place.name) {
             return Ok(nothing(&format!("{} holds these files already", folder.path().display())));
         }
     }

@@ -65,7 +65,7 @@ pub(super) fn resume(place: &Place<'_>, wanted: &Wanted<'_>) -> Result<StepRepor
 }
 
 /// Never a file without a byte: opening it would destroy the WAL of a living program.
-fn is_there(place: &Place<'_>) -> Result<u64, JobFailure> {
+pub(super) fn is_there(place: &Place<'_>) -> Result<u64, JobFailure> {
     match place.stat(&place.name)? {
         Some(main) if main.size > 0 => Ok(main.size),
         Some(_) => Err(refused(format!(
@@ -79,48 +79,81 @@ fn is_there(place: &Place<'_>) -> Result<u64, JobFailure> {
 
 /// Remarks.
 fn overwrite(place: &Place<'_>, wanted: &Wanted<'_>, examined: &Examined) -> Result<Vec<String>, JobFailure> {
-    let patience = Duration::from_millis(place.job.site.busy_ms);
-    let deadline = Deadline::after(patience);
-    let mut target = Database::open(place.path(), Access::Repair, patience, Deadline::never())
-        .map_err(while_("opening the database"))?;
-    // What cannot be read has no page size of its own, nor a journal mode.
-    let readable = target.touch_schema();
-    let page_size = match &readable {
-        Err(fault) if matches!(fault.class, FaultClass::NotADatabase) => examined.page_size,
-        _ => target.page_size().unwrap_or(examined.page_size),
-    };
-    let mode = match (wanted.journal_mode, target.journal_mode()) {
-        (Some(mode), _) => mode.to_owned(),
-        (None, Ok(mode)) => mode,
-        (None, Err(_)) => "delete".to_owned(),
-    };
-    let file = fitting(place, wanted, examined, page_size)?;
+    let target = Target::open(place, wanted.journal_mode, examined.page_size)?;
+    let file = fitting(place, wanted, examined, target.page_size)?;
     let source = Database::open(&file, Access::Immutable, Duration::ZERO, Deadline::never())
         .map_err(while_("opening the backup"))?;
-    let mut not_kept = None;
-    let mut keep = || match preserve::under_sqlites_lock(place) {
-        Ok(_) => true,
-        Err(failure) => {
-            not_kept = Some(failure);
-            false
-        }
-    };
-    let restored = match source.restore_into(&mut target, &deadline, &mut keep) {
-        // To nobody is it a database now, so nobody commits to it; and a verified backup of its page size is open.
-        Err(fault) if matches!(fault.class, FaultClass::NotADatabase | FaultClass::Corrupt) && keep() => {
-            target.reset().map_err(|fault| told(place, "emptying what has no header", &fault))?;
-            source.restore_into(&mut target, &Deadline::after(patience.max(EMPTY_MAX)), || true)
-        }
-        answer => answer,
-    };
-    if let Some(failure) = not_kept {
-        return Err(refused(failure.message));
+    // Whatever hinders it is none of the backup's fault.
+    target.become_like(source, || preserve::under_sqlites_lock(place).map(drop).map_err(|why| refused(why.message)))
+}
+
+/// The database that its programs have open.
+pub(super) struct Target<'a> {
+    place: &'a Place<'a>,
+    database: Database,
+    /// Bytes a page.
+    pub page_size: u32,
+    /// The journal mode that it shall have.
+    mode: String,
+}
+
+impl<'a> Target<'a> {
+    /// `journal_mode` and `page_size` are what it has where it cannot be read.
+    pub(super) fn open(
+        place: &'a Place<'a>,
+        journal_mode: Option<&str>,
+        page_size: u32,
+    ) -> Result<Target<'a>, JobFailure> {
+        let patience = Duration::from_millis(place.job.site.busy_ms);
+        let database = Database::open(place.path(), Access::Repair, patience, Deadline::never())
+            .map_err(while_("opening the database"))?;
+        // What cannot be read has no page size of its own, nor a journal mode.
+        let readable = database.touch_schema();
+        let page_size = match &readable {
+            Err(fault) if matches!(fault.class, FaultClass::NotADatabase) => page_size,
+            _ => database.page_size().unwrap_or(page_size),
+        };
+        let mode = match (journal_mode, database.journal_mode()) {
+            (Some(mode), _) => mode.to_owned(),
+            (None, Ok(mode)) => mode,
+            (None, Err(_)) => "delete".to_owned(),
+        };
+        Ok(Target { place, database, page_size, mode })
     }
-    restored.map_err(|fault| told(place, "restoring in place", &fault))?;
-    drop(source);
-    let remarks = settle_mode(&target, &mode, patience);
-    target.close().map_err(while_("closing the database"))?;
-    Ok(remarks)
+
+    /// Copies `source` over it, once nobody else can commit to it any more and `keep` has kept what is there. Remarks.
+    pub(super) fn become_like(
+        self,
+        source: Database,
+        mut keep: impl FnMut() -> Result<(), JobFailure>,
+    ) -> Result<Vec<String>, JobFailure> {
+        let Target { place, database: mut target, mode, .. } = self;
+        let patience = Duration::from_millis(place.job.site.busy_ms);
+        let mut not_kept = None;
+        let mut keep = || match keep() {
+            Ok(()) => true,
+            Err(failure) => {
+                not_kept = Some(failure);
+                false
+            }
+        };
+        let restored = match source.restore_into(&mut target, &Deadline::after(patience), &mut keep) {
+            // To nobody is it a database now, so nobody commits to it; and what passed its check, with its page size, is open.
+            Err(fault) if matches!(fault.class, FaultClass::NotADatabase | FaultClass::Corrupt) && keep() => {
+                target.reset().map_err(|fault| told(place, "emptying what has no header", &fault))?;
+                source.restore_into(&mut target, &Deadline::after(patience.max(EMPTY_MAX)), || true)
+            }
+            answer => answer,
+        };
+        if let Some(failure) = not_kept {
+            return Err(failure);
+        }
+        restored.map_err(|fault| told(place, "restoring in place", &fault))?;
+        drop(source);
+        let remarks = settle_mode(&target, &mode, patience);
+        target.close().map_err(while_("closing the database"))?;
+        Ok(remarks)
+    }
 }
 
 /// The backup, or a copy of it with the database's own page size: a WAL takes no other.
@@ -171,13 +204,19 @@ fn settle_mode(target: &Database, mode: &str, patience: Duration) -> Vec<String>
     remarks
 }
 
-/// Through the live file, as its programs see it.
+/// What was put in place, in words, with how it passed its check.
 fn conclude(
     place: &Place<'_>,
     wanted: &Wanted<'_>,
     examined: &Examined,
     remarks: &[String],
 ) -> Result<StepReport, JobFailure> {
+    let told = in_place_told(place, &format!("backup {}", wanted.backup.display()), remarks)?;
+    with_candidate(done(told), place, wanted, examined.tables.clone())
+}
+
+/// Checked through the live file, as its programs see it; in words.
+pub(super) fn in_place_told(place: &Place<'_>, what: &str, remarks: &[String]) -> Result<String, JobFailure> {
     // Rule 11: in rollback mode a check keeps writers out for its whole length.
     let bound = Duration::from_millis(place.job.site.block_max_ms);
     let wal = place.stat(&place.side("-wal"))?.is_some();
@@ -194,20 +233,19 @@ fn conclude(
             )));
         }
     };
-    let mut detail =
-        format!("backup {} is in place, under the programs that have it open; {checked}", wanted.backup.display());
+    let mut told = format!("{what} is in place, under the programs that have it open; {checked}");
     for remark in remarks {
-        detail += &format!("; {remark}");
+        told += &format!("; {remark}");
     }
-    with_candidate(done(detail), place, wanted, examined.tables.clone())
+    Ok(told)
 }
 
-enum Unsound {
+pub(super) enum Unsound {
     Unfinished,
     Damaged(String),
 }
 
-fn sound(place: &Place<'_>, deadline: Deadline) -> Result<Vec<crate::job::TableRows>, Unsound> {
+pub(super) fn sound(place: &Place<'_>, deadline: Deadline) -> Result<Vec<crate::job::TableRows>, Unsound> {
     let damaged = |fault: SqliteFault| match fault.class {
         FaultClass::Interrupted | FaultClass::Busy => Unsound::Unfinished,
         _ => Unsound::Damaged(fault.to_string()),

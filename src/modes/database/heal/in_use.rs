@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::header::{MEND_FREELIST, MEND_HEADER};
 use super::pages::MEND_PAGES;
-use super::salvage::SALVAGE;
+use super::salvage::SALVAGE_IN_PLACE;
 use super::{Site, playbook};
 use crate::job::{DatabaseStep, Ending, FileState, HeaderFacts, HolderFacts, JournalState, Member, WalState};
 use crate::model::{Plan, Playbook, Program, StepRecord, StepSpec};
@@ -61,9 +61,8 @@ impl Site<'_> {
             (Some(WhenInUse::InPlace) | None, app) => {
                 // Only as far down as the ladder goes: what keeps more than a backup comes before it.
                 let possible = self.in_place_possible();
-                // What is mended or salvaged is another file, which takes no program's place.
-                let needs_it_alone =
-                    |rung: &&Playbook| [SALVAGE, MEND_HEADER, MEND_FREELIST, MEND_PAGES].contains(&&*rung.name);
+                // What is mended is another file, which takes no program's place.
+                let needs_it_alone = |rung: &&Playbook| [MEND_HEADER, MEND_FREELIST, MEND_PAGES].contains(&&*rung.name);
                 let rungs = lossy.iter().filter(|rung| !needs_it_alone(rung));
                 let in_place = possible.map(|()| rungs.map_while(|rung| self.in_place(rung)).collect::<Vec<_>>());
                 let mut left_out: Vec<&str> = lossy.iter().filter(needs_it_alone).map(|rung| &*rung.name).collect();
@@ -140,16 +139,20 @@ impl Site<'_> {
         }
     }
 
-    /// The same restore through SQLite; `None` where the rung is none of a backup.
+    /// The same through SQLite; `None` where the rung is neither of a backup nor of the rows that can be read.
     fn in_place(&self, rung: &Playbook) -> Option<Playbook> {
-        let step = rung.steps.iter().find_map(|spec| match step_of(spec)? {
+        let (name, step) = rung.steps.iter().find_map(|spec| match step_of(spec)? {
             DatabaseStep::BuildFromBackup { backup, blake3, .. } => {
-                Some(DatabaseStep::RestoreInPlace { backup, blake3, journal_mode: self.memory.journal_mode.clone() })
+                let journal_mode = self.memory.journal_mode.clone();
+                Some(("restore_in_place", DatabaseStep::RestoreInPlace { backup, blake3, journal_mode }))
+            }
+            DatabaseStep::BuildFromSalvage(rows) if rows.of_backup.is_none() => {
+                Some((SALVAGE_IN_PLACE, DatabaseStep::SalvageInPlace(rows)))
             }
             _ => None,
         })?;
         let why = format!("{}, through SQLite, under the programs that have it open", rung.why);
-        Some(playbook("restore_in_place", why, &[DatabaseStep::Preserve, step]))
+        Some(playbook(name, why, &[DatabaseStep::Preserve, step]))
     }
 
     /// Why a person is asked, and whom it touches; what it costs is in the playbooks.

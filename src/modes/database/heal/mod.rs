@@ -157,7 +157,10 @@ fn risk(step: &DatabaseStep) -> Risk {
         | DatabaseStep::BuildFromPages { .. }
         | DatabaseStep::BuildFromSalvage(_)
         | DatabaseStep::BuildFromSchema { .. } => Risk::Harmless,
-        DatabaseStep::Install | DatabaseStep::RestoreInPlace { .. } | DatabaseStep::RollBack { .. } => Risk::Lossy,
+        DatabaseStep::Install
+        | DatabaseStep::RestoreInPlace { .. }
+        | DatabaseStep::SalvageInPlace(_)
+        | DatabaseStep::RollBack { .. } => Risk::Lossy,
         DatabaseStep::StopApp { .. } | DatabaseStep::StartApp { .. } => Risk::Lossless,
         DatabaseStep::OnMember { does, .. } => risk(does),
     }

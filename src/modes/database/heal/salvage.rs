@@ -8,6 +8,9 @@ use crate::model::Playbook;
 /// The playbook's name.
 pub(super) const SALVAGE: &str = "salvage_rows";
 
+/// The same under its programs.
+pub(super) const SALVAGE_IN_PLACE: &str = "salvage_in_place";
+
 /// What a salvage gets through, in bytes a second, with a backup to fill it from, the comparison with it, and the check at the end.
 /// Measured: 57 MB a second, on two busy cores with a warm cache; a slow disk takes longer.
 const BYTES_PER_SECOND: u64 = 40_000_000;

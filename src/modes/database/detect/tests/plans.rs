@@ -213,7 +213,7 @@ fn rows_are_salvaged_before_the_backups_where_there_may_be_more_and_after_them_i
 }
 
 #[test]
-fn in_place_says_what_is_left_out_and_who_is_in_the_way() {
+fn in_place_come_the_rows_and_the_backups_and_it_is_said_what_is_left_out() {
     let holder = crate::job::HolderFacts {
         pid: 812,
         comm: "shop".to_owned(),
@@ -232,14 +232,18 @@ fn in_place_says_what_is_left_out_and_who_is_in_the_way() {
         facts.diagnosis.as_mut().unwrap().holders = vec![holder.clone()];
         crate::modes::database::heal::plan(&kinds::INTEGRITY_FAILED, &facts, &seen(), &config, &[])
     };
-    let restored = plan(vec![backup(7)]).unwrap().playbooks;
-    let told =
-        "not tried before (only for a file that nobody has open: `mend_freelist`, `salvage_rows`): shop (pid 812) has";
-    assert_eq!(restored.len(), 1);
-    assert!(restored[0].name == "restore_in_place" && restored[0].why.contains(told), "{}", restored[0].why);
-    let refused = plan(Vec::new()).unwrap_err();
-    for words in ["shop (pid 812) has", "`mend_freelist`, `salvage_rows`", "run `guardiand heal "] {
-        assert!(refused.contains(words), "{refused}");
+    let told = "not tried before (only for a file that nobody has open: `mend_freelist`): shop (pid 812) has";
+    // The rows that can be read, and what they lack of the backup, before the backup alone.
+    for (backups, names) in [
+        (vec![backup(7)], vec!["salvage_in_place", "restore_in_place", "salvage_in_place"]),
+        (Vec::new(), vec!["salvage_in_place"]),
+    ] {
+        let rungs = plan(backups).unwrap().playbooks;
+        assert_eq!(rungs.iter().map(|rung| rung.name.as_str()).collect::<Vec<_>>(), names);
+        for rung in rungs {
+            assert!(rung.why.contains(told), "{}", rung.why);
+            assert_eq!(rung.steps.iter().map(|step| step.name.as_str()).collect::<Vec<_>>(), ["preserve", &rung.name]);
+        }
     }
 }
 
