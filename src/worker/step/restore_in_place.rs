@@ -233,7 +233,7 @@ pub(super) fn in_place_told(place: &Place<'_>, what: &str, remarks: &[String]) -
             )));
         }
     };
-    let mut told = format!("{what} is in place, under the programs that have it open; {checked}");
+    let mut told = format!("in place, under the programs that have it open: {what}; {checked}");
     for remark in remarks {
         told += &format!("; {remark}");
     }
