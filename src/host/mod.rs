@@ -72,7 +72,7 @@ pub use process::{
     ProcessFacts, ProcessHandle, die_with_parent, limit_memory, no_core_dumps, resident_bytes, runs_since,
 };
 pub use read::{fill, page_threads, read_up_to};
-pub use read_ahead::{AheadOfReaders, ReadAhead, forget_cached, forget_cached_range, read_ahead};
+pub use read_ahead::{ReadAhead, forget_cached, forget_cached_range, read_ahead};
 pub use sample::process_sample;
 pub use siblings::supervisor;
 pub use space::Space;

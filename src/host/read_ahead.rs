@@ -4,9 +4,7 @@
 //! fifteen times faster (SQLITE.md, rule 12 and section 6).
 
 use std::io;
-use std::ops::Range;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use rustix::fs::{Advice, fadvise};
@@ -43,50 +41,6 @@ pub fn read_ahead(fd: impl AsFd, max_bytes: u64, deadline: Instant) -> io::Resul
         }
     }
     Ok(ReadAhead { bytes, complete: false })
-}
-
-/// How far the kernel is asked to read before those who read: enough for a disk to be busy all the time.
-const AHEAD_BYTES: u64 = 8 << 20;
-/// What one wish may be: the kernel cuts a longer one off at what the device takes at once.
-const WISH_BYTES: u64 = 256 << 10;
-
-/// Asks the kernel for what comes next of a file that several threads read in order, by turns. Its own read-ahead is made for one
-/// reader, and takes theirs for reads at random: a cold file takes twice as long then.
-#[derive(Debug, Default)]
-pub struct AheadOfReaders {
-    /// Up to here it was asked for.
-    asked: AtomicU64,
-}
-
-impl AheadOfReaders {
-    /// To be called before a read of these bytes; one at the beginning begins anew. Who reads what was asked for before asks for nothing.
-    pub fn reads(&self, fd: impl AsFd, offset: u64, length: u64) {
-        if offset == 0 {
-            self.asked.store(0, Ordering::Relaxed);
-        }
-        while let Some(wish) = self.wish(offset, length) {
-            if let Some(length) = std::num::NonZeroU64::new(wish.end - wish.start) {
-                let _only_a_hint = fadvise(&fd, wish.start, Some(length), Advice::WillNeed);
-            }
-        }
-    }
-
-    /// What is to be asked for next, on account of that read.
-    fn wish(&self, offset: u64, length: u64) -> Option<Range<u64>> {
-        let goal = offset.saturating_add(length).saturating_add(AHEAD_BYTES);
-        let mut asked = self.asked.load(Ordering::Relaxed);
-        loop {
-            let from = asked.max(offset);
-            if from >= goal {
-                return None;
-            }
-            let until = goal.min(from.saturating_add(WISH_BYTES));
-            match self.asked.compare_exchange(asked, until, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => return Some(from..until),
-                Err(meanwhile) => asked = meanwhile,
-            }
-        }
-    }
 }
 
 /// Lets the kernel drop a file's clean pages from its cache, so that reading a backup does not push out the program's
@@ -130,27 +84,6 @@ mod tests {
         let late = read_ahead(open(), u64::MAX, Instant::now()).unwrap();
         assert_eq!(late, ReadAhead { bytes: 0, complete: false });
         forget_cached(open());
-    }
-
-    #[test]
-    fn threads_that_read_by_turns_ask_for_every_byte_once_before_they_come_to_it() {
-        const READ: u64 = 256 << 10;
-        let ahead = AheadOfReaders::default();
-        let mut asked = Vec::new();
-        // The second of two threads is often the earlier one.
-        for turn in (0..200_u64).map(|turn| turn ^ 1) {
-            asked.extend(std::iter::from_fn(|| ahead.wish(turn * READ, READ)));
-            assert!(asked.last().is_some_and(|last| last.end >= (turn + 1) * READ + AHEAD_BYTES));
-        }
-        asked.sort_by_key(|wish| wish.start);
-        assert!(asked.iter().all(|wish| wish.end - wish.start <= WISH_BYTES));
-        // But for the first read of all, which nobody could ask for in time.
-        assert_eq!(asked[0].start, READ);
-        assert!(asked.windows(2).all(|two| two[0].end == two[1].start), "{asked:?}");
-        assert_eq!(ahead.wish(3 * READ, READ), None, "long asked for");
-        ahead.reads(tempfile::tempfile().unwrap(), 0, READ);
-        assert_eq!(ahead.wish(0, READ), None, "begun anew, and asked for");
-        assert!(ahead.wish(READ, READ).is_some());
     }
 
     #[test]

@@ -98,6 +98,13 @@ pub(super) struct Comparison<'a, S> {
     pub is_utf8: bool,
 }
 
+/// Pages in a row, with the tree of each.
+struct Pages<'b> {
+    first: u32,
+    owners: &'b [u32],
+    bytes: &'b [u8],
+}
+
 impl<'a, S: PageSource> Comparison<'a, S> {
     pub(super) fn run(&self, threads: usize, watch: &Watch<'_>) -> Result<Compared, ScrubError<S::Error>> {
         let size = self.geometry.page_size() as usize;
@@ -109,9 +116,12 @@ impl<'a, S: PageSource> Comparison<'a, S> {
             let mut buffer = vec![0; per_chunk * size];
             let mut reader = Reader { of: self, found: self.nothing(), above: Vec::new() };
             while !stop.load(Atomic::Relaxed) {
-                let Some((chunk, owners)) = lock(&chunks).next() else { break };
-                let first = (chunk * per_chunk) as u32 + 1;
-                let looked = reader.chunk(first, owners, &mut buffer);
+                let mut turn = lock(&chunks);
+                let Some((chunk, owners)) = turn.next() else { break };
+                // One at a time, in the order of the file, as in the sweep.
+                let read = self.read((chunk * per_chunk) as u32 + 1, owners, &mut buffer);
+                drop(turn);
+                let looked = read.and_then(|pages| reader.look(&pages));
                 let looked = looked.and_then(|()| watch(owners.len() as u32).then_some(()).ok_or(ScrubError::Stopped));
                 if let Err(error) = looked {
                     lock(&failed).get_or_insert(error);
@@ -132,6 +142,19 @@ impl<'a, S: PageSource> Comparison<'a, S> {
         let mut found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
         found.faults.sort_by_key(|(page, ..)| *page);
         Ok(found)
+    }
+
+    /// Those of these pages that are to be looked at, and what lies between them.
+    fn read<'b>(&self, first: u32, owners: &'b [u32], buffer: &'b mut [u8]) -> Result<Pages<'b>, ScrubError<S::Error>> {
+        let has_task = |owner: &u32| !matches!(self.task(*owner), Task::Nothing);
+        let (Some(from), Some(to)) = (owners.iter().position(has_task), owners.iter().rposition(has_task)) else {
+            return Ok(Pages { first, owners: &[], bytes: &[] });
+        };
+        let owners = owners.get(from..=to).unwrap_or_default();
+        let first = first + from as u32;
+        let bytes = buffer.get_mut(..owners.len() * self.geometry.page_size() as usize).unwrap_or_default();
+        self.source.read(first, bytes).map_err(|source| ScrubError::Read { page: first, source })?;
+        Ok(Pages { first, owners, bytes })
     }
 
     fn nothing(&self) -> Compared {
@@ -225,18 +248,9 @@ struct Reader<'a, 'c, S> {
 const ABOVE_MAX: usize = 4;
 
 impl<S: PageSource> Reader<'_, '_, S> {
-    fn chunk(&mut self, first: u32, owners: &[u32], buffer: &mut [u8]) -> Result<(), ScrubError<S::Error>> {
+    fn look(&mut self, Pages { first, owners, bytes }: &Pages<'_>) -> Result<(), ScrubError<S::Error>> {
         let size = self.of.geometry.page_size() as usize;
-        let has_task = |owner: &u32| !matches!(self.of.task(*owner), Task::Nothing);
-        let (Some(from), Some(to)) = (owners.iter().position(has_task), owners.iter().rposition(has_task)) else {
-            return Ok(());
-        };
-        let owners = owners.get(from..=to).unwrap_or_default();
-        let first = first + from as u32;
-        let bytes = buffer.get_mut(..owners.len() * size).unwrap_or_default();
-        let read = self.of.source.read(first, bytes);
-        read.map_err(|source| ScrubError::Read { page: first, source })?;
-        for ((bytes, owner), number) in bytes.chunks_exact(size).zip(owners).zip(first..) {
+        for ((bytes, owner), number) in bytes.chunks_exact(size).zip(*owners).zip(*first..) {
             let task = self.of.task(*owner);
             if matches!(task, Task::Nothing) {
                 continue;

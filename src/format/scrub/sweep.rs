@@ -54,10 +54,15 @@ pub(super) fn sweep<S: PageSource>(
         let mut buffer = vec![0; per_chunk * geometry.page_size() as usize];
         let mut coverage = Coverage::new();
         while !stop.load(Ordering::Relaxed) {
-            let Some((chunk, notes)) = lock(&chunks).next() else { break };
+            let mut turn = lock(&chunks);
+            let Some((chunk, notes)) = turn.next() else { break };
             let first = (chunk * per_chunk) as u32 + 1;
             let bytes = buffer.get_mut(..notes.len() * geometry.page_size() as usize).unwrap_or_default();
-            if let Err(error) = source.read(first, bytes) {
+            // One at a time, in the order of the file: the kernel's read-ahead is made for one reader, and takes several for reads at
+            // random. A cold file takes twice as long then, and half as long again where it is told what comes next.
+            let read = source.read(first, bytes);
+            drop(turn);
+            if let Err(error) = read {
                 lock(&failed).get_or_insert(ScrubError::Read { page: first, source: error });
                 stop.store(true, Ordering::Relaxed);
                 break;

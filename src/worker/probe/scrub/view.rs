@@ -13,7 +13,7 @@ use super::super::raw;
 use crate::format::header::HEADER_LEN;
 use crate::format::wal::{FRAME_HEADER_LEN, WAL_HEADER_LEN};
 use crate::format::{Header, PageSource};
-use crate::host::{AheadOfReaders, HostError, OfdLock, SqliteLock, fill, read_up_to};
+use crate::host::{HostError, OfdLock, SqliteLock, fill, read_up_to};
 use crate::job::{WalFacts, WalState, WalUnread};
 use crate::sqlite::{Access, Database, Deadline};
 use crate::worker::probe::booted_ns;
@@ -100,7 +100,6 @@ impl<'a> Stillness<'a> {
 /// The pages.
 pub(super) struct View {
     main: File,
-    ahead: AheadOfReaders,
     wal: Option<File>,
     /// Where in the WAL a page's newest committed version begins, in bytes, by page.
     frames: BTreeMap<u32, u64>,
@@ -148,17 +147,8 @@ impl View {
         let mut head = [0; HEADER_LEN];
         fill(&main, 0, &mut head)?;
         let length = main.metadata()?.len();
-        let mut view = View {
-            main,
-            ahead: AheadOfReaders::default(),
-            wal: None,
-            frames: BTreeMap::new(),
-            page_size: 0,
-            head,
-            wal_pages: None,
-            there: 0,
-            wal_facts,
-        };
+        let mut view =
+            View { main, wal: None, frames: BTreeMap::new(), page_size: 0, head, wal_pages: None, there: 0, wal_facts };
         if view.wal_facts.state == WalState::Sound && view.wal_facts.mark.is_none() {
             // Without its pages the main file alone would look damaged.
             return Err(io::Error::other(format!("the WAL could not be read: {}", view.wal_facts.detail)));
@@ -216,7 +206,6 @@ impl PageSource for View {
     fn read(&self, first: u32, into: &mut [u8]) -> io::Result<()> {
         let size = u64::from(self.page_size);
         let at = u64::from(first.saturating_sub(1)) * size;
-        self.ahead.reads(&self.main, at, into.len() as u64);
         fill(&self.main, at, into)?;
         let pages = (into.len() as u64 / size.max(1)) as u32;
         if let Some(wal) = &self.wal {
