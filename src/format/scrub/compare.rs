@@ -13,7 +13,7 @@ use super::super::{Cell, Value};
 use super::content::{Absent, Allowed, IndexContent, KeyPart, TableContent};
 use super::fault::ScrubFaultKind;
 use super::key::{Digest, Kind, Spot, compare, is_number, spots};
-use super::sweep::{CHUNK_BYTES, lock};
+use super::sweep::{CHUNK_BYTES, lock, turn};
 use super::walk::{Bounds, CellAt};
 use super::{PageSource, ScrubError, Watch, gather, read_page};
 
@@ -116,7 +116,7 @@ impl<'a, S: PageSource> Comparison<'a, S> {
             let mut buffer = vec![0; per_chunk * size];
             let mut reader = Reader { of: self, found: self.nothing(), above: Vec::new() };
             while !stop.load(Atomic::Relaxed) {
-                let mut turn = lock(&chunks);
+                let mut turn = turn(&chunks);
                 let Some((chunk, owners)) = turn.next() else { break };
                 // One at a time, in the order of the file, as in the sweep.
                 let read = self.read((chunk * per_chunk) as u32 + 1, owners, &mut buffer);

@@ -54,7 +54,7 @@ pub(super) fn sweep<S: PageSource>(
         let mut buffer = vec![0; per_chunk * geometry.page_size() as usize];
         let mut coverage = Coverage::new();
         while !stop.load(Ordering::Relaxed) {
-            let mut turn = lock(&chunks);
+            let mut turn = turn(&chunks);
             let Some((chunk, notes)) = turn.next() else { break };
             let first = (chunk * per_chunk) as u32 + 1;
             let bytes = buffer.get_mut(..notes.len() * geometry.page_size() as usize).unwrap_or_default();
@@ -100,6 +100,25 @@ pub(super) fn sweep<S: PageSource>(
         Some(error) => Err(error),
         None => Ok(Notes { notes, heads: heads.into_inner().unwrap_or_else(PoisonError::into_inner), per_chunk }),
     }
+}
+
+/// How often a turn is asked for before it is slept for: about as long as a read takes that the disk has no part in. To be put to
+/// sleep and woken takes longer than that.
+const TRIES: u32 = 400;
+/// Between two of them.
+const PAUSES: u32 = 8;
+
+/// Whoever has it reads next.
+pub(super) fn turn<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    for _ in 0..TRIES {
+        if let Ok(turn) = mutex.try_lock() {
+            return turn;
+        }
+        for _ in 0..PAUSES {
+            std::hint::spin_loop();
+        }
+    }
+    lock(mutex)
 }
 
 /// Nothing is left half done under any of these locks.
